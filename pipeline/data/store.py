@@ -1,0 +1,79 @@
+"""What training reads: MDS shards, and cached image features.
+
+A feature folder holds `features.npy` (float16 [images, patches, width]) and `ids.json` (the images' content hashes, in
+row order).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.files import read_json
+
+TEXT_COLUMNS = {"tokens": "ndarray:uint16"}
+PACKED_COLUMNS = {
+    "tokens": "ndarray:uint16",
+    "loss": "ndarray:uint8",
+    "segments": "ndarray:uint16",
+    "images": "json",
+    "pixels": "bytes",
+}
+
+
+def write_shards(out: Path, columns: dict[str, str], samples: Iterable[dict]) -> int:
+    """Write samples as MDS with the shards' hashes in their index; returns how many."""
+    from streaming import MDSWriter
+
+    count = 0
+    with MDSWriter(out=str(out), columns=columns, hashes=["sha1"], size_limit=1 << 25) as writer:
+        for count, sample in enumerate(samples, 1):
+            writer.write(sample)
+    return count
+
+
+def verify_shards(folder: Path) -> int:
+    """Check every shard's size and hash against the index; returns the number of samples.
+
+    streaming itself checks local shards for neither, and a missing one ends an epoch early without an error. Raises
+    ValueError naming the shard.
+    """
+    index = read_json(folder / "index.json")
+    for shard in index["shards"]:
+        file = folder / shard["raw_data"]["basename"]
+        data = file.read_bytes() if file.exists() else b""
+        if hashlib.sha1(data).hexdigest() != shard["raw_data"]["hashes"]["sha1"]:
+            raise ValueError(f"{file}: missing or damaged; delete {folder} and run again to rebuild it")
+    return sum(shard["samples"] for shard in index["shards"])
+
+
+def read_sample_images(sample: dict) -> Iterator[tuple[dict, bytes]]:
+    """A packed sample's images: their entry and their encoded bytes."""
+    start = 0
+    entries = sample["images"] if isinstance(sample["images"], list) else json.loads(sample["images"])
+    for entry in entries:
+        yield entry, sample["pixels"][start : start + entry["bytes"]]
+        start += entry["bytes"]
+
+
+def image_id(data: bytes) -> str:
+    """Content hash of an encoded image."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class FeatureStore:
+    """Features by image id, memory-mapped."""
+
+    def __init__(self, folder: Path):
+        self.rows = {name: row for row, name in enumerate(json.loads((folder / "ids.json").read_text()))}
+        self.features = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+        if len(self.features) != len(self.rows):
+            raise ValueError(f"{folder}: {len(self.features)} feature rows for {len(self.rows)} images")
+
+    def get(self, ids: list[str]) -> np.ndarray:
+        """float16 [len(ids), patches, width]. Raises KeyError for an image that has none."""
+        return self.features[[self.rows[name] for name in ids]]

@@ -1,0 +1,1 @@
+"""The decoder, its vision input and the two together."""

@@ -1,0 +1,114 @@
+"""The decoder with images in it: encoder features -> projector -> image tokens among the text tokens.
+
+An image's tokens stand where the token ids hold its placeholder; text after them attends to them causally.
+The loss is computed on labelled positions only: the other logits (96% of a caption sample's) are never formed.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.model.decoder import Decoder, DecoderShape
+
+IGNORE = -100  # target of a position without a label
+
+
+class Projector(nn.Module):
+    """Linear-GELU-Linear from the encoder's width to the decoder's (paper, Figure 2)."""
+
+    def __init__(self, features: int, width: int):
+        super().__init__()
+        self.first = nn.Linear(features, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.second(F.gelu(self.first(features)))
+
+
+class VLM(nn.Module):
+    """A decoder that may have a projector. Without one it is the text model, weight for weight."""
+
+    def __init__(self, shape: DecoderShape, features: int | None = None):
+        super().__init__()
+        self.decoder = Decoder(shape)
+        self.projector = None if features is None else Projector(features, shape.width)
+
+    def embed(self, tokens: Tensor, features: Tensor | None = None, slots: Tensor | None = None) -> Tensor:
+        """Input vectors [B, T, D] of token ids [B, T].
+
+        `features` [N, P, W] are the encoder's patches of N images, `slots` [N * P] the flat positions (row * T +
+        column) that they fill, in order.
+        """
+        x = self.decoder.embedding(tokens)
+        if features is None or not len(features):
+            return x
+        image = self.projector(features).flatten(0, 1).to(x.dtype)
+        return x.flatten(0, 1).index_copy(0, slots, image).view_as(x)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits [L, V] in fp32 at the labelled positions only, in row-major order.
+
+        `batch` has "tokens" and "targets" [B, T], and may have "features" and "slots" (see `embed`) and "segments"
+        (see `Decoder.forward`).
+        """
+        x = self.embed(batch["tokens"], batch.get("features"), batch.get("slots"))
+        hidden = self.decoder(x, batch.get("segments"))
+        return self.decoder.logits(hidden[batch["targets"] != IGNORE])
+
+
+def label_loss(logits: Tensor, targets: Tensor, z_weight: float = 0.0) -> Tensor:
+    """Mean cross-entropy in nats over labelled positions, plus z_weight * mean(logsumexp(logits) ** 2).
+
+    `logits` [L, V] as `VLM.forward` gives them, `targets` [B, T] with IGNORE where there is no label. A batch without
+    labels gives 0.
+    """
+    targets = targets[targets != IGNORE]
+    total = F.cross_entropy(logits, targets, reduction="sum")
+    if z_weight:
+        total = total + z_weight * logits.logsumexp(-1).square().sum()
+    return total / max(len(targets), 1)
+
+
+def training_flops(shape: DecoderShape, features: int | None, counts: dict[str, int], sequence: int) -> int:
+    """Floating-point operations of training (forward and backward: 3 x forward) on what `counts` says was seen.
+
+    Two a multiply-add: the layers' matrices and causal attention on all positions, the head on labels, the projector
+    on image positions. `counts` has "positions", "labels" and "image". The frozen encoder is not in it.
+    """
+    d, h = shape.width, shape.hidden
+    matrices = shape.layers * (4 * d * d + 3 * d * h)
+    attention = shape.layers * sequence * d  # QK and AV, half of the square each
+    projector = (features + d) * d if features else 0
+    forward = counts["positions"] * (matrices + attention)
+    forward += counts["labels"] * d * shape.vocabulary + counts["image"] * projector
+    return 3 * 2 * forward
+
+
+@torch.no_grad()
+def greedy(
+    model: VLM,
+    prefix: Tensor,
+    stop: int,
+    longest: int,
+    features: Tensor | None = None,
+    slots: Tensor | None = None,
+) -> list[list[int]]:
+    """Greedy continuations of prompts of one length: token ids without the stop token, at most `longest` each.
+
+    prefix [B, T] token ids; features and slots as in `VLM.embed`.
+    """
+    cache: list[list] = [[] for _ in model.decoder.layers]
+    hidden = model.decoder(model.embed(prefix, features, slots), cache=cache)[:, -1]
+    out: list[list[int]] = [[] for _ in prefix]
+    alive = torch.ones(len(prefix), dtype=torch.bool, device=prefix.device)
+    for _ in range(longest):
+        token = model.decoder.logits(hidden).argmax(-1)
+        alive &= token != stop
+        if not alive.any():
+            break
+        for row in alive.nonzero().flatten().tolist():
+            out[row].append(int(token[row]))
+        hidden = model.decoder(model.decoder.embedding(token[:, None]), cache=cache)[:, -1]
+    return out

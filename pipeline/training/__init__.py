@@ -1,0 +1,1 @@
+"""Text pre-training, cooldown and fine-tuning: one trainer, three settings."""

@@ -1,0 +1,52 @@
+"""Learning rates as pure functions of the optimizer step. This is the one place where a rate is computed.
+
+Main run (DCLM-1B's schedule): linear warm-up to the peak, then a cosine to a floor.
+Cooldown (paper, Figure 3): a branch in the middle starts at the main schedule's rate at its point and decays along a
+cosine to the floor, with no warm-up; a branch at 0% or 100% has no rate to continue and warms up to its own peak.
+Steps count from 0: `rate(0)` is used by the first update.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up over `warmup` steps from 0 to `peak`, then a cosine down to `floor` at step `steps`."""
+
+    peak: float
+    floor: float
+    warmup: int
+    steps: int
+
+    def __post_init__(self):
+        if not 0 <= self.warmup < self.steps:
+            raise ValueError(f"a warm-up of {self.warmup} steps does not fit a schedule of {self.steps} steps")
+        if not 0 <= self.floor <= self.peak:
+            raise ValueError(f"the floor {self.floor} is not between 0 and the peak {self.peak}")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of update number `step` (0-based)."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        progress = min((step - self.warmup) / (self.steps - self.warmup), 1.0)
+        return self.floor + 0.5 * (1 + math.cos(math.pi * progress)) * (self.peak - self.floor)
+
+    def describe(self) -> dict:
+        return asdict(self)
+
+
+def cooldown_schedule(
+    main: Schedule, branch_step: int, steps: int, floor: float, peak: float, warmup: int
+) -> Schedule:
+    """The schedule of a cooldown of `steps` updates that leaves the main run after `branch_step` updates.
+
+    `peak` and `warmup` apply at the two ends of the main run only (branch_step 0 and main.steps).
+    """
+    if not 0 <= branch_step <= main.steps:
+        raise ValueError(f"branch step {branch_step} is outside the main run's {main.steps} steps")
+    if branch_step in (0, main.steps):
+        return Schedule(peak=peak, floor=floor, warmup=warmup, steps=steps)
+    return Schedule(peak=main.rate(branch_step), floor=floor, warmup=0, steps=steps)

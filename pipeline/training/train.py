@@ -1,0 +1,311 @@
+"""Text pre-training, cooldown and fine-tuning: one trainer with three settings. The one place that knows Composer.
+
+    text       the main schedule over one stream of text; stops at a branch point and can be continued
+    cooldown   starts from a text state, continues its rate, mixes captions into the text
+    fine-tune  starts from a cooldown, its own schedule, several passes over the instructions
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from composer import Callback, ComposerModel, Timestamp, Trainer
+from composer.algorithms import GradientClipping
+from composer.core import DataSpec
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from pipeline.config import Encoder, ModelSize
+from pipeline.data.store import FeatureStore, verify_shards
+from pipeline.model.decoder import DecoderShape
+from pipeline.model.vlm import VLM, label_loss, training_flops
+from pipeline.training.batches import Collate, OrderedDataset, count_tokens, split_batch
+from pipeline.training.mixture import derive_seed, split_budget
+from pipeline.training.schedule import Schedule, cooldown_schedule
+from pipeline.training.state import branch, find_resumable, resume, save_resumable, save_state
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training run in full: its schedule, its data, where it stops and what it starts from."""
+
+    schedule: Schedule
+    stop: int  # updates; before schedule.steps only for a text run that leaves a branch point
+    folders: dict[str, Path]  # shards by stream
+    counts: dict[str, int]  # sequences of each stream over the whole schedule
+    parent: Path | None
+    moments: str
+    encoder: Encoder | None
+    features: Path | None
+    blind: bool
+
+
+def make_plan(job) -> Plan:
+    """What a job's card means for the trainer. Raises ValueError for data that gives no step."""
+    settings, inputs = job.settings, job.inputs
+    optimisation = settings["optimisation"]
+    batch = optimisation["batch"]
+    encoder = Encoder(**settings["encoder"]) if settings.get("encoder") else None
+    folders = {name: inputs[name] for name in ("text", "captions", "instructions") if name in inputs}
+    common = {
+        "folders": folders,
+        "parent": inputs.get("branch"),
+        "moments": settings.get("moments", "fresh"),
+        "encoder": encoder,
+        "features": inputs.get("features"),
+        "blind": settings.get("blind", False),
+    }
+    sequence = settings["model"]["sequence"]
+    if job.phase == "pretrain":
+        schedule = main_schedule(optimisation, sequence)
+        return Plan(schedule, settings["stop"], counts={"text": schedule.steps * batch}, **common)
+    if job.phase == "cooldown":
+        steps = optimisation["tokens"] // (batch * sequence)
+        schedule = cooldown_schedule(
+            main=main_schedule(settings["main"], sequence),
+            branch_step=settings["branch_step"],
+            steps=steps,
+            floor=optimisation["floor_lr"],
+            peak=optimisation["peak_lr"],
+            warmup=optimisation["warmup_steps"],
+        )
+        images = settings["image_fraction"]
+        counts = split_budget(steps * batch, {"text": 1 - images, "captions": images})
+        return Plan(schedule, steps, counts=counts, **common)
+    # The last batch of the last pass is filled up with samples of one more.
+    passes = settings["epochs"] * verify_shards(folders["instructions"])
+    steps = -(-passes // batch)
+    warmup = min(round(optimisation["warmup_fraction"] * steps), steps - 1)
+    schedule = Schedule(optimisation["peak_lr"], optimisation["floor_lr"], warmup, steps)
+    return Plan(schedule, steps, counts={"instructions": steps * batch}, **common)
+
+
+def main_schedule(optimisation: dict, sequence: int) -> Schedule:
+    """The text run's schedule over its whole budget."""
+    return Schedule(
+        peak=optimisation["peak_lr"],
+        floor=optimisation["floor_lr"],
+        warmup=optimisation["warmup_steps"],
+        steps=optimisation["tokens"] // (optimisation["batch"] * sequence),
+    )
+
+
+def build_model(size: ModelSize, encoder: Encoder | None, text_seed: int, seed: int) -> VLM:
+    """A fresh model. A branch from 0% has the very weights that the text run starts from."""
+    shape = DecoderShape(size.vocabulary, size.layers, size.heads, size.width)
+    torch.manual_seed(derive_seed(text_seed, "decoder") % 2**63)
+    model = VLM(shape, encoder.width if encoder else None)
+    if model.projector is not None:
+        torch.manual_seed(derive_seed(seed, "projector") % 2**63)
+        for layer in (model.projector.first, model.projector.second):
+            layer.reset_parameters()
+    return model
+
+
+def build_optimizer(model: VLM, optimisation: dict) -> torch.optim.AdamW:
+    """AdamW; weight decay on everything or (as in Prismatic) not on biases and gains."""
+    decayed = [p for p in model.parameters() if p.dim() > 1 or optimisation["decay_vectors"]]
+    plain = [p for p in model.parameters() if p.dim() <= 1 and not optimisation["decay_vectors"]]
+    groups = [{"params": decayed, "weight_decay": optimisation["weight_decay"]}]
+    groups += [{"params": plain, "weight_decay": 0.0}] if plain else []
+    betas = (optimisation["beta1"], optimisation["beta2"])
+    return torch.optim.AdamW(groups, lr=optimisation["peak_lr"], betas=betas, eps=optimisation["epsilon"], fused=True)
+
+
+class StudyModel(ComposerModel):
+    """Composer's view of the model: logits at labelled positions, and their loss."""
+
+    def __init__(self, model: VLM, encoder: torch.nn.Module | None, z_loss: float):
+        super().__init__()
+        self.model, self.z_loss = model, z_loss
+        self.encoder = [encoder]  # in a list: frozen, and no part of the trained state
+
+    def forward(self, batch: dict) -> torch.Tensor:
+        if "pixels" in batch:
+            batch = batch | {"features": self.encoder[0](batch["pixels"])}
+        return self.model(batch)
+
+    def loss(self, outputs: torch.Tensor, batch: dict) -> torch.Tensor:
+        return label_loss(outputs, batch["targets"], self.z_loss)
+
+
+class Recorder(Callback):
+    """After each update: count what was seen, note the loss, show progress, and now and then save a resumable state."""
+
+    def __init__(self, job, plan: Plan, model: VLM, optimizer, batch: int, sequence: int):
+        self.job, self.plan, self.model, self.optimizer = job, plan, model, optimizer
+        self.tokens_a_step, self.batch = batch * sequence, batch
+        self.step, self.seen = 0, Counter()
+        self.losses = io.StringIO()
+        self.rows = csv.writer(self.losses, lineterminator="\n")
+        self.rows.writerow(["step", "tokens", "learning_rate", "loss"])
+
+    def restore(self, folder: Path) -> None:
+        """Continue from a saved state of the same run."""
+        state, losses = resume(self.model, self.optimizer, folder)
+        self.step, self.seen = state["step"], Counter(state["seen"])
+        self.losses.seek(0)
+        self.losses.write(losses)
+        self.job.progress.begin_at(self.step * self.tokens_a_step)
+
+    @property
+    def state(self) -> dict:
+        return {"step": self.step, "tokens": self.step * self.tokens_a_step, "seen": dict(sorted(self.seen.items()))}
+
+    def batch_end(self, state, logger) -> None:
+        self.step += 1
+        self.seen.update(state.batch["kinds"])
+        loss = float(state.total_loss_dict["loss/train/total"])
+        if not torch.isfinite(torch.tensor(loss)):
+            raise FloatingPointError(f"the loss is {loss} at step {self.step}; lower the peak learning rate")
+        tokens = self.step * self.tokens_a_step
+        self.rows.writerow([self.step, tokens, f"{self.plan.schedule.rate(self.step - 1):.6g}", f"{loss:.5f}"])
+        every = self.job.context["save_steps"]
+        note = f"loss {loss:.3f}"
+        self.job.progress.update(tokens, self.plan.stop * self.tokens_a_step, "tokens", note, self.step % every == 0)
+        if self.step % every == 0 and self.step < self.plan.stop:
+            save_resumable(self.job.resume, self.model, self.optimizer, self.state, self.losses.getvalue())
+
+
+def resume_point(job) -> Path | None:
+    """The state to continue from: this job's own, or an earlier branch point of the same run."""
+    own = find_resumable(job.resume)
+    if own is None and job.continues is not None and (job.continues / "state.json").exists():
+        return job.continues
+    return own
+
+
+def start(trainer: Trainer, step: int, batch: int, tokens: int) -> None:
+    """Tell Composer that `step` updates are done: its clock, its schedule and its place in the data."""
+    time = Timestamp(batch=step, batch_in_epoch=step, sample=step * batch, sample_in_epoch=step * batch)
+    time = time.copy(token=tokens, token_in_epoch=tokens)
+    place = {
+        "epoch": 0,
+        "sample_in_epoch": step * batch,
+        "num_canonical_nodes": 1,
+        "shuffle_seed": trainer.state.train_dataloader.dataset.shuffle_seed,
+        "initial_physical_nodes": 1,
+    }
+    restored = {"timestamp": {"Timestamp": time.state_dict()}, "dataset_state": {"train": place}}
+    trainer.state.load_state_dict(restored, trainer.logger)
+
+
+def loggers(job) -> list:
+    if job.context["wandb"] == "off":
+        return []
+    import wandb
+    from composer.loggers import WandBLogger
+
+    if not hasattr(wandb.Run, "get_url"):  # removed from wandb; Composer's logger still asks for it
+        wandb.Run.get_url = lambda run: run.url
+    offline = {"mode": job.context["wandb"], "dir": str(job.resume.parent.parent)}
+    return [
+        WandBLogger(
+            project="when-images", group=job.phase, name=job.card["id"], init_kwargs={"config": job.card, **offline}
+        )
+    ]
+
+
+def run(job, out: Path) -> dict:
+    """Phases "pretrain", "cooldown" and "finetune": train as the card says and leave the state in `out`."""
+    logging.getLogger("composer").setLevel(logging.WARNING)
+    settings, optimisation, hardware = job.settings, job.settings["optimisation"], job.settings["hardware"]
+    torch.set_num_threads(hardware["threads"])
+    plan, size = make_plan(job), ModelSize(**settings["model"])
+    batch = optimisation["batch"]
+    model = build_model(size, plan.encoder, settings.get("main_seed", settings["seed"]), settings["seed"])
+    optimizer = build_optimizer(model, optimisation)
+    recorder = Recorder(job, plan, model, optimizer, batch, size.sequence)
+    state = resume_point(job)
+    if state:
+        recorder.restore(state)
+    elif plan.parent:
+        branch(model, optimizer, plan.parent, plan.moments)
+    loader = data_loader(plan, settings["seed"], batch)
+    if recorder.step < plan.stop:
+        fit(recorder, loader, optimisation, hardware)
+    if recorder.step != plan.stop:
+        raise RuntimeError(f"the data ended after {recorder.step} of {plan.stop} steps")
+    save_state(out, model, optimizer, recorder.state, recorder.losses.getvalue())
+    return summary(recorder, model, settings, loader)
+
+
+def data_loader(plan: Plan, seed: int, batch: int) -> DataLoader:
+    """Batches of the plan's mixture, in its order."""
+    dataset = OrderedDataset(plan.folders, plan.counts, seed, batch)
+    cached = FeatureStore(plan.features) if plan.features else None
+    collate = Collate(
+        patches=plan.encoder.patches if plan.encoder else 0,
+        store=cached,
+        pixels=plan.encoder.pixels if plan.encoder else None,
+        blind=plan.blind,
+    )
+    return DataLoader(dataset, batch_size=batch, collate_fn=collate, num_workers=0, drop_last=True)
+
+
+def fit(recorder: Recorder, loader: DataLoader, optimisation: dict, hardware: dict) -> None:
+    """Train from the recorder's step to the plan's stop."""
+    plan, step = recorder.plan, recorder.step
+    encoder = None
+    if plan.encoder and not plan.features and not plan.blind:
+        from pipeline.model.vision import build_encoder
+
+        encoder = build_encoder(plan.encoder)
+    for group in recorder.optimizer.param_groups:  # LambdaLR multiplies the initial rate; ours gives rates
+        group["lr"] = group["initial_lr"] = 1.0
+    # A torch schedule stepped every batch: Composer's own schedulers lag one step behind.
+    scheduler = LambdaLR(recorder.optimizer, plan.schedule.rate, last_epoch=step - 1)
+    trainer = Trainer(
+        model=StudyModel(recorder.model, encoder, optimisation["z_loss"]),
+        optimizers=recorder.optimizer,
+        schedulers=scheduler,
+        step_schedulers_every_batch=True,
+        train_dataloader=DataSpec(
+            loader,
+            split_batch=split_batch,
+            get_num_samples_in_batch=lambda part: len(part["tokens"]),
+            get_num_tokens_in_batch=count_tokens,
+        ),
+        max_duration=f"{plan.stop * recorder.tokens_a_step}tok",
+        device=hardware["device"],
+        precision="fp32",
+        device_train_microbatch_size=hardware["microbatch"],
+        accumulate_train_batch_on_tokens=True,
+        algorithms=[GradientClipping("norm", optimisation["clip_norm"])],
+        callbacks=[recorder],
+        loggers=loggers(recorder.job),
+        progress_bar=False,
+        log_to_console=False,
+    )
+    if step:
+        start(trainer, step, recorder.batch, step * recorder.tokens_a_step)
+    trainer.fit()
+    trainer.close()
+
+
+def summary(recorder: Recorder, model: VLM, settings: dict, loader: DataLoader) -> dict:
+    """What the run amounts to: parameters, tokens by kind, the achieved image fraction, FLOPs."""
+    seen, width = recorder.seen, settings["encoder"]["width"] if settings.get("encoder") else None
+    sequences = seen["positions"] // settings["model"]["sequence"]
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": recorder.step,
+        "tokens": dict(sorted(seen.items())),
+        "image_fraction": {
+            "of_sequences": seen["packed_sequences"] / sequences,
+            "of_positions": (seen["image"] + seen["image_text"]) / seen["positions"],
+            "image_tokens_of_positions": seen["image"] / seen["positions"],
+        },
+        "training_flops": training_flops(model.decoder.shape, width, seen, settings["model"]["sequence"]),
+        "learning_rates": {
+            "first": recorder.plan.schedule.rate(0),
+            "last": recorder.plan.schedule.rate(recorder.step - 1),
+            **recorder.plan.schedule.describe(),
+        },
+    }

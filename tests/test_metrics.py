@@ -1,0 +1,383 @@
+"""The scorers against outputs of the public reference scorers, and their corner cases."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.evaluation import metrics
+
+GOLDEN = Path(__file__).parent / "golden"
+quick = settings(max_examples=60, deadline=None, database=None, derandomize=True)
+
+
+def golden(name):
+    return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_import_is_light():
+    code = (
+        "import sys, pipeline.evaluation.metrics, pipeline.evaluation.statistics;"
+        "print(*{'torch', 'composer', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules))"
+    )
+    root = Path(__file__).parent.parent
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True).strip() == ""
+
+
+# VQA
+
+
+@pytest.mark.parametrize("case", golden("vqa_normalise")["cases"], ids=lambda case: ascii(case["text"]))
+def test_vqa_normal_form(case):
+    assert metrics.normalise_vqa(case["text"]) == case["vqav2_official"]
+    assert metrics.normalise_textvqa(case["text"]) == case["textvqa_m4c"] == case["lmms_evalai"]
+
+
+@pytest.mark.parametrize(
+    "case", golden("vqa_accuracy")["cases"], ids=lambda case: f"{case['id']}-{case['tag']}"
+)
+def test_vqa_accuracy(case):
+    prediction, answers, expected = case["prediction"], case["answers"], case["expected"]
+    textvqa = metrics.vqa_accuracy(prediction, answers, metrics.normalise_textvqa)
+    assert metrics.vqa_accuracy_official(prediction, answers) == pytest.approx(expected["vqav2_official"])
+    assert metrics.vqa_accuracy(prediction, answers) == pytest.approx(expected["vqav2_lmms_eval"])
+    assert textvqa == pytest.approx(expected["textvqa_lmms_eval"])
+    # M4C takes ten answers and nothing else.
+    assert len(answers) != 10 or textvqa == pytest.approx(expected["textvqa_m4c"])
+
+
+def test_vqa_variants_differ_where_all_humans_agree():
+    assert metrics.vqa_accuracy("Yes", ["yes"] * 10) == 1
+    assert metrics.vqa_accuracy_official("Yes", ["yes"] * 10) == 0
+    assert metrics.vqa_accuracy_official(" yes\n", ["yes\t"] * 10) == 1
+    assert metrics.vqa_accuracy_official("Yes", ["yes"] * 9 + ["Yes"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("matches", "expected"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (9, 1), (10, 1)]
+)
+def test_vqa_ladder(matches, expected):
+    assert metrics.vqa_accuracy("cat", ["cat"] * matches + ["dog"] * (10 - matches)) == pytest.approx(
+        expected
+    )
+
+
+def test_vqa_table_entries():
+    assert metrics.normalise_vqa("yall'd've y'alldve couldnt've") == "y'all'd've y'alldve couldn't've"
+    assert metrics.normalise_vqa("somebody'd shed've ow's'at") == "somebodyd she'd've 'ow's'at"
+    assert metrics.normalise_vqa("a." * 40) == "a" * 32 + "a." * 8
+    assert metrics.normalise_vqa("none zero ten eleven") == "0 0 10 eleven"
+
+
+@pytest.mark.parametrize("answers", [[], "yes"])
+def test_vqa_needs_a_list_of_answers(answers):
+    with pytest.raises(ValueError, match="answers"):
+        metrics.vqa_accuracy("yes", answers)
+    with pytest.raises(ValueError, match="answers"):
+        metrics.vqa_accuracy_official("yes", answers)
+
+
+@quick
+@given(st.sampled_from("abc"), st.lists(st.sampled_from("abcd"), min_size=1, max_size=12))
+def test_vqa_accuracy_is_leave_one_out(prediction, answers):
+    # "a" is an article and normalises to nothing on both sides.
+    one_by_one = [min((answers[:i] + answers[i + 1 :]).count(prediction) / 3, 1) for i in range(len(answers))]
+    assert metrics.vqa_accuracy(prediction, answers) == pytest.approx(sum(one_by_one) / len(answers))
+
+
+@quick
+@given(st.text(alphabet="aAnthe bos'.,;/-35\n\t", max_size=30))
+def test_vqa_normal_form_has_single_spaces_and_no_articles(text):
+    words = metrics.normalise_vqa(text).split(" ")
+    assert not {"a", "an", "the"} & set(words)
+    assert words == [""] or "" not in words
+
+
+# GQA
+
+
+@pytest.mark.parametrize("case", golden("gqa")["cleaning"], ids=lambda case: repr(case["text"]))
+def test_gqa_cleaning(case):
+    assert metrics.clean_gqa(case["text"]) == case["expected"]
+
+
+@pytest.mark.parametrize("case", golden("gqa")["cases"], ids=lambda case: f"seed{case['seed']}")
+def test_gqa_scores(case):
+    expected = case["expected"]
+    questions = [(key, question) for key, question in case["questions"].items() if question["isBalanced"]]
+    hits = [metrics.gqa_match(case["model_outputs"][key], question["answer"]) for key, question in questions]
+    assert {key: metrics.clean_gqa(case["model_outputs"][key]) for key in case["clean_predictions"]} == (
+        case["clean_predictions"]
+    )
+    assert 100 * sum(hits) / len(hits) == pytest.approx(expected["accuracy"], abs=0.005)
+
+    structural = [question["types"]["structural"] for _, question in questions]
+    groups = metrics.mean_by_group(hits, ["open" if kind == "query" else "binary" for kind in structural])
+    assert 100 * groups["open"][0] == pytest.approx(expected["open"], abs=0.005)
+    assert 100 * groups["binary"][0] == pytest.approx(expected["binary"], abs=0.005)
+    for labels in (structural, [question["types"]["semantic"] for _, question in questions]):
+        for group, (mean, count) in metrics.mean_by_group(hits, labels).items():
+            assert [round(100 * mean, 2), count] == expected["breakdown"][group]
+
+
+def test_group_means():
+    assert metrics.mean_by_group([1, 0, 1], ["x", "x", "y"]) == {"x": (0.5, 2), "y": (1.0, 1)}
+    with pytest.raises(ValueError, match="groups"):
+        metrics.mean_by_group([1, 0], ["x"])
+
+
+# POPE
+
+
+@pytest.mark.parametrize("case", golden("pope")["parse"], ids=lambda case: repr(case["text"]))
+def test_yes_no_of_text(case):
+    assert metrics.parse_yes_no(case["text"]) == case["llava"]
+
+
+@pytest.mark.parametrize("case", golden("pope")["sets"], ids=lambda case: case["tag"])
+def test_yes_no_metrics(case):
+    result = metrics.yes_no_metrics(
+        case["labels"], [metrics.parse_yes_no(text) for text in case["predictions"]]
+    )
+    expected = dict(case["llava"])
+    expected.pop("confusion_TP_FP_TN_FN")
+    assert result._asdict() == pytest.approx(expected)
+
+
+def test_yes_no_metrics_agree_with_the_second_reference():
+    sets = [case for case in golden("pope")["sets"] if set(case["predictions"]) <= {"yes", "no"}]
+    assert sets
+    for case in sets:
+        result = metrics.yes_no_metrics(case["labels"], case["predictions"])._asdict()
+        # Its yes ratio counts labels, which is a defect.
+        expected = {name: value for name, value in case["lmms_eval"].items() if name != "yes_ratio"}
+        assert {name: result[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("case", golden("pope")["probability_sets"], ids=lambda case: str(case["id"]))
+def test_yes_no_by_probability(case):
+    accuracies = []
+    for split in ("adversarial", "popular", "random"):
+        rows = [row for row in case["examples"] if row["split"] == split]
+        predictions = [metrics.yes_no_from_probabilities(row["p_yes"], 1 - row["p_yes"]) for row in rows]
+        accuracies.append(metrics.yes_no_metrics([row["label"] for row in rows], predictions).accuracy)
+        assert accuracies[-1] == pytest.approx(case["expected"][f"POPE-{split}-Accuracy"])
+    assert sum(accuracies) / 3 == pytest.approx(case["expected"]["POPE-final-Accuracy"])
+
+
+def test_yes_no_corners():
+    assert metrics.yes_no_metrics(["no", "no"], ["no", "no"]) == (1, 0, 0, 0, 0)
+    assert metrics.yes_no_metrics(["yes"], ["no"]) == (0, 0, 0, 0, 0)
+    assert metrics.yes_no_from_probabilities(0.2, 0.2) == "yes"
+    assert metrics.yes_no_from_probabilities(0.2, 0.3) == "no"
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions"),
+    [([], []), (["yes"], []), (["yes"], ["Yes"]), (["yes"], [None]), (["1"], ["no"])],
+)
+def test_yes_no_rejects(labels, predictions):
+    with pytest.raises(ValueError, match=r"labels|neither"):
+        metrics.yes_no_metrics(labels, predictions)
+
+
+def test_yes_no_rejects_nan():
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.yes_no_from_probabilities(math.nan, 0.5)
+
+
+# Boxes
+
+
+@pytest.mark.parametrize("case", golden("boxes")["parse"], ids=lambda case: repr(case["text"]))
+def test_box_of_text(case):
+    expected = case["vlm_evaluation"]
+    assert metrics.parse_box(case["text"]) == (None if expected is None else tuple(expected))
+    assert metrics.box_hit(case["text"], expected or [0, 0, 1, 1], 0.5) is (expected is not None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The box is [0.1, 0.2, 0.5, 0.6]",
+        "[0.1, 0.2, 0.5, 0.6].",
+        "[0.1, 0.2, 0.5, 0.6, 0.7]",
+        "[[0.1, 0.2, 0.5, 0.6]]",
+        "['0.1', '0.2', '0.5', '0.6']",
+        "[0.1, 0.2, 0.5, [0.6]]",
+        "[-0.1, 0.2, 0.5, 0.6]",
+        "[0.1, 0.2, 0.5, 1.01]",
+        "[" * 5000,
+        "\x00",
+        "__import__('os')",
+        "'\\d' is 0",
+    ],
+    ids=range(12),
+)
+def test_text_that_is_no_box(text):
+    assert metrics.parse_box(text) is None
+
+
+@pytest.mark.parametrize("case", golden("boxes")["iou"], ids=lambda case: f"{case['vlm_evaluation']:.3f}")
+def test_iou(case):
+    result = metrics.iou(case["pred"], case["gt"])
+    for reference in ("vlm_evaluation", "lmms_eval", "torchvision"):
+        assert result == pytest.approx(case[reference], abs=1e-12)
+
+
+@pytest.mark.parametrize("case", golden("boxes")["xywh"], ids=lambda case: str(case["xywh"]))
+def test_normalised_box(case):
+    assert list(metrics.normalise_xywh(case["xywh"], *case["img_wh"])) == case["expected_normalised_xyxy"]
+
+
+def test_box_corners():
+    assert metrics.iou((0.5, 0.5, 0.5, 0.5), (0.5, 0.5, 0.5, 0.5)) == 0
+    assert metrics.iou((0, 0, 0.5, 1), (0.5, 0, 1, 1)) == 0
+    # The threshold itself is a hit.
+    assert metrics.box_hit("[0, 0, 0.5, 1]", (0, 0, 1, 1), 0.5) is True
+    assert metrics.box_hit("[0, 0, 0.5, 0.5]", (0, 0, 1, 1), 0.25) is True
+    assert metrics.box_hit("[0, 0, 0.49, 1]", (0, 0, 1, 1), 0.5) is False
+    with pytest.raises(ValueError, match="pixels"):
+        metrics.normalise_xywh((0, 0, 1, 1), 0, 10)
+
+
+def boxes():
+    corner, size = st.integers(0, 50), st.integers(1, 50)
+    return st.tuples(corner, corner, size, size).map(
+        lambda t: (t[0] / 100, t[1] / 100, (t[0] + t[2]) / 100, (t[1] + t[3]) / 100)
+    )
+
+
+@quick
+@given(boxes(), boxes())
+def test_iou_is_symmetric_and_bounded(a, b):
+    assert metrics.iou(a, b) == pytest.approx(metrics.iou(b, a))
+    assert 0 <= metrics.iou(a, b) <= 1 + 1e-12
+    assert metrics.iou(a, a) == pytest.approx(1)
+
+
+@quick
+@given(boxes())
+def test_written_box_reads_back(box):
+    assert metrics.parse_box(str(list(box))) == box
+
+
+# Captions
+
+
+@pytest.mark.parametrize("case", golden("captions")["sets"], ids=lambda case: case["name"])
+def test_captions(case):
+    images = list(case["references"])
+    references = [[metrics.tokenise_caption(text) for text in case["references"][image]] for image in images]
+    hypotheses = [metrics.tokenise_caption(case["hypotheses"][image]) for image in images]
+    assert [[" ".join(words) for words in image] for image in references] == (
+        [case["tokenised_references"][image] for image in images]
+    )
+    assert [" ".join(words) for words in hypotheses] == [
+        case["tokenised_hypotheses"][image] for image in images
+    ]
+
+    expected = case["expected"]
+    mean, per_image = metrics.cider_d(references, hypotheses)
+    assert mean == pytest.approx(expected["CIDEr"], abs=1e-9)
+    assert per_image == pytest.approx(expected["CIDEr_per_image"], abs=1e-9)
+    assert metrics.bleu(references, hypotheses) == pytest.approx(expected["BLEU"], abs=1e-9)
+    assert metrics.rouge_l(references, hypotheses)[0] == pytest.approx(expected["ROUGE_L"], abs=1e-9)
+
+
+def test_caption_words():
+    assert metrics.tokenise_caption("The man's T-shirt isn't red, 1,000 times!") == (
+        ["the", "man", "'s", "t-shirt", "is", "n't", "red", "1,000", "times"]
+    )
+    assert metrics.tokenise_caption("Can\u2019t. \n 50% & more...") == ["ca", "n't", "50", "%", "&", "more"]
+    assert metrics.tokenise_caption("?!") == []
+
+
+def test_perfect_and_empty_captions():
+    references = [
+        [metrics.tokenise_caption(text)] for text in ("one red cat sits here", "two blue dogs run away fast")
+    ]
+    perfect = [image[0] for image in references]
+    assert metrics.cider_d(references, perfect)[1] == pytest.approx([10, 10])
+    assert metrics.bleu(references, perfect) == pytest.approx([1, 1, 1, 1])
+    assert metrics.rouge_l(references, perfect) == (1.0, [1.0, 1.0])
+    assert metrics.cider_d(references, [[], perfect[1]])[1] == pytest.approx([0, 10])
+    assert metrics.rouge_l(references, [[], perfect[1]])[1] == [0.0, 1.0]
+    assert metrics.bleu(references, [[], []]) == pytest.approx([0, 0, 0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("score", [metrics.cider_d, metrics.bleu, metrics.rouge_l])
+@pytest.mark.parametrize(
+    ("references", "hypotheses", "message"),
+    [
+        ([], [], "images"),
+        ([[["a"]]], [["a"], ["b"]], "images"),
+        ([[]], [["a"]], "no reference"),
+        ([["a cat"]], [["a", "cat"]], "tokenise"),
+    ],
+    ids=["empty", "mismatch", "no-reference", "text"],
+)
+def test_captions_reject(score, references, hypotheses, message):
+    with pytest.raises(ValueError, match=message):
+        score(references, hypotheses)
+
+
+# Likelihoods
+
+
+@pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes"])
+def test_multiple_choice(metric):
+    cases = golden("lm_eval_mc")["multiple_choice"]
+    columns = [[case[name] for case in cases] for name in ("ll", "choices", "gold")]
+    result = metrics.choice_scores(*columns)
+    expected = [case["expected"][metric] for case in cases]
+    assert result.correct[metric].tolist() == [value == 1 for value in expected]
+    assert result.mean(metric) == pytest.approx(sum(expected) / len(expected))
+
+
+def test_choice_predictions():
+    result = metrics.choice_scores(
+        [[-2.0, -3.0], [-1.0, -1.0], [-6.0, -5.0]], [["a", "bcd"], ["x", "y"], ["東京", "abc"]], [1, 1, 0]
+    )
+    assert {name: p.tolist() for name, p in result.predictions.items()} == {
+        "acc": [0, 0, 1],
+        "acc_norm": [1, 0, 1],
+        "acc_bytes": [1, 0, 0],
+    }
+    assert (result.mean("acc"), result.mean("acc_norm"), result.mean("acc_bytes")) == pytest.approx(
+        (0, 1 / 3, 2 / 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "choices", "gold"),
+    [
+        ([], [], []),
+        ([[-1.0]], [["a"]], []),
+        ([[-1.0]], [["a", "b"]], [0]),
+        ([[-1.0, -2.0]], [["a", ""]], [0]),
+        ([[-1.0, math.nan]], [["a", "b"]], [0]),
+        ([[-1.0, -2.0]], [["a", "b"]], [2]),
+        ([[-1.0, -2.0]], [["a", "b"]], [-1]),
+    ],
+)
+def test_multiple_choice_rejects(logprobs, choices, gold):
+    with pytest.raises(ValueError, match="log-likelihoods"):
+        metrics.choice_scores(logprobs, choices, gold)
+
+
+def test_bits_per_byte():
+    # One nat in 256 equally likely bytes each is eight bits.
+    assert metrics.bits_per_byte(3 * math.log(256), 3) == pytest.approx(8)
+    assert metrics.bits_per_byte(0, 5) == 0
+
+
+@pytest.mark.parametrize(("nats", "size"), [(1.0, 0), (1.0, -1), (-1.0, 5), (math.nan, 5)])
+def test_bits_per_byte_rejects(nats, size):
+    with pytest.raises(ValueError, match=r"bytes|nats"):
+        metrics.bits_per_byte(nats, size)
