@@ -63,6 +63,7 @@ class Params(Section):
     data: str = Field(description="data source: a file in configs/data/")
     tasks: str = Field(description="evaluation suite: a file in configs/tasks/")
     text_seed: int = Field(ge=0, description="seed of the text run: its first weights and its data order")
+    split: Literal["test", "validation"] = Field(description="evaluation split; validation while tuning")
     recipe: Recipe
     experiments: Experiments
     wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases logging")
@@ -125,7 +126,7 @@ class DataSize(Section):
 
 class EvaluationSize(Section):
     text_items: Count = Field(description="items of each text task, chosen by the hash of their id")
-    heldout_sequences: Count = Field(description="sequences of held-out text for bits per byte")
+    heldout_documents: Count = Field(description="held-out documents for bits per byte, each cut to one sequence")
     batch: Count = Field(description="prompts a batch")
 
 

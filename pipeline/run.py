@@ -68,6 +68,7 @@ def run_job(file: Path, log: Path | None) -> int:
         print(f"{card['phase']} {card['id']}: {type(error).__name__}: {error}", file=screen)
         return 1
     job.progress.done(measured)
+    print("finished", flush=True)
     shutil.rmtree(job.resume, ignore_errors=True)
     return 0
 

@@ -200,7 +200,7 @@ class Study:
 
     # --- evaluation and results ---
 
-    def evaluate(self, model: Job, recipe: Recipe, split: str = "test") -> Job:
+    def evaluate(self, model: Job, recipe: Recipe) -> Job:
         """Per-example scores of a model: text tasks for all, vision tasks once it has seen instructions."""
         tasks, scale = self.settings.tasks, self.settings.scale
         vision = model.phase == "finetune"
@@ -214,34 +214,47 @@ class Study:
             "vision": {name: task.model_dump() for name, task in tasks.vision.items()} if vision else {},
             "text": {name: task.model_dump() for name, task in tasks.text.items()} if not blind else {},
             "conditions": conditions,
-            "split": split,
+            "split": self.settings.params.split,
         }
         parents = {"checkpoint": model, "tokenizer": self.tokenizer(), "text": self.source("text")}
         if vision:
             parents["questions"] = self.source("evaluation")
             if not blind:
                 parents |= self.cached_features("evaluation", recipe.encoder)
-        suffix = "" if split == "test" else f"-{split}"
-        return self.add("evaluate", f"{model.phase}-{model.label}{suffix}", settings, parents)
+        return self.add("evaluate", f"{model.phase}-{model.label}", settings, parents)
 
     def make_table1(self) -> Job:
         """The timing table: a row a branch point, with the text run's checkpoints and a blind model for reference."""
         recipe = self.settings.params.recipe
         rows = {}
-        parents = {"blind": self.evaluate(self.finetune(recipe, blind=True), recipe)}
+        parents = {
+            "blind": self.evaluate(self.finetune(recipe, blind=True), recipe),
+            "questions": self.source("evaluation"),
+            "instructions": self.source("instructions"),
+        }
         for variant in self.timing():
             model = self.finetune(variant)
             name = model.label
             rows[name] = {"branch_percent": variant.branch_percent, "seed": variant.seed}
             parents[f"scores/{name}"] = self.evaluate(model, variant)
+            parents[f"finetune/{name}"] = model
+            parents[f"cooldown/{name}"] = model.parents["branch"]
+            if "branch" in model.parents["branch"].parents:
+                parents[f"pretrain/{name}"] = model.parents["branch"].parents["branch"]
         checkpoints = {}
         for step in self.text_stops():
             checkpoint = self.pretrain(step)
             checkpoints[checkpoint.label] = step / text_steps(self.settings) * 100
-            parents[f"text/{checkpoint.label}"] = self.evaluate(checkpoint, recipe)
-        tasks = self.settings.tasks.model_dump()
-        parents["questions"] = self.source("evaluation")
-        return self.add("tables", "table1", {"rows": rows, "checkpoints": checkpoints, "tasks": tasks}, parents)
+            parents[f"scores/{checkpoint.label}"] = self.evaluate(checkpoint, recipe)
+            parents[f"pretrain/{checkpoint.label}"] = checkpoint
+        settings = {
+            "rows": rows,
+            "checkpoints": checkpoints,
+            "tasks": self.settings.tasks.model_dump(),
+            "split": self.settings.params.split,
+            "preset": self.settings.params.preset,
+        }
+        return self.add("tables", "table1", settings, parents)
 
 
 def lineage(job: Job) -> list[Job]:

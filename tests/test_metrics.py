@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -213,14 +214,22 @@ def test_box_of_text(case):
         "[-0.1, 0.2, 0.5, 0.6]",
         "[0.1, 0.2, 0.5, 1.01]",
         "[" * 5000,
+        "-" * 20000 + "1",
         "\x00",
         "__import__('os')",
         "'\\d' is 0",
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_text_that_is_no_box(text):
     assert metrics.parse_box(text) is None
+
+
+def test_odd_literals_give_no_warning():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert metrics.parse_box("'\\d'") is None
+    assert not caught
 
 
 @pytest.mark.parametrize("case", golden("boxes")["iou"], ids=lambda case: f"{case['vlm_evaluation']:.3f}")

@@ -159,9 +159,23 @@ def read_captions(folder: Path, verify: bool = False) -> Iterator[Caption]:
             yield _caption(tar, key, members, verify)
 
 
+def _check_end(path: Path) -> None:
+    """Refuse a tar that was cut off: between two members, `tarfile` would take that for its end."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 512))
+            whole = size % 512 == 0 and not any(file.read())
+    except OSError as error:
+        raise BadRecord(path, "-", f"cannot be read ({error.strerror})") from None
+    if not whole:
+        raise BadRecord(path, "-", "is not a readable tar (it has no end mark: cut off?)")
+
+
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, {suffix: bytes}) of every run of members with one key, as WebDataset defines it."""
     key, members = None, {}
+    _check_end(path)
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:

@@ -37,7 +37,16 @@ SAMPLES_A_TAR = 1000
 CLUTTER_QUESTIONS = 2  # boxes asked for in a cluttered image
 NOVEL_QUESTIONS = 2  # names asked for in an image of concepts that occur in captions only
 PRESENCE_TURNS = 2
-EXPRESSION_BOXES = 4  # boxes asked for in a cluttered training image, at most
+COUNT_SHARE = (
+    0.20,
+    0.80,
+    0.95,
+    1.0,
+)  # how often to ask how many, by the number there is of the most frequent
+OTHER_COUNT_SHARE = 0.2
+EXPRESSION_BOXES = 2  # boxes asked for in a cluttered training image, at most
+# A box is 18 labels where a name is 2: asked more often, boxes drown what the other questions teach.
+PLAIN_BOX_SHARE = 0.3  # of plain training images have a box question
 POPE_SPLITS = ("random", "popular", "adversarial")
 
 
@@ -75,7 +84,7 @@ def caption_scene(settings: object, index: int) -> tuple[Scene, str]:
     rng = scenes.rng_for(settings.seed, "captions", index)
     kind = "cluttered" if index % 4 == 3 else "plain"
     composition = scenes.compose(rng, vocabulary, kind, "train", vocabulary.main + vocabulary.extra)
-    scene = scenes.dress(rng, composition, settings.canvas, vocabulary.held_out_drawings)
+    scene = scenes.dress(rng, composition, settings.canvas)
     return scene, scenes.caption(rng, scene)
 
 
@@ -154,15 +163,23 @@ def _presence_turns(
 
 def conversation(settings: object, index: int) -> tuple[Scene, list[tuple[str, str, str]]]:
     """Scene and turns (family, human text, answer) of conversation number `index`."""
-    vocabulary = scenes.vocabulary_of(settings)
     rng = scenes.rng_for(settings.seed, "instructions", index)
     composition = _instruction_composition(settings, index, rng)
-    scene = scenes.dress(rng, composition, settings.canvas, vocabulary.held_out_drawings)
-    presence = _presence_turns(settings, index, composition, min(PRESENCE_TURNS, settings.turns))
-    turns = [("presence", text + scenes.SUFFIX, answer) for text, answer in presence]
+    scene = scenes.dress(rng, composition, settings.canvas)
+    presence = _presence_turns(settings, index, composition, min(PRESENCE_TURNS, settings.turns // 2))
+    turns = [("presence", text, answer) for text, answer in presence]
     turns += _other_turns(rng, scene, settings.turns - len(turns))
     rng.shuffle(turns)
     return scene, turns
+
+
+def _count_turn(rng: random.Random, scene: Scene) -> list[Asked]:
+    """At most one counting question, such that the answers 1 to 4 are about equally frequent over many scenes."""
+    first, *others = scenes.count_questions(scene)
+    # Beside several of a kind, sometimes ask for what there is one of: else "count what there are most of" would do.
+    if others and first.answer != "1" and rng.random() < OTHER_COUNT_SHARE:
+        return [rng.choice(others)]
+    return [first] if rng.random() < COUNT_SHARE[int(first.answer) - 1] else []
 
 
 def _other_turns(rng: random.Random, scene: Scene, room: int) -> list[tuple[str, str, str]]:
@@ -172,11 +189,13 @@ def _other_turns(rng: random.Random, scene: Scene, room: int) -> list[tuple[str,
         families["short_answer"] = scenes.name_questions(scene)
         families["relations"] = scenes.relation_questions(scene)
         families["reading"] = scenes.reading_questions(scene)
-        most = scenes.count_questions(scene)[:1]
-        families["counting"] = most if rng.random() < scenes.COUNT_SHARE[int(most[0].answer) - 1] else []
+        families["counting"] = _count_turn(rng, scene)
+        del families["boxes"][int(rng.random() < PLAIN_BOX_SHARE) :]
     else:
         rng.shuffle(families["boxes"])
         del families["boxes"][EXPRESSION_BOXES:]
+        if not families["boxes"]:  # a small vocabulary may leave nothing that there is only one of
+            families["counting"] = scenes.count_questions(scene)[:1]
     names = sorted(families)
     rng.shuffle(names)
     for questions in families.values():
@@ -186,7 +205,7 @@ def _other_turns(rng: random.Random, scene: Scene, room: int) -> list[tuple[str,
         for name in names:
             if families[name] and len(turns) < room:
                 asked = families[name].pop()
-                text = scenes.box_prompt(asked.text) if name == "boxes" else asked.text + scenes.SUFFIX
+                text = scenes.box_prompt(asked.text) if name == "boxes" else asked.text
                 turns.append((name, text, asked.answer))
     return turns
 
@@ -249,9 +268,19 @@ def evaluation_scenes(settings: object, split: str) -> list[tuple[str, Scene]]:
         pool = vocabulary.extra if group == "novel" else vocabulary.main
         rng = scenes.rng_for(settings.seed, split, index)
         kind = "named" if group == "novel" else group
-        composition = scenes.compose(rng, vocabulary, kind, split, pool, held_out_pair=seen[group] % 2 == 0)
-        seen[group] += 1
-        made.append((group, scenes.dress(rng, composition, settings.canvas, hidden={})))
+        # The words take turns, so that none is worth guessing.
+        turn = seen["sign"] % max(1, len(vocabulary.words))
+        composition = scenes.compose(
+            rng,
+            vocabulary,
+            kind,
+            split,
+            pool,
+            held_out_pair=seen[group] % 2 == 0,
+            words=vocabulary.words[turn : turn + 1],
+        )
+        seen.update([group] + ["sign"] * (composition.word is not None))
+        made.append((group, scenes.dress(rng, composition, settings.canvas)))
     return made
 
 
@@ -289,13 +318,16 @@ def _one_each(
 ) -> list[Item]:
     """Up to `count` questions of one task about every image that has any."""
     items = []
-    for image_id, scene in images:
-        left = options(scene)
+    # Images that leave little choice go first; the others then make up for them.
+    choices = sorted(
+        ((image_id, scene, options(scene)) for image_id, scene in images), key=lambda c: len(c[2])
+    )
+    for image_id, scene, left in choices:
         for number in range(min(count, len(left))):
             asked = picker.pick(left, key)
             left.remove(asked)
             items.append(Item(image_id, number, asked, scene, question_split(asked, scene, vocabulary)))
-    return items
+    return sorted(items, key=lambda item: item.id)
 
 
 def _relation_options(scene: Scene) -> list[Asked]:
@@ -313,14 +345,19 @@ def evaluation_items(settings: object, split: str, made: list[tuple[str, Scene]]
     def picker(task: str, share: Callable[[Asked], float] = lambda asked: 1.0) -> _Picker:
         return _Picker(scenes.rng_for(settings.seed, f"{split} {task}", 0), share)
 
-    # Half of the relation task counts: four answers share that half, all names share the other.
-    shares = {True: 1 / 8, False: 1 / (2 * len(vocabulary.main))}
+    # Half of the relation task counts: four answers share that half, all names share the other. There is one of
+    # something in nearly every scene, so "1" gets less than its share to begin with.
+    def share(asked: Asked) -> float:
+        if asked.kind == "count":
+            return 1 / 14 if asked.answer == "1" else 1 / 8
+        return 1 / (2 * len(vocabulary.main))
+
     items = {
         "short_answer": _one_each(plain, vocabulary, picker("short_answer"), scenes.name_questions),
         "relations": _one_each(
             plain,
             vocabulary,
-            picker("relations", lambda asked: shares[asked.kind == "count"]),
+            picker("relations", share),
             _relation_options,
         ),
         "reading": _one_each(plain, vocabulary, picker("reading"), scenes.reading_questions),

@@ -292,3 +292,23 @@ def sign_flip(differences: ArrayLike, draws: int = 99_999, seed: int = 0) -> flo
         signs = rng.integers(2, size=(min(4096, draws - start), values.size)) * 2 - 1
         extreme += int(np.count_nonzero(np.abs(signs @ magnitudes) >= threshold))
     return (extreme + 1) / (draws + 1)
+
+
+def mean_of_means(
+    values: ArrayLike, groups: Sequence[Hashable], clusters: Sequence[Hashable], alpha: float = 0.05
+) -> Estimate:
+    """Unweighted mean over groups (tasks) of their means over items, with a cluster-robust interval.
+
+    values, groups, clusters: shape (items,). An image that is asked about in several tasks is one cluster of all of
+    them. The variance is G/(G-1) times the sum over clusters of their squared total influence, where an item of a
+    group of n items among k groups weighs 1 / (n k). Raises ValueError on empty or mismatched input.
+    """
+    values = _vector(values, "values")
+    codes, names = _codes(groups, values.size, "groups")
+    sizes = np.bincount(codes)
+    means = np.bincount(codes, weights=values) / sizes
+    influence = (values - means[codes]) / (sizes[codes] * len(names))
+    totals, _ = _cluster_totals(influence, clusters)
+    count = totals.size
+    se = math.sqrt(count / (count - 1) * float(np.sum(totals**2))) if count > 1 else math.nan
+    return _t_estimate(float(means.mean()), se, count - 1, alpha)

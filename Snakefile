@@ -1,0 +1,207 @@
+"""The study as a workflow: text pre-training -> cooldown branches -> fine-tuning -> evaluation -> tables.
+
+What runs, from which parents and with which settings is params.yaml's and pipeline/study.py's business; here are the
+phases. A job's expected card (below .study/jobs/) is its one dated input: see pipeline/cards.py.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, workflow.basedir)
+
+from pipeline.workflow import Workflow
+
+study = Workflow(Path("."), config)
+
+
+wildcard_constraints:
+    id="[^/]+",
+
+
+localrules:
+    table1,
+
+
+rule table1:
+    """The timing table and its figure."""
+    input:
+        job=study.job_file("tables", "table1"),
+        parents=study.inputs("tables", "table1"),
+    output:
+        card="results/cards/table1.json",
+        csv="results/table1.csv",
+        markdown="results/table1.md",
+        figure="results/figures/timing.png",
+        data="results/figures/timing.csv",
+    log:
+        "logs/tables/table1.log",
+    benchmark:
+        "logs/tables/table1.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    message:
+        "table 1: when should images come in?"
+    shell:
+        "python -m pipeline run {input.job} --log {log}"
+
+
+rule sources:
+    """One part of the data, in its official format."""
+    input:
+        unpack(study.edges("sources")),
+    output:
+        "artifacts/sources/{id}/card.json",
+    log:
+        "logs/sources/{id}.log",
+    benchmark:
+        "logs/sources/{id}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1500,
+    message:
+        "data: {wildcards.id}"
+    shell:
+        "python -m pipeline run {input.job} --log {log}"
+
+
+rule tokenizer:
+    """The tokenizer, trained on the study's text."""
+    input:
+        unpack(study.edges("tokenizer")),
+    output:
+        "artifacts/tokenizer/{id}/card.json",
+    log:
+        "logs/tokenizer/{id}.log",
+    benchmark:
+        "logs/tokenizer/{id}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1500,
+    message:
+        "tokenizer: {wildcards.id}"
+    shell:
+        "python -m pipeline run {input.job} --log {log}"
+
+
+rule shards:
+    """Full training sequences as MDS shards."""
+    input:
+        unpack(study.edges("shards")),
+    output:
+        "artifacts/shards/{id}/card.json",
+    log:
+        "logs/shards/{id}.log",
+    benchmark:
+        "logs/shards/{id}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1500,
+    priority: 20
+    message:
+        "shards: {wildcards.id}"
+    shell:
+        "python -m pipeline run {input.job} --log {log}"
+
+
+rule features:
+    """The frozen encoder's features of every image, once for all models."""
+    input:
+        unpack(study.edges("features")),
+    output:
+        "artifacts/features/{id}/card.json",
+    log:
+        "logs/features/{id}.log",
+    benchmark:
+        "logs/features/{id}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    message:
+        "image features: {wildcards.id}"
+    shell:
+        "python -m pipeline run {input.job} --log {log}"
+
+
+rule pretrain:
+    """The text run, up to one of its branch points."""
+    input:
+        unpack(study.edges("pretrain")),
+    output:
+        "artifacts/pretrain/{id}/card.json",
+    log:
+        "logs/pretrain/{id}.log",
+    benchmark:
+        "logs/pretrain/{id}.tsv"
+    threads: study.threads
+    resources:
+        mem_mb=study.memory_mb,
+    priority: 100  # everything else waits for it
+    message:
+        "text pre-training: {wildcards.id}"
+    shell:
+        "python -m pipeline run {input.job} --log {log}"
+
+
+rule cooldown:
+    """A branch: images and text from a text state, its learning rate continued."""
+    input:
+        unpack(study.edges("cooldown")),
+    output:
+        "artifacts/cooldown/{id}/card.json",
+    log:
+        "logs/cooldown/{id}.log",
+    benchmark:
+        "logs/cooldown/{id}.tsv"
+    threads: study.threads
+    resources:
+        mem_mb=study.memory_mb,
+    priority: 50
+    message:
+        "cooldown: {wildcards.id}"
+    shell:
+        "python -m pipeline run {input.job} --log {log}"
+
+
+rule finetune:
+    """Visual instructions."""
+    input:
+        unpack(study.edges("finetune")),
+    output:
+        "artifacts/finetune/{id}/card.json",
+    log:
+        "logs/finetune/{id}.log",
+    benchmark:
+        "logs/finetune/{id}.tsv"
+    threads: study.threads
+    resources:
+        mem_mb=study.memory_mb,
+    priority: 40
+    message:
+        "fine-tuning: {wildcards.id}"
+    shell:
+        "python -m pipeline run {input.job} --log {log}"
+
+
+rule evaluate:
+    """Per-example scores of one model."""
+    input:
+        unpack(study.edges("evaluate")),
+    output:
+        "artifacts/evaluate/{id}/card.json",
+    log:
+        "logs/evaluate/{id}.log",
+    benchmark:
+        "logs/evaluate/{id}.tsv"
+    threads: study.threads
+    resources:
+        mem_mb=study.memory_mb,
+    priority: 30
+    message:
+        "evaluation: {wildcards.id}"
+    shell:
+        "python -m pipeline run {input.job} --log {log}"
+
+
+onerror:
+    print(study.failures())

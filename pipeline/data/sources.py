@@ -1,0 +1,22 @@
+"""Phase "sources": write one part of a data source in its official format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from pipeline.files import folder_hashes
+
+
+def run(job, out: Path) -> dict:
+    """Text, captions, instructions or evaluation; returns the counts and the files' hashes."""
+    settings = SimpleNamespace(**job.settings)
+    if settings.part == "text":
+        from pipeline.data.text import write_text
+
+        counts = write_text(out, settings)
+    else:
+        from pipeline.data.write_scenes import write_scenes
+
+        counts = write_scenes(out, settings, settings.part)
+    return counts | {"hashes": folder_hashes(out)}

@@ -1,0 +1,141 @@
+"""Byte-level BPE: trained on the study's own text at small scale, GPT-NeoX's at the paper's scale.
+
+Special tokens are never made from text: a document that contains "<|endoftext|>" gets the tokens of those
+characters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from tokenizers import Tokenizer as Engine
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from pipeline.files import write_text
+
+# In the order of their ids: 0..5 in a tokenizer of ours; with GPT-NeoX 0 and then 50277..50281, as the
+# authors have them.
+END, IMAGE = "<|endoftext|>", "<|img_patch|>"
+ASSISTANT, END_ASSISTANT, HUMAN, END_HUMAN = "<|a|>", "<|/a|>", "<|h|>", "<|/h|>"
+SPECIAL = (END, IMAGE, ASSISTANT, END_ASSISTANT, HUMAN, END_HUMAN)
+SMALLEST = len(SPECIAL) + 256
+# Training text beyond this changes no merge that matters at a few thousand tokens.
+TRAINING_BYTES = 4_000_000
+
+
+class Tokenizer:
+    """Text to ids and back; `end`, `image`, `human`, `end_human`, `assistant`, `end_assistant` are ids."""
+
+    def __init__(self, engine: Engine):
+        engine.encode_special_tokens = True  # special tokens that occur in text are text
+        self._engine = engine
+        self.vocabulary: int = engine.get_vocab_size(with_added_tokens=True)
+        self.end, self.image, self.assistant, self.end_assistant, self.human, self.end_human = (
+            engine.token_to_id(token) for token in SPECIAL
+        )
+
+    def encode(self, text: str) -> list[int]:
+        return self._engine.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [encoded.ids for encoded in self._engine.encode_batch(texts, add_special_tokens=False)]
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids; special tokens have none. A character that is cut in two becomes U+FFFD."""
+        return self._engine.decode(ids, skip_special_tokens=True)
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocabulary: int, out_file: Path, limit: int | None = TRAINING_BYTES
+) -> Tokenizer:
+    """Train on the first `limit` bytes of text (None: all) and write Hugging Face's JSON form.
+
+    The same texts give the same file. `vocabulary` counts the special tokens and 256 bytes; texts too small
+    for so many merges give fewer tokens. Raises ValueError for a vocabulary that cannot hold those.
+    """
+    if vocabulary < SMALLEST:
+        raise ValueError(f"a vocabulary of {vocabulary} has no room for {SMALLEST} bytes and special tokens")
+    engine = Engine(models.BPE())
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    engine.train_from_iterator(texts if limit is None else first_bytes(texts, limit), trainer)
+    write_text(out_file, engine.to_str())
+    return Tokenizer(engine)
+
+
+def first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
+    """Texts up to and including the one that reaches `limit` bytes."""
+    for text in texts:
+        yield text
+        limit -= len(text.encode())
+        if limit <= 0:
+            return
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer of ours or GPT-NeoX's (EleutherAI's or OLMo's JSON). Raises ValueError."""
+    try:
+        form = json.loads(Path(path).read_bytes())
+        return Tokenizer(Engine.from_str(json.dumps(with_special_tokens(form))))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception as error:
+        raise ValueError(f"{path}: not a tokenizer this package can use ({error})") from None
+
+
+def with_special_tokens(form: dict) -> dict:
+    """A tokenizer's JSON with end-of-text at id 0 and the other special tokens after the vocabulary.
+
+    OLMo's GPT-NeoX puts tokens for masked personal data at ids 0, 50277 and 50278 and end-of-text at 50279;
+    without those it is EleutherAI's again, in which end-of-text is 0 and 50277 is the first free id.
+    """
+    vocab, added = form["model"]["vocab"], form["added_tokens"]
+    if any(token["content"] == SPECIAL[1] for token in added):
+        return form
+    masked = {token for token in vocab if token.startswith("|||") and token.endswith("|||")}
+    vocab = {token: i for token, i in vocab.items() if token not in masked and token != END}
+    added = [token for token in added if token["content"] not in masked and token["content"] != END]
+    if 0 in vocab.values():
+        raise ValueError(f"id 0 is taken, {END} belongs there")
+    free = 1 + max([*vocab.values(), *(token["id"] for token in added)])
+    ids = {END: 0} | {token: free + i for i, token in enumerate(SPECIAL[1:])}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    added = [*added, *({"id": i, "content": token} | flags for token, i in ids.items())]
+    form["model"] = form["model"] | {"vocab": vocab | ids}
+    return form | {"added_tokens": sorted(added, key=lambda token: token["id"])}
+
+
+# --- the phase ----------------------------------------------------------------------------------------------
+
+
+def run(job, out: Path) -> dict:
+    """Phase "tokenizer": train on the text and on a sample of the captions and instructions."""
+    from time import process_time
+
+    start = process_time()
+    tokenizer = train_tokenizer(study_texts(job.inputs), job.settings["vocabulary"], out / "tokenizer.json")
+    return {"vocabulary": tokenizer.vocabulary, "training_cpu_seconds": round(process_time() - start, 2)}
+
+
+def study_texts(inputs: dict[str, Path], samples: int = 2000) -> Iterator[str]:
+    """Captions and conversations first, few as they are, so that the limit on bytes cuts the text alone."""
+    from pipeline.data.formats import read_captions, read_conversations
+    from pipeline.data.read_text import read_documents
+
+    for caption in islice(read_captions(inputs["captions"] / "captions"), samples):
+        yield caption.text
+    folder = inputs["instructions"] / "instructions"
+    for item in islice(read_conversations(folder / "conversations.json", folder / "images"), samples):
+        for turn in item.turns:
+            yield from turn
+    for document in read_documents(sorted((inputs["text"] / "text").glob("train-*.jsonl.zst"))):
+        yield document.text

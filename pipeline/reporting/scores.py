@@ -1,0 +1,75 @@
+"""From per-example rows to means with intervals: tasks, stable scores, the gain over the language prior.
+
+Intervals are 95%, clustered by image (vision) or by item (text). They cover which examples were asked, not which seed
+was trained; with several seeds an example's score is its mean over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.data import formats
+from pipeline.evaluation.statistics import Estimate, mean_of_means
+from pipeline.evaluation.tasks import ask, majority_answers, score_answer
+
+KEY = ["task", "id"]
+
+
+def read_scores(folders: list[Path], file: str) -> pd.DataFrame:
+    """Rows of one file, scores averaged over the folders (seeds). Raises ValueError if their ids differ."""
+    frames = [pd.read_csv(folder / file, dtype={"id": str}, keep_default_na=False) for folder in folders]
+    key = [column for column in ("task", "condition", "id") if column in frames[0]]
+    first = frames[0].set_index(key).sort_index()
+    scores = []
+    for folder, frame in zip(folders, frames):
+        frame = frame.set_index(key).sort_index()
+        if not frame.index.equals(first.index) or frame.index.has_duplicates:
+            raise ValueError(f"{folder / file}: not the same examples as {folders[0] / file}")
+        scores.append(frame["score"] if "score" in frame else frame["nats"])
+    first["score"] = pd.concat(scores, axis=1).mean(axis=1)
+    return first.reset_index()
+
+
+def majority_scores(tasks: Mapping[str, dict], questions: Path, instructions: Path) -> pd.DataFrame:
+    """What the most frequent training answer to the same prompt scores: task, id, score. No answer scores 0."""
+    folder = instructions / "instructions"
+    answers = majority_answers(formats.read_conversations(folder / "conversations.json", folder / "images"))
+    rows = []
+    for name, task in tasks.items():
+        for question in formats.read_questions(
+            task["format"], questions / name, images=questions / "images", task=name
+        ):
+            guess = answers.get(ask(task, question), "")
+            rows.append((name, question.id, score_answer(task, question, guess)[1]))
+    return pd.DataFrame(rows, columns=[*KEY, "score"])
+
+
+def language_prior(majority: pd.DataFrame, blind: pd.DataFrame) -> pd.DataFrame:
+    """Task by task the stronger of the two answers without looking: task, id, score, prior ("majority" or "blind")."""
+    chosen = []
+    for name, rows in majority.groupby("task", sort=True):
+        other = blind[blind["task"] == name]
+        best, label = (rows, "majority") if rows["score"].mean() >= other["score"].mean() else (other, "blind")
+        chosen.append(best[[*KEY, "score"]].assign(prior=label))
+    return pd.concat(chosen, ignore_index=True)
+
+
+def paired(rows: pd.DataFrame, prior: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the prior's score beside theirs. Raises ValueError unless both have the same examples."""
+    merged = rows.merge(prior.rename(columns={"score": "prior_score"}), on=KEY, how="outer", indicator=True)
+    if (merged["_merge"] != "both").any():
+        raise ValueError(f"{(merged['_merge'] != 'both').sum()} examples have no partner in the prior's scores")
+    return merged
+
+
+def average(rows: pd.DataFrame, chance: Mapping[str, float], column: str = "score", cluster: str = "image") -> Estimate:
+    """Mean over the tasks of `chance` of (task mean - chance)."""
+    rows = rows[rows["task"].isin(list(chance))]
+    missing = set(chance) - set(rows["task"])
+    if missing:
+        raise ValueError(f"no rows of {', '.join(sorted(missing))}")
+    values = rows[column] - rows["task"].map(chance)
+    return mean_of_means(values.to_numpy(), rows["task"].tolist(), rows[cluster].tolist())

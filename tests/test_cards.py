@@ -1,0 +1,522 @@
+"""Identity: what is part of a card and what is not, which artifacts are current, and files that are whole or absent."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import SCALE, SOURCE, Project
+
+from pipeline.cards import LONG_AGO, Ledger, code_fingerprint, read_module
+from pipeline.files import atomic_folder, digest, folder_hashes, read_json, stable_json, write_text
+from pipeline.study import PHASES, lineage
+
+PARAMS = "params.yaml"
+
+# Code fingerprints, on a package of the tests' own: the entry module imports near, which imports middle, then far.
+
+TREE = {
+    "pipeline/__init__.py": "",
+    "pipeline/training/__init__.py": "",
+    "pipeline/training/train.py": "from pipeline import near\n\n\ndef run(job):\n    return near.value()\n",
+    "pipeline/near.py": "import pipeline.middle\n\n\ndef value():\n    return pipeline.middle.value()\n",
+    "pipeline/middle.py": "def value():\n    from pipeline.far import VALUE\n\n    return VALUE\n",
+    "pipeline/far.py": "VALUE = 1\n",
+    "pipeline/unused.py": "VALUE = 2\n",
+}
+TRAIN = TREE["pipeline/training/train.py"]
+
+
+@pytest.fixture
+def fingerprint(tmp_path):
+    """A function: the training phase's fingerprint in a package with some files changed."""
+    made = iter(range(100))
+
+    def of(**changes) -> dict[str, str]:
+        root = tmp_path / str(next(made))
+        for file, text in (TREE | {key.replace("__", "/") + ".py": text for key, text in changes.items()}).items():
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).write_text(text)
+        return code_fingerprint(root, "pretrain")
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# what this does\n" + TRAIN,
+        TRAIN.replace("return", "\n\n    return") + "\n\n# the end\n",
+        '"""A module."""\n\n' + TRAIN,
+        TRAIN.replace("    return", '    """Run a job."""\n    return'),
+        TRAIN.replace("near.value()", "(near.value())"),
+    ],
+    ids=["comment", "blank lines", "module docstring", "function docstring", "brackets"],
+)
+def test_what_is_not_code_leaves_the_fingerprint(fingerprint, text):
+    assert fingerprint(pipeline__training__train=text) == fingerprint()
+
+
+def test_a_changed_docstring_of_a_class_or_a_lone_docstring_leaves_the_fingerprint(fingerprint):
+    one = TRAIN + 'class A:\n    """One."""\n\n\ndef f():\n    """One."""\n'
+    assert fingerprint(pipeline__training__train=one) == fingerprint(
+        pipeline__training__train=one.replace("One", "Another")
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("pipeline.training.train", "return near", "return 2 * near"),
+        ("pipeline.training.train", "def run(job)", "def run(job, more=None)"),
+        ("pipeline.near", "value()\n", "value() + 1\n"),
+        ("pipeline.far", "1", "2"),
+        ("pipeline.far", "1", "'1'"),
+    ],
+)
+def test_changed_code_changes_its_modules_digest_alone(fingerprint, module, old, new):
+    file = module.replace(".", "/") + ".py"
+    assert old in TREE[file]
+    before = fingerprint()
+    after = fingerprint(**{module.replace(".", "__"): TREE[file].replace(old, new)})
+    assert {name for name in before if before[name] != after[name]} == {module}
+
+
+def test_a_string_that_is_no_docstring_is_code(fingerprint):
+    one = TRAIN + '\nNAME = "one"\n'
+    assert fingerprint(pipeline__training__train=one) != fingerprint(
+        pipeline__training__train=one.replace("one", "two")
+    )
+
+
+def test_fingerprint_holds_the_modules_that_are_imported_and_no_others(fingerprint):
+    found = set(fingerprint())
+    assert {"pipeline.training.train", "pipeline.near", "pipeline.middle", "pipeline.far"} <= found
+    assert "pipeline.unused" not in found
+
+
+def test_imports_in_a_circle_end(fingerprint):
+    circle = fingerprint(pipeline__far="import pipeline.near\n\nVALUE = 1\n")
+    assert {"pipeline.far", "pipeline.near"} <= set(circle)
+
+
+@pytest.mark.parametrize("line", ["from . import far", "from .far import VALUE"])
+def test_relative_imports_count(fingerprint, line):
+    text = line + "\n\n\ndef value():\n    return 1\n"
+    assert "pipeline.far" in fingerprint(pipeline__near=text)
+
+
+def test_imports_from_elsewhere_do_not_count(fingerprint):
+    assert set(fingerprint(pipeline__far="import json\n\nimport numpy\n\nVALUE = 1\n")) == set(fingerprint())
+
+
+def test_every_phase_has_code_of_its_own():
+    for phase, module in PHASES.items():
+        assert module in code_fingerprint(SOURCE, phase)
+
+
+def test_training_depends_on_the_decoder_but_not_on_figures():
+    names = set(code_fingerprint(SOURCE, "pretrain"))
+    assert {"pipeline.model.decoder", "pipeline.training.schedule", "pipeline.data.store"} <= names
+    assert not [name for name in names if name.startswith(("pipeline.reporting", "pipeline.evaluation"))]
+
+
+def test_evaluation_and_tables_do_not_depend_on_the_trainer():
+    for phase in ("evaluate", "tables"):
+        assert "pipeline.training.train" not in code_fingerprint(SOURCE, phase)
+
+
+def test_read_module_takes_a_root(tmp_path):
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline/alone.py").write_text("import json\n")
+    assert read_module(tmp_path, "pipeline.alone")[1] == ()
+
+
+# Ids
+
+
+def ids(study) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {phase: set() for phase in PHASES}
+    for job in lineage(study.table1):
+        found[job.phase].add(job.id)
+    return found
+
+
+def test_ids_are_the_same_every_time(project):
+    assert ids(project.study()) == ids(project.study())
+
+
+def test_ids_do_not_depend_on_the_process(project):
+    code = (
+        "from pathlib import Path; from pipeline.config import load_settings; from pipeline.study import Study;"
+        f"print(Study(load_settings(Path({str(project.root)!r}))).table1.id)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=SOURCE,
+        env=os.environ | {"PYTHONHASHSEED": "12345"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.strip() == project.study().table1.id
+
+
+def test_ids_do_not_depend_on_the_order_of_keys(project):
+    before = ids(project.study())
+    for file in (PARAMS, SCALE, "configs/tasks/scenes.yaml"):
+        content = dict(reversed(project.read(file).items()))
+        project.write(file, yaml.safe_dump(content, sort_keys=False))
+    assert ids(project.study()) == before
+
+
+def test_comments_in_settings_change_no_id(project):
+    before = ids(project.study())
+    file = project.root / PARAMS
+    file.write_text("# a remark\n" + file.read_text())
+    assert ids(project.study()) == before
+
+
+def test_ids_begin_with_the_label(project):
+    assert all(job.id.startswith(job.label + "-") for job in lineage(project.study().table1))
+
+
+def test_no_two_jobs_share_a_folder(project):
+    jobs = lineage(project.study().table1)
+    assert len({job.card for job in jobs}) == len(jobs)
+
+
+def test_memory_and_save_interval_change_no_id(project):
+    before = ids(project.study())
+    project.set(SCALE, "hardware.memory_mb", 123)
+    project.set(SCALE, "hardware.save_steps", 3)
+    project.set(PARAMS, "wandb", "offline")
+    assert ids(project.study()) == before
+
+
+def test_recipes_that_agree_share_their_jobs(project):
+    study = project.study()
+    recipe = study.settings.params.recipe
+    twin = next(variant for variant in study.timing() if variant.branch_percent == recipe.branch_percent)
+    assert study.finetune(recipe) is study.finetune(twin)
+    assert study.cooldown(recipe) is study.finetune(recipe, blind=True).parents["branch"]
+
+
+def test_recipes_that_differ_later_share_what_comes_before(project):
+    study = project.study()
+    recipe = study.settings.params.recipe
+    longer = recipe.model_copy(update={"finetune_epochs": recipe.finetune_epochs + 1})
+    assert study.finetune(longer) is not study.finetune(recipe)
+    assert study.cooldown(longer) is study.cooldown(recipe)
+
+
+def test_a_branch_at_zero_has_no_parent_and_one_setting_of_moments(project):
+    study = project.study()
+    start = study.settings.params.recipe.model_copy(update={"branch_percent": 0})
+    assert "branch" not in study.cooldown(start).parents
+    assert study.cooldown(start) is study.cooldown(start.model_copy(update={"moments": "fresh"}))
+
+
+def test_moments_are_part_of_a_later_branch(project):
+    study = project.study()
+    recipe = study.settings.params.recipe
+    assert study.cooldown(recipe).id != study.cooldown(recipe.model_copy(update={"moments": "fresh"})).id
+
+
+def test_without_images_a_cooldown_has_no_caption_parent(project):
+    study = project.study()
+    recipe = study.settings.params.recipe
+    assert "captions" in study.cooldown(recipe).parents
+    assert set(study.cooldown(recipe.model_copy(update={"image_fraction": 0.0})).parents) == {"text", "branch"}
+
+
+def test_another_image_fraction_changes_what_comes_after_it_and_nothing_before(project):
+    before = project.study()
+    project.set(PARAMS, "recipe.image_fraction", 0.2)
+    after = project.study()
+    old, new = ids(before), ids(after)
+    for phase in ("sources", "tokenizer", "shards", "features", "pretrain"):
+        assert new[phase] == old[phase]
+    for phase in ("cooldown", "finetune", "tables"):
+        assert old[phase] and not new[phase] & old[phase]
+    of_text = {job.id for job in lineage(before.table1) if job.phase == "evaluate" and job.label.startswith("pretrain")}
+    assert of_text and new["evaluate"] & old["evaluate"] == of_text
+
+
+def test_one_more_branch_point_adds_jobs_and_changes_none_but_tables(project):
+    old = ids(project.study())
+    project.set(PARAMS, "experiments.timing.branch_percent", [0, 20, 50, 80, 100])
+    new = ids(project.study())
+    for phase in set(PHASES) - {"tables"}:
+        assert old[phase] <= new[phase]
+    assert len(new["cooldown"]) == len(old["cooldown"]) + 1
+
+
+@pytest.mark.parametrize(
+    ("key", "phases"),
+    [
+        ("evaluation.text_items", {"evaluate", "tables"}),
+        ("finetune.weight_decay", {"finetune", "evaluate", "tables"}),
+        ("cooldown.weight_decay", {"cooldown", "finetune", "evaluate", "tables"}),
+        ("text.weight_decay", {"pretrain", "cooldown", "finetune", "evaluate", "tables"}),
+    ],
+)
+def test_a_setting_changes_the_phases_that_depend_on_it(project, key, phases):
+    old = ids(project.study())
+    value = project.settings().scale.model_dump()
+    for part in key.split("."):
+        value = value[part]
+    project.set(SCALE, key, value + 1)
+    new = ids(project.study())
+    assert {phase for phase in PHASES if new[phase] != old[phase]} == phases
+
+
+# Cards
+
+
+def ledger(project) -> Ledger:
+    return Ledger(project.study(), project.root)
+
+
+def build(project, made: Ledger, *phases: str) -> None:
+    """Leave every job's card where the job would leave it."""
+    for job in made.jobs:
+        if not phases or job.phase in phases:
+            write_text(project.root / job.card, stable_json(made.card(job)))
+
+
+def test_nothing_is_current_at_first(project):
+    assert not any(ledger(project).current.values())
+
+
+def test_an_artifact_with_its_card_is_current(project):
+    build(project, ledger(project))
+    assert all(ledger(project).current.values())
+
+
+def test_a_card_names_phase_settings_code_and_parents(project):
+    made = ledger(project)
+    job = next(job for job in made.jobs if job.phase == "cooldown" and "branch" in job.parents)
+    card = made.card(job)
+    assert (card["phase"], card["id"], card["settings"]) == ("cooldown", job.id, job.settings)
+    assert "pipeline.training.train" in card["code"]
+    assert card["parents"]["branch"] == {
+        "phase": "pretrain",
+        "id": job.parents["branch"].id,
+        "card": digest(made.card(job.parents["branch"])),
+    }
+
+
+def test_cards_survive_json(project):
+    made = ledger(project)
+    assert all(json.loads(stable_json(made.card(job))) == made.card(job) for job in made.jobs)
+
+
+def test_another_setting_makes_its_phase_and_what_descends_from_it_stale(project):
+    build(project, ledger(project))
+    project.set(SCALE, "cooldown.weight_decay", 0.5)
+    made = ledger(project)
+    stale = {job.phase for job in made.jobs if not made.current[job.key]}
+    assert stale == {"cooldown", "finetune", "evaluate", "tables"}
+
+
+def test_changed_code_makes_its_phase_and_what_descends_from_it_stale(project):
+    build(project, ledger(project))
+    changed = Project(project.root.with_name("changed"))
+    shutil.copytree(project.root, changed.root)
+    with open(changed.root / "pipeline/evaluation/metrics.py", "a", encoding="utf-8") as file:
+        file.write("\nMORE = 1\n")
+    made = ledger(changed)
+    assert {job.phase for job in made.jobs if not made.current[job.key]} == {"evaluate", "tables"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_a_damaged_card_is_not_current(project, text):
+    made = ledger(project)
+    build(project, made)
+    job = made.jobs[0]
+    (project.root / job.card).write_text(text)
+    assert not ledger(project).current[job.key]
+
+
+def test_jobs_come_parents_first(project):
+    made = ledger(project)
+    place = {job.key: number for number, job in enumerate(made.jobs)}
+    assert len(place) == len(made.jobs)
+    for job in made.jobs:
+        assert all(place[parent.key] < place[job.key] for parent in made.inputs(job))
+
+
+# Job files
+
+
+def dates(project) -> dict[tuple[str, str], float]:
+    made = ledger(project)
+    made.write_jobs()
+    return {job.key: made.job_file(job).stat().st_mtime for job in made.jobs}
+
+
+def test_job_files_of_missing_artifacts_are_dated_now(project):
+    start = time.time()
+    assert all(start - 2 < date <= time.time() + 2 for date in dates(project).values())
+
+
+def test_job_files_of_current_artifacts_are_dated_long_ago(project):
+    build(project, ledger(project))
+    assert set(dates(project).values()) == {LONG_AGO}
+
+
+def test_a_job_done_since_is_dated_long_ago(project):
+    dates(project)
+    build(project, ledger(project), "sources")
+    for (phase, _), date in dates(project).items():
+        assert (date == LONG_AGO) == (phase == "sources")
+
+
+def test_writing_job_files_again_touches_none(project):
+    first = dates(project)
+    assert dates(project) == first
+
+
+def test_the_job_file_of_a_stale_artifact_is_newer_than_it(project):
+    build(project, ledger(project))
+    dates(project)
+    made = ledger(project)
+    job = next(job for job in made.jobs if job.phase == "cooldown")
+    card = project.root / job.card
+    card.write_text("{}")
+    soon = time.time() + 100  # a clock that was ahead
+    os.utime(card, (soon, soon))
+    assert dates(project)[job.key] > soon
+    assert [date for key, date in dates(project).items() if key != job.key and date != LONG_AGO] == []
+
+
+def test_a_stale_artifact_that_carries_an_old_date_still_has_a_newer_job_file(project):
+    build(project, ledger(project))
+    dates(project)
+    project.set(SCALE, "evaluation.text_items", 11)
+    table = project.root / project.study().table1.card
+    os.utime(table, (LONG_AGO - 1000, LONG_AGO - 1000))
+    assert dates(project)[project.study().table1.key] > table.stat().st_mtime
+
+
+def test_a_job_file_says_what_the_job_needs(project):
+    made = ledger(project)
+    made.write_jobs()
+    job = next(job for job in made.jobs if job.phase == "finetune")
+    described = read_json(made.job_file(job))
+    assert described["card"] == made.card(job)
+    assert described["folder"] == job.folder
+    assert described["inputs"] == {role: parent.folder for role, parent in job.parents.items()}
+
+
+def test_later_text_states_continue_earlier_ones(project):
+    made = ledger(project)
+    texts = sorted((job for job in made.jobs if job.phase == "pretrain"), key=lambda job: job.settings["stop"])
+    assert [job.settings["stop"] for job in texts] == [50, 80, 100]
+    assert [job.continues for job in texts] == [None, *texts[:-1]]
+
+
+def test_what_a_text_state_continues_is_no_part_of_its_identity(project):
+    before = {job.settings["stop"]: job.id for job in ledger(project).jobs if job.phase == "pretrain"}
+    project.set(PARAMS, "experiments.timing.branch_percent", [0, 80, 100])
+    after = {job.settings["stop"]: job.id for job in ledger(project).jobs if job.phase == "pretrain"}
+    assert after == {stop: before[stop] for stop in (80, 100)}
+
+
+# Files
+
+
+def test_stable_json_does_not_depend_on_the_order_of_keys():
+    assert stable_json({"b": [1, 2.5], "a": None}) == stable_json({"a": None, "b": [1, 2.5]})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, {"a": math.inf}, [Path("x")], {1, 2}, np.float32(1), b"x"],
+    ids=["nan", "inf", "path", "set", "numpy number", "bytes"],
+)
+def test_stable_json_refuses_what_has_no_stable_form(value):
+    with pytest.raises((ValueError, TypeError)):
+        stable_json(value)
+
+
+def test_digests_tell_values_apart():
+    values = [1, 1.5, "1", None, True, [1], {"a": 1}, {"a": 2}]
+    assert len({digest(value) for value in values}) == len(values)
+
+
+def test_atomic_folder_replaces_the_old_folder(tmp_path):
+    final = tmp_path / "final"
+    final.mkdir()
+    (final / "old").write_text("old")
+    with atomic_folder(final, tmp_path / "partial") as out:
+        (out / "new").write_text("new")
+        assert [file.name for file in final.iterdir()] == ["old"]
+    assert [file.name for file in final.iterdir()] == ["new"]
+    assert [file.name for file in tmp_path.iterdir()] == ["final"]
+
+
+def test_atomic_folder_leaves_the_old_folder_when_its_block_raises(tmp_path):
+    final = tmp_path / "final"
+    final.mkdir()
+    (final / "old").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(final, tmp_path / "partial") as out:
+        (out / "new").write_text("half")
+        raise RuntimeError
+    assert [(file.name, file.read_text()) for file in final.iterdir()] == [("old", "old")]
+
+
+def test_atomic_folder_makes_nothing_when_its_block_raises(tmp_path):
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "final", tmp_path / "partial"):
+        raise RuntimeError
+    assert not (tmp_path / "final").exists()
+
+
+def test_atomic_folder_starts_empty_after_a_failure(tmp_path):
+    (tmp_path / "partial").mkdir()
+    (tmp_path / "partial" / "left over").write_text("half")
+    with atomic_folder(tmp_path / "final", tmp_path / "partial") as out:
+        (out / "new").write_text("new")
+    assert [file.name for file in (tmp_path / "final").iterdir()] == ["new"]
+
+
+def test_write_text_makes_folders_and_replaces(tmp_path):
+    file = tmp_path / "a" / "b.txt"
+    write_text(file, "one")
+    write_text(file, "two é")
+    assert file.read_text(encoding="utf-8") == "two é"
+    assert [f.name for f in file.parent.iterdir()] == ["b.txt"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_write_text_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
+    file = tmp_path / "b.txt"
+    write_text(file, "one")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_text(file, "two")
+    assert file.read_text() == "one"
+    assert [f.name for f in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_folder_hashes_name_every_file_below(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("x")
+    (tmp_path / "y").write_text("y")
+    before = folder_hashes(tmp_path)
+    assert set(before) == {"a/x", "y"}
+    (tmp_path / "a" / "x").write_text("z")
+    after = folder_hashes(tmp_path)
+    assert (after["a/x"] != before["a/x"], after["y"] == before["y"]) == (True, True)

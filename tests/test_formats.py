@@ -1,0 +1,478 @@
+"""The official formats: what is written has their layout, what is read comes back, and what is wrong is said."""
+
+import io
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from pipeline.data import formats, scenes
+from pipeline.data import write_scenes as writer
+from pipeline.data.formats import BadRecord, read_captions, read_conversations, read_questions, read_splits
+
+SETTINGS = SimpleNamespace(
+    seed=5,
+    canvas=128,
+    concepts=16,
+    caption_only_concepts=8,
+    words=16,
+    captions=30,
+    conversations=24,
+    turns=6,
+    validation_images=16,
+    test_images=48,
+)
+TASKS = {
+    "short_answer": "vqav2",
+    "presence": "pope",
+    "relations": "gqa",
+    "reading": "textvqa",
+    "boxes": "refcoco",
+    "clutter": "ocid",
+    "novel_names": "vqav2",
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    out = tmp_path_factory.mktemp("scenes")
+    for part in ("captions", "instructions", "evaluation"):
+        writer.write_scenes(out, SETTINGS, part)
+    return out
+
+
+@pytest.fixture
+def copy(written, tmp_path):
+    """The test split, free to spoil."""
+    return Path(shutil.copytree(written / "evaluation" / "test", tmp_path / "test"))
+
+
+def edit(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+# --- captions ---------------------------------------------------------------------------------------------------------
+
+
+def test_captions_have_the_layout_of_img2dataset(written):
+    (path,) = (written / "captions").iterdir()
+    assert path.name == "00000.tar"
+    with tarfile.open(path) as tar:
+        members = tar.getmembers()
+        facts = json.load(tar.extractfile("00000007.json"))
+    assert [m.name for m in members[:4]] == ["00000000.jpg", "00000000.json", "00000000.txt", "00000001.jpg"]
+    assert {(m.mtime, m.uid, m.gid, m.uname) for m in members} == {(0, 0, 0, "")}
+    assert {"uid", "key", "url", "caption", "sha256", "width", "height", "status"} <= set(facts)
+    assert facts["status"] == "success" and facts["url"] == "" and facts["width"] == 128
+    assert len(facts["sha256"]) == 64 and len(facts["uid"]) == 32
+
+
+def test_captions_round_trip(written):
+    read = list(read_captions(written / "captions", verify=True))
+    assert len(read) == 30 and len({caption.id for caption in read}) == 30
+    for index, caption in enumerate(read):
+        scene, text = writer.caption_scene(SETTINGS, index)
+        assert caption.text == text and caption.image == scenes.jpeg(scenes.render(scene))
+        with Image.open(io.BytesIO(caption.image)) as image:
+            assert image.format == "JPEG" and image.size == (128, 128)
+
+
+def test_a_tar_holds_at_most_the_samples_it_should(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "SAMPLES_A_TAR", 10)
+    writer.write_scenes(tmp_path, SimpleNamespace(**{**vars(SETTINGS), "captions": 25}), "captions")
+    assert sorted(p.name for p in (tmp_path / "captions").iterdir()) == [
+        "00000.tar",
+        "00001.tar",
+        "00002.tar",
+    ]
+    assert len(list(read_captions(tmp_path / "captions"))) == 25
+
+
+JPEG = scenes.jpeg(Image.new("RGB", (8, 8)))
+
+
+def tar_of(folder, members):
+    """A tar of (name, bytes) or (TarInfo, None)."""
+    folder.mkdir(exist_ok=True)
+    with tarfile.open(folder / "00000.tar", "w") as tar:
+        for name, data in members:
+            if isinstance(name, tarfile.TarInfo):
+                tar.addfile(name)
+            else:
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return folder
+
+
+def test_a_tar_as_others_write_it(tmp_path):
+    link, folder = tarfile.TarInfo("00/b.txt"), tarfile.TarInfo("00")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    folder.type = tarfile.DIRTYPE
+    made = [
+        (folder, None),
+        ("00/a.txt", b"a cat\n"),
+        ("00/a.jpg", JPEG),
+        (link, None),
+        ("00/b.txt", b"x"),
+        ("00/b.PNG", b"\x89PNG..."),
+    ]
+    captions = list(read_captions(tar_of(tmp_path / "x", made)))
+    assert [(c.id, c.text) for c in captions] == [("00/a", "a cat"), ("00/b", "x")]
+
+
+@pytest.mark.parametrize(
+    "members, reason",
+    [
+        ([("a.txt", b"x")], "has no image"),
+        ([("a.jpg", JPEG)], "has no .txt"),
+        ([("a.jpg", b"<html>"), ("a.txt", b"x")], "not a JPEG"),
+        ([("a.jpg", JPEG), ("a.txt", b" ")], "caption is empty"),
+        ([("a.jpg", JPEG), ("a.txt", b"\xff\xfe")], "cannot be decoded"),
+        ([("a.jpg", JPEG), ("a.txt", b"x"), ("a.json", b"{")], "cannot be decoded"),
+        ([("a.jpg", JPEG), ("a.txt", b"x"), ("a.json", b"[]")], "not an object"),
+        ([("../a.jpg", JPEG), ("../a.txt", b"x")], "leaves its folder"),
+        ([("/a.jpg", JPEG), ("/a.txt", b"x")], "leaves its folder"),
+    ],
+)
+def test_bad_samples_are_refused(tmp_path, members, reason):
+    with pytest.raises(BadRecord, match=reason) as error:
+        list(read_captions(tar_of(tmp_path / "x", members)))
+    assert "\n" not in str(error.value) and "00000.tar" in str(error.value)
+
+
+def test_broken_and_missing_tars_are_refused(written, tmp_path):
+    with pytest.raises(BadRecord, match=r"no \.tar"):
+        list(read_captions(tmp_path))
+    whole = (written / "captions" / "00000.tar").read_bytes()
+    with tarfile.open(written / "captions" / "00000.tar") as tar:
+        between_samples = tar.getmember("00000007.jpg").offset
+    for length in (len(whole) // 2, between_samples):
+        (tmp_path / "00000.tar").write_bytes(whole[:length])
+        with pytest.raises(BadRecord, match="not a readable tar"):
+            list(read_captions(tmp_path))
+    (tmp_path / "00000.tar").write_bytes(b"not a tar" * 200)
+    with pytest.raises(BadRecord, match="not a readable tar"):
+        list(read_captions(tmp_path))
+
+
+def test_a_wrong_hash_is_found(tmp_path):
+    members = [("a.jpg", JPEG), ("a.txt", b"x"), ("a.json", b'{"sha256": "00"}')]
+    folder = tar_of(tmp_path / "x", members)
+    assert len(list(read_captions(folder))) == 1
+    with pytest.raises(BadRecord, match="sha256"):
+        list(read_captions(folder, verify=True))
+
+
+# --- conversations ------------------------------------------------------------------------------------------------------
+
+
+def test_conversations_have_the_layout_of_llava(written):
+    records = json.loads((written / "instructions" / "conversations.json").read_text())
+    assert len(records) == 24
+    for record in records:
+        assert set(record) == {"id", "image", "conversations"}
+        assert [m["from"] for m in record["conversations"]] == ["human", "gpt"] * (
+            len(record["conversations"]) // 2
+        )
+        assert record["conversations"][0]["value"].startswith("<image>\n")
+        assert sum("<image>" in m["value"] for m in record["conversations"]) == 1
+        assert (written / "instructions" / "images" / record["image"]).is_file()
+
+
+def test_conversations_round_trip(written):
+    folder = written / "instructions"
+    for index, read in enumerate(read_conversations(folder / "conversations.json", folder / "images")):
+        scene, turns = writer.conversation(SETTINGS, index)
+        assert read.turns == tuple((human, answer) for _, human, answer in turns)
+        assert read.image == scenes.jpeg(scenes.render(scene))
+
+
+def test_conversations_without_an_image_are_read(tmp_path):
+    turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+    (tmp_path / "c.json").write_text(json.dumps([{"id": 7, "conversations": turns}]))
+    (read,) = read_conversations(tmp_path / "c.json", tmp_path)
+    assert (read.id, read.image, read.turns) == ("7", None, (("Hi", "Hello"),))
+
+
+@pytest.mark.parametrize(
+    "record, reason",
+    [
+        ({"conversations": []}, "has no 'id'"),
+        ({"id": "a"}, "has no 'conversations'"),
+        ({"id": "a", "conversations": []}, "not pairs"),
+        ({"id": "a", "conversations": [{"from": "gpt", "value": "x"}] * 2}, "is not from human"),
+        ({"id": "a", "conversations": [{"from": "human"}] * 2}, "has no 'value'"),
+        ({"id": "a", "image": "b.jpg", "conversations": []}, "no image"),
+        ({"id": "a", "image": "../b.jpg", "conversations": []}, "leaves its folder"),
+        ("a", "is not an object"),
+    ],
+)
+def test_bad_conversations_are_refused(tmp_path, record, reason):
+    (tmp_path / "c.json").write_text(json.dumps([record]))
+    with pytest.raises(BadRecord, match=reason):
+        list(read_conversations(tmp_path / "c.json", tmp_path))
+
+
+# --- questions: the official layouts --------------------------------------------------------------------------------------
+
+
+def test_questions_have_the_official_layouts(written):
+    folder = written / "evaluation" / "test"
+
+    def load(name):
+        return json.loads((folder / name).read_text())
+
+    asked, annotated = load("short_answer/questions.json"), load("short_answer/annotations.json")
+    assert asked["task_type"] == "Open-Ended"
+    assert {"image_id", "question", "question_id"} <= set(asked["questions"][0])
+    assert isinstance(asked["questions"][0]["question_id"], int)
+    annotation = annotated["annotations"][0]
+    keys = {"question_type", "multiple_choice_answer", "answers", "image_id", "answer_type", "question_id"}
+    assert set(annotation) == keys and len(annotation["answers"]) == 10
+    assert set(annotation["answers"][0]) == {"answer", "answer_confidence", "answer_id"}
+    for name in ("random", "popular", "adversarial"):
+        lines = (folder / "presence" / f"{name}.json").read_text().splitlines()
+        line = json.loads(lines[0])
+        assert {"question_id", "image", "text", "label"} <= set(line) and line["question_id"] == 1
+    qid, question = next(iter(load("relations/questions.json").items()))
+    keys = {
+        "question",
+        "answer",
+        "fullAnswer",
+        "imageId",
+        "isBalanced",
+        "types",
+        "groups",
+        "entailed",
+        "equivalent",
+    }
+    assert keys | {"semantic", "semanticStr", "annotations"} <= set(question)
+    assert int(qid) and set(question["types"]) == {"structural", "semantic", "detailed"}
+    entry = load("reading/questions.json")["data"][0]
+    assert {"question_id", "image_id", "question", "answers", "image_width", "set_name"} <= set(entry)
+    assert len(entry["answers"]) == 10 and isinstance(entry["image_id"], str)
+    instances, refs = load("boxes/instances.json"), load("boxes/refs.json")
+    assert {"images", "annotations", "categories"} <= set(instances)
+    assert {"id", "file_name", "width", "height"} <= set(instances["images"][0])
+    assert {"id", "image_id", "bbox", "category_id", "area", "iscrowd"} <= set(instances["annotations"][0])
+    assert {"ref_id", "ann_id", "image_id", "category_id", "split", "sent_ids", "sentences"} <= set(refs[0])
+    assert {"sent_id", "sent", "raw", "tokens"} <= set(refs[0]["sentences"][0]) and refs[0]["split"] == "test"
+    entry = next(iter(load("clutter/expressions.json").values()))
+    assert {"scene_path", "bbox", "sentence", "take_id"} <= set(entry)
+    x1, y1, x2, y2 = json.loads(entry["bbox"])
+    assert 0 <= x1 < x2 <= 128 and 0 <= y1 < y2 <= 128
+    for name, files in (
+        ("short_answer", asked["questions"]),
+        ("relations", [question]),
+        ("clutter", [entry]),
+    ):
+        assert all(q["split"] in ("seen", "held_out_pair", "held_out_artist") for q in files), name
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_questions_round_trip(written, task):
+    made = writer.evaluation_scenes(SETTINGS, "test")
+    items = writer.evaluation_items(SETTINGS, "test", made)
+    kinds = [f"presence/{kind}" for kind in writer.POPE_SPLITS] if task == "presence" else [task]
+    expected = [item for kind in kinds for item in items[kind]]
+    folder = written / "evaluation" / "test"
+    read = list(read_questions(TASKS[task], folder / task))
+    assert len(read) == len(expected) > 0 and len({q.id for q in read}) == len(read)
+    for question, item in zip(read, expected):
+        assert question.task == task
+        assert question.text == item.asked.text and set(question.answers) == {item.asked.answer}
+        assert question.image == folder / "images" / item.file
+        assert question.kind == ("medium" if task == "clutter" else item.asked.kind)
+        assert len(question.answers) == (10 if TASKS[task] in ("vqav2", "textvqa") else 1)
+        if task in ("boxes", "clutter"):
+            assert question.box == pytest.approx(item.scene.box(item.asked.about[0]))
+        else:
+            assert question.box is None
+    assert list(read_splits(TASKS[task], folder / task).values()) == [item.split for item in expected]
+
+
+# --- questions: as others write them --------------------------------------------------------------------------------------
+
+
+def test_official_names_and_ids_are_understood(tmp_path):
+    (tmp_path / "val2014").mkdir()
+    (tmp_path / "val2014" / "COCO_val2014_000000000042.jpg").write_bytes(JPEG)
+    questions = {
+        "questions": [
+            {"image_id": 42, "question": "What is this photo taken looking through?", "question_id": 42000}
+        ]
+    }
+    answers = [{"answer": answer, "answer_id": n} for n, answer in enumerate(["net"] * 7 + ["mesh"] * 3, 1)]
+    annotations = {
+        "annotations": [
+            {"question_id": 42000, "image_id": 42, "question_type": "what is this", "answers": answers}
+        ]
+    }
+    (tmp_path / "q.json").write_text(json.dumps(questions))
+    (tmp_path / "a.json").write_text(json.dumps(annotations))
+    (read,) = read_questions(
+        "vqav2",
+        tmp_path,
+        task="vqav2",
+        images=tmp_path / "val2014",
+        files={"questions": "q.json", "annotations": "a.json"},
+        image_name="COCO_val2014_{:012d}.jpg",
+    )
+    assert read.id == "42000" and read.task == "vqav2" and read.answers == ("net",) * 7 + ("mesh",) * 3
+
+
+def test_refcoco_splits_and_several_sentences(copy):
+    def change(refs):
+        refs[0]["split"] = "val"
+        refs[0]["sentences"].append({"sent_id": 999, "sent": "the same thing", "raw": "", "tokens": []})
+
+    edit(copy / "boxes" / "refs.json", change)
+    val = list(read_questions("refcoco", copy / "boxes", split="val"))
+    assert [q.text for q in val][1] == "the same thing" and len(val) == 2 and val[0].box == val[1].box
+
+
+def test_a_box_that_touches_the_border_is_clipped(copy):
+    edit(copy / "boxes" / "instances.json", lambda v: v["annotations"][0].update(bbox=[-0.3, 0.0, 128.5, 64]))
+    assert next(read_questions("refcoco", copy / "boxes")).box == (0, 0, 1, 0.5)
+
+
+# --- questions: what is wrong is said -------------------------------------------------------------------------------------
+
+
+def drop(key, *path):
+    def change(value):
+        for step in path:
+            value = (
+                value[step] if not isinstance(value, dict) or step in value else next(iter(value.values()))
+            )
+        del value[key]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "task, file, change, reason",
+    [
+        ("short_answer", "questions.json", drop("question", "questions", 2), "has no 'question'"),
+        ("short_answer", "questions.json", drop("questions"), "has no 'questions'"),
+        ("short_answer", "annotations.json", lambda v: v["annotations"].pop(), "has no annotation"),
+        ("short_answer", "annotations.json", lambda v: v["annotations"][0].update(answers=[]), "no answers"),
+        ("short_answer", "questions.json", lambda v: v["questions"][0].update(image_id=999), "no image"),
+        (
+            "short_answer",
+            "questions.json",
+            lambda v: v["questions"][0].update(image_id="x"),
+            "does not fit the pattern",
+        ),
+        (
+            "short_answer",
+            "questions.json",
+            lambda v: v["questions"].append(v["questions"][0]),
+            "occurs twice",
+        ),
+        ("relations", "questions.json", drop("answer", "first"), "has no 'answer'"),
+        (
+            "relations",
+            "questions.json",
+            lambda v: next(iter(v.values())).update(imageId="../x"),
+            "leaves its folder",
+        ),
+        (
+            "reading",
+            "questions.json",
+            lambda v: v["data"][0].update(answers="open"),
+            "'answers' is of type str",
+        ),
+        ("boxes", "refs.json", lambda v: v[0].update(ann_id=-1), "no such annotation"),
+        ("boxes", "instances.json", lambda v: v["annotations"][0].update(bbox=[1, 2, 3]), "not four numbers"),
+        (
+            "boxes",
+            "instances.json",
+            lambda v: v["annotations"][0].update(bbox=[1, 2, 0, 5]),
+            "empty or outside",
+        ),
+        (
+            "boxes",
+            "instances.json",
+            lambda v: v["annotations"][0].update(bbox=[90, 2, 50, 5]),
+            "empty or outside",
+        ),
+        ("clutter", "expressions.json", lambda v: next(iter(v.values())).update(bbox="[1, 2"), "not a list"),
+        (
+            "clutter",
+            "expressions.json",
+            lambda v: next(iter(v.values())).update(bbox="[9, 9, 4, 4]"),
+            "empty or outside",
+        ),
+        ("clutter", "expressions.json", lambda v: next(iter(v.values())).update(take_id=30), "not in 0..20"),
+        ("clutter", "expressions.json", drop("sentence", "first"), "has no 'sentence'"),
+    ],
+)
+def test_bad_questions_are_refused_in_one_line(copy, task, file, change, reason):
+    edit(copy / task / file, change)
+    with pytest.raises(BadRecord, match=reason) as error:
+        list(read_questions(TASKS[task], copy / task))
+    assert ("\n" not in str(error.value) and ".json" in str(error.value)) or "twice" in reason
+
+
+def test_bad_pope_lines_are_refused(copy):
+    path = copy / "presence" / "popular.json"
+    good = path.read_text()
+    for line, reason in (
+        ('{"question_id": 1', "not JSON"),
+        (
+            '{"question_id": 999, "image": "000000000001.jpg", "text": "x", "label": "maybe"}',
+            "neither yes nor no",
+        ),
+    ):
+        path.write_text(good + line + "\n")
+        with pytest.raises(BadRecord, match=reason):
+            list(read_questions("pope", copy / "presence"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_files_that_are_not_there_or_not_json_are_refused(copy, task):
+    path = copy / task / next(iter(formats.FILES[TASKS[task]].values()))
+    for content in (b"{", b"\xff\xfe\x00", b"[]" if task != "presence" else b"[1]", pickle.dumps([])):
+        path.write_bytes(content)
+        with pytest.raises(BadRecord):
+            list(read_questions(TASKS[task], copy / task))
+    path.unlink()
+    with pytest.raises(BadRecord, match="cannot be read"):
+        list(read_questions(TASKS[task], copy / task))
+
+
+def test_images_that_are_none_are_refused(copy):
+    for image in (copy / "images").iterdir():
+        image.write_bytes(b"<html>")
+    with pytest.raises(BadRecord, match="not a JPEG"):
+        list(read_questions("pope", copy / "presence"))
+
+
+def test_unknown_formats_and_files_are_refused(copy):
+    with pytest.raises(ValueError, match="unknown format"):
+        list(read_questions("vizwiz", copy / "presence"))
+    with pytest.raises(ValueError, match="unknown files"):
+        list(read_questions("pope", copy / "presence", files={"easy": "easy.json"}))
+
+
+def test_importing_readers_and_writers_is_light():
+    code = "import sys, pipeline.data.formats, pipeline.data.write_scenes; print(set(sys.modules) & {'torch', 'scipy', 'pickle5', 'composer', 'pandas'})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.stdout.strip() == "set()"
