@@ -38,13 +38,15 @@ def read_module(root: Path, name: str) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(module_file(root, name).read_text(encoding="utf-8"))
     imports: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef, ast.Module)):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
+        documented = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef | ast.Module)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
         if isinstance(node, ast.Import):
             imports |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            imports |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = name.split(".")[: -node.level] if node.level else []
+            base = ".".join([*package, *([node.module] if node.module else [])])
+            imports |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     inside = sorted(n for n in imports if n.split(".")[0] == "pipeline" and module_file(root, n))
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16], tuple(inside)
 
@@ -87,7 +89,7 @@ class Ledger:
     def is_current(self, job: Job) -> bool:
         try:
             return read_json(self.root / job.card) == self.card(job)
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return False
 
     @cached_property

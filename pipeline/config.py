@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -26,7 +27,7 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 # --- params.yaml: what a researcher varies ---------------------------------------------------------------------------
@@ -51,7 +52,7 @@ class Experiment(Section):
     moments: list[Literal["keep", "fresh"]] = Field(default=[], description="see recipe")
     finetune_epochs: list[Count] = Field(default=[], description="see recipe")
     encoder: list[str] = Field(default=[], description="see recipe")
-    seed: list[int] = Field(default=[], description="see recipe")
+    seed: list[Annotated[int, Field(ge=0)]] = Field(default=[], description="see recipe")
 
 
 class Experiments(Section):
@@ -88,8 +89,8 @@ class Optimisation(Section):
     floor_lr: float = Field(ge=0, le=1)
     weight_decay: float = Field(ge=0, le=10)
     decay_vectors: bool = Field(description="whether weight decay applies to biases and gains too")
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.95
+    beta1: Beta = 0.9
+    beta2: Beta = 0.95
     epsilon: Rate = 1e-8
     clip_norm: float = Field(gt=0)
     z_loss: float = Field(ge=0, le=1)
@@ -211,6 +212,8 @@ def load_yaml(path: Path, root: Path) -> dict:
 
     try:
         value = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except OSError:
+        raise ConfigError(path.relative_to(root), "(file)", "a single value", "a mapping of keys to values") from None
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(path.relative_to(root), "(file)", reason, "valid YAML with unique keys") from None
@@ -301,6 +304,7 @@ def load_settings(root: Path) -> Settings:
     for key, name in named:
         encoders[name] = parse(Encoder, choose(root, "encoder", name, file, key), f"configs/encoder/{name}.yaml")
     check_scale(scale, scale_file)
+    check_tasks(tasks, f"configs/tasks/{params.tasks}.yaml")
     check_encoders(encoders, scale, scale_file)
     return Settings(params=params, scale=scale, data=data, encoders=encoders, tasks=tasks)
 
@@ -330,6 +334,19 @@ def check_scale(scale: Scale, file: str) -> None:
             raise ConfigError(
                 file, "hardware.microbatch", scale.hardware.microbatch, f"at most {name}.batch = {phase.batch}"
             )
+
+
+def check_tasks(tasks: Tasks, file: str) -> None:
+    """A prompt must hold the question and a box task its threshold."""
+    for name, task in tasks.vision.items():
+        try:
+            asked = task.prompt.format(question="?!")
+        except (KeyError, IndexError, ValueError):
+            asked = ""
+        if "?!" not in asked:
+            raise ConfigError(file, f"vision.{name}.prompt", task.prompt, "a text with {question} and no other braces")
+        if task.scorer == "box" and task.threshold is None:
+            raise ConfigError(file, f"vision.{name}.threshold", None, "an IoU from 0 to 1 for the scorer box")
 
 
 def check_encoders(encoders: dict[str, Encoder], scale: Scale, scale_file: str) -> None:

@@ -12,7 +12,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.files import atomic_folder, read_json, stable_json, write_text
+from pipeline.files import atomic_folder, digest, read_json, stable_json, write_text
 from pipeline.progress import Progress
 from pipeline.study import PHASES
 
@@ -40,8 +40,11 @@ class JobFile:
 
     @property
     def resume(self) -> Path:
-        """A folder for mid-run state that neither workflow tool knows of; deleted when the job is complete."""
-        return RESUME / self.card["id"]
+        """A folder for mid-run state that neither workflow tool knows of; deleted when the job is complete.
+
+        It belongs to the card, not to the id: other code or other parents must not continue it.
+        """
+        return RESUME / f"{self.card['id']}-{digest(self.card)}"
 
 
 def run_job(file: Path, log: Path | None) -> int:

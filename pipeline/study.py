@@ -12,6 +12,7 @@ from itertools import product
 
 from pipeline.config import ConfigError, Recipe, Settings
 from pipeline.files import digest
+from pipeline.training.schedule import main_schedule
 
 # What carries out each phase: module and function `run(job, out)`. The module and all it imports from this package are
 # the code that the phase's cards fingerprint.
@@ -63,8 +64,7 @@ class Job:
 
 def text_steps(settings: Settings) -> int:
     """Updates of the whole text run."""
-    scale = settings.scale
-    return scale.text.tokens // (scale.text.batch * scale.model.sequence)
+    return main_schedule(settings.scale.text, settings.scale.model.sequence).steps
 
 
 def branch_step(settings: Settings, percent: float) -> int:
@@ -88,7 +88,7 @@ class Study:
         self.table1 = self.make_table1()
 
     def check(self) -> None:
-        """Refuse branch points that fall on the same step as another one."""
+        """Refuse branch points on the same step, and a cooldown floor above the rate that a branch continues."""
         seen: dict[int, float] = {}
         for percent in sorted(r.branch_percent for r in self.timing()):
             step = branch_step(self.settings, percent)
@@ -100,6 +100,13 @@ class Study:
                     f"branch points at least one step apart: {seen[step]} is step {step} of"
                     f" {text_steps(self.settings)} too",
                 )
+        floor = self.settings.scale.cooldown.floor_lr
+        main = main_schedule(self.settings.scale.text, self.settings.scale.model.sequence)
+        for step in seen:
+            if 0 < step < main.steps and main.rate(step) < floor:
+                file = f"configs/scale/{self.settings.params.preset}.yaml"
+                allowed = f"at most the rate {main.rate(step):.3g} that the branch at {seen[step]:g}% continues"
+                raise ConfigError(file, "cooldown.floor_lr", floor, allowed)
 
     def add(self, phase: str, label: str, settings: dict, parents: dict[str, Job] | None = None, **context) -> Job:
         job = Job(phase, label, settings, parents or {}, **context)

@@ -292,8 +292,8 @@ def _plain(rng: random.Random, weights: Weights, pool: Names, pair: Names, words
     has_word = bool(words) and copies + bool(pair) < 4 and rng.random() < WORD_SHARE
     word = rng.choice(words) if has_word else None
     room = (3 if word else 4) - copies
-    # The larger of two draws: scenes of one object are the least informative.
-    others = max(rng.randint(int(bool(pair)), room) for _ in range(2))
+    # The smaller of two draws: from scenes of one or two things a small model learns to look at all.
+    others = min(rng.randint(int(bool(pair)), room) for _ in range(2))
     names = _add_names(rng, weights, pool, list(pair), 1 + others, strict=not pair)
     names += names[:1] * (copies - 1)
     return _place(rng, "plain", 4, names, word)

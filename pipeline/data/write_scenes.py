@@ -36,7 +36,7 @@ from pipeline.data.scenes import Asked, Scene, Vocabulary
 SAMPLES_A_TAR = 1000
 CLUTTER_QUESTIONS = 2  # boxes asked for in a cluttered image
 NOVEL_QUESTIONS = 2  # names asked for in an image of concepts that occur in captions only
-PRESENCE_TURNS = 2
+PRESENCE_TURNS = 1
 COUNT_SHARE = (
     0.20,
     0.80,

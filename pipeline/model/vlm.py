@@ -10,21 +10,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.decoder import Decoder, DecoderShape
+from pipeline.model.decoder import Decoder, DecoderShape, draw
 
 IGNORE = -100  # target of a position without a label
 
 
 class Projector(nn.Module):
-    """Linear-GELU-Linear from the encoder's width to the decoder's (paper, Figure 2)."""
+    """Linear-GELU-Linear from the encoder's width to the decoder's (paper, Figure 2).
+
+    Features are first centred channel by channel and scaled as a whole, with the statistics of the first images that
+    the projector is ever trained on (`calibrate`); they are part of its state.
+    """
 
     def __init__(self, features: int, width: int):
         super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(()))
         self.first = nn.Linear(features, width)
         self.second = nn.Linear(width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As the decoder's in-projections: an image token starts as large as what the layers are used to."""
+        for layer in (self.first, self.second):
+            draw(layer.weight, layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
+
+    @property
+    def calibrated(self) -> bool:
+        return bool(self.mean.any())
+
+    def calibrate(self, features: Tensor) -> None:
+        """Take the mean of every channel and the overall deviation from [N, P, W] of the first images."""
+        self.mean.copy_(features.mean((0, 1)))
+        self.scale.copy_((features - self.mean).std())
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.second(F.gelu(self.first(features)))
+        return self.second(F.gelu(self.first((features - self.mean) / self.scale)))
 
 
 class VLM(nn.Module):

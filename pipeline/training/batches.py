@@ -6,6 +6,7 @@ fraction changes, and clusters by shard.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -29,12 +30,15 @@ class OrderedDataset(StreamingDataset):
     """
 
     def __init__(self, folders: dict[str, Path], counts: dict[str, int], seed: int, batch: int):
+        missing = [name for name, count in counts.items() if count and name not in folders]
+        if missing:
+            raise ValueError(f"{counts[missing[0]]} sequences of {missing[0]} are planned, but it has no shards")
         folders = {name: folder for name, folder in folders.items() if counts.get(name)}
         sizes = {name: verify_shards(folder) for name, folder in folders.items()}
         self.order = mixture_order(sizes, counts, seed)
         streams = [Stream(local=str(folder), choose=counts[name]) for name, folder in folders.items()]
         # Constructors that start at the same time fight over shared-memory names; one at a time they do not.
-        with FileLock(Path(tempfile.gettempdir()) / "streaming-construction.lock"):
+        with FileLock(Path(tempfile.gettempdir()) / f"streaming-construction-{os.getuid()}.lock"):
             super().__init__(streams=streams, batch_size=batch, shuffle=False, num_canonical_nodes=1)
 
     def resample_streams(self, epoch: int, **_) -> tuple:

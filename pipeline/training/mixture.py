@@ -47,7 +47,10 @@ def stream_order(size: int, count: int, seed: int, name: str) -> NDArray[np.int6
 
 
 def interleave(counts: dict[str, int]) -> NDArray[np.int64]:
-    """Stream numbers [sum of counts], each stream spread evenly: any stretch holds its share within one sample."""
+    """Stream numbers [sum of counts], each stream spread evenly.
+
+    Any stretch holds each of two streams' share within one sample, and within two of more streams.
+    """
     places = [(np.arange(n) + 0.5) / n for n in counts.values()]
     owner = np.concatenate([np.full(n, i) for i, n in enumerate(counts.values())])
     return owner[np.argsort(np.concatenate(places), kind="stable")]

@@ -38,6 +38,16 @@ class Schedule:
         return asdict(self)
 
 
+def main_schedule(text, sequence: int) -> Schedule:
+    """The text run's schedule over its whole budget; `text` is the scale's section of that name."""
+    return Schedule(
+        peak=text.peak_lr,
+        floor=text.floor_lr,
+        warmup=text.warmup_steps,
+        steps=text.tokens // (text.batch * sequence),
+    )
+
+
 def cooldown_schedule(
     main: Schedule, branch_step: int, steps: int, floor: float, peak: float, warmup: int
 ) -> Schedule:

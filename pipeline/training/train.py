@@ -21,13 +21,13 @@ from composer.core import DataSpec
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from pipeline.config import Encoder, ModelSize
+from pipeline.config import Encoder, ModelSize, TextPhase
 from pipeline.data.store import FeatureStore, verify_shards
 from pipeline.model.decoder import DecoderShape
 from pipeline.model.vlm import VLM, label_loss, training_flops
 from pipeline.training.batches import Collate, OrderedDataset, count_tokens, split_batch
 from pipeline.training.mixture import derive_seed, split_budget
-from pipeline.training.schedule import Schedule, cooldown_schedule
+from pipeline.training.schedule import Schedule, cooldown_schedule, main_schedule
 from pipeline.training.state import branch, find_resumable, resume, save_resumable, save_state
 
 
@@ -44,6 +44,10 @@ class Plan:
     encoder: Encoder | None
     features: Path | None
     blind: bool
+
+    @property
+    def has_images(self) -> bool:
+        return not self.blind and any(self.counts.get(name) for name in ("captions", "instructions"))
 
 
 def make_plan(job) -> Plan:
@@ -63,12 +67,12 @@ def make_plan(job) -> Plan:
     }
     sequence = settings["model"]["sequence"]
     if job.phase == "pretrain":
-        schedule = main_schedule(optimisation, sequence)
+        schedule = main_schedule(TextPhase(**optimisation), sequence)
         return Plan(schedule, settings["stop"], counts={"text": schedule.steps * batch}, **common)
     if job.phase == "cooldown":
         steps = optimisation["tokens"] // (batch * sequence)
         schedule = cooldown_schedule(
-            main=main_schedule(settings["main"], sequence),
+            main=main_schedule(TextPhase(**settings["main"]), sequence),
             branch_step=settings["branch_step"],
             steps=steps,
             floor=optimisation["floor_lr"],
@@ -86,16 +90,6 @@ def make_plan(job) -> Plan:
     return Plan(schedule, steps, counts={"instructions": steps * batch}, **common)
 
 
-def main_schedule(optimisation: dict, sequence: int) -> Schedule:
-    """The text run's schedule over its whole budget."""
-    return Schedule(
-        peak=optimisation["peak_lr"],
-        floor=optimisation["floor_lr"],
-        warmup=optimisation["warmup_steps"],
-        steps=optimisation["tokens"] // (optimisation["batch"] * sequence),
-    )
-
-
 def build_model(size: ModelSize, encoder: Encoder | None, text_seed: int, seed: int) -> VLM:
     """A fresh model. A branch from 0% has the very weights that the text run starts from."""
     shape = DecoderShape(size.vocabulary, size.layers, size.heads, size.width)
@@ -103,8 +97,7 @@ def build_model(size: ModelSize, encoder: Encoder | None, text_seed: int, seed: 
     model = VLM(shape, encoder.width if encoder else None)
     if model.projector is not None:
         torch.manual_seed(derive_seed(seed, "projector") % 2**63)
-        for layer in (model.projector.first, model.projector.second):
-            layer.reset_parameters()
+        model.projector.reset_parameters()
     return model
 
 
@@ -228,12 +221,24 @@ def run(job, out: Path) -> dict:
     elif plan.parent:
         branch(model, optimizer, plan.parent, plan.moments)
     loader = data_loader(plan, settings["seed"], batch)
+    encoder = frozen_encoder(plan)
+    if model.projector is not None and not model.projector.calibrated and plan.has_images:
+        model.projector.calibrate(first_features(loader, encoder))
     if recorder.step < plan.stop:
-        fit(recorder, loader, optimisation, hardware)
-    if recorder.step != plan.stop:
-        raise RuntimeError(f"the data ended after {recorder.step} of {plan.stop} steps")
+        fit(recorder, loader, encoder, optimisation, hardware)
+    check_seen(recorder, size.sequence)
     save_state(out, model, optimizer, recorder.state, recorder.losses.getvalue())
     return summary(recorder, model, settings, loader)
+
+
+def check_seen(recorder: Recorder, sequence: int) -> None:
+    """The run must have seen what was planned: streaming can end early, or start over, without an error."""
+    plan, seen = recorder.plan, recorder.seen
+    if recorder.step != plan.stop:
+        raise RuntimeError(f"the data ended after {recorder.step} of {plan.stop} steps")
+    packed = sum(count for name, count in plan.counts.items() if name != "text")
+    if plan.stop == plan.schedule.steps and seen["packed_sequences"] != packed:
+        raise RuntimeError(f"{seen['packed_sequences']} sequences with images were seen, {packed} were planned")
 
 
 def data_loader(plan: Plan, seed: int, batch: int) -> DataLoader:
@@ -249,14 +254,31 @@ def data_loader(plan: Plan, seed: int, batch: int) -> DataLoader:
     return DataLoader(dataset, batch_size=batch, collate_fn=collate, num_workers=0, drop_last=True)
 
 
-def fit(recorder: Recorder, loader: DataLoader, optimisation: dict, hardware: dict) -> None:
+def frozen_encoder(plan: Plan) -> torch.nn.Module | None:
+    """The image encoder, if this run has images and no cached features of them."""
+    if plan.features or not plan.has_images:
+        return None
+    from pipeline.model.vision import build_encoder
+
+    return build_encoder(plan.encoder)
+
+
+def first_features(loader: DataLoader, encoder: torch.nn.Module | None, images: int = 256) -> torch.Tensor:
+    """Features [n, P, W] of the first `images` images or so of the data, whatever the run's order and mixture."""
+    found: list[torch.Tensor] = []
+    for number in range(loader.dataset.num_samples):
+        sample = loader.dataset[number]
+        if "images" in sample:
+            batch = loader.collate_fn([sample])
+            found.append(batch["features"] if encoder is None else encoder(batch["pixels"]))
+            if sum(map(len, found)) >= images:
+                break
+    return torch.cat(found)
+
+
+def fit(recorder: Recorder, loader: DataLoader, encoder, optimisation: dict, hardware: dict) -> None:
     """Train from the recorder's step to the plan's stop."""
     plan, step = recorder.plan, recorder.step
-    encoder = None
-    if plan.encoder and not plan.features and not plan.blind:
-        from pipeline.model.vision import build_encoder
-
-        encoder = build_encoder(plan.encoder)
     for group in recorder.optimizer.param_groups:  # LambdaLR multiplies the initial rate; ours gives rates
         group["lr"] = group["initial_lr"] = 1.0
     # A torch schedule stepped every batch: Composer's own schedulers lag one step behind.
