@@ -59,6 +59,7 @@ rule sources:
     threads: 1
     resources:
         mem_mb=1500,
+    priority: 100  # the text run waits for the first three phases, and everything else for it
     message:
         "data: {wildcards.id}"
     shell:
@@ -78,6 +79,7 @@ rule tokenizer:
     threads: 1
     resources:
         mem_mb=1500,
+    priority: 100
     message:
         "tokenizer: {wildcards.id}"
     shell:
@@ -97,7 +99,7 @@ rule shards:
     threads: 1
     resources:
         mem_mb=1500,
-    priority: 20
+    priority: 100
     message:
         "shards: {wildcards.id}"
     shell:
@@ -136,7 +138,7 @@ rule pretrain:
     threads: study.threads
     resources:
         mem_mb=study.memory_mb,
-    priority: 100  # everything else waits for it
+    priority: 100
     message:
         "text pre-training: {wildcards.id}"
     shell:

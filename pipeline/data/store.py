@@ -31,8 +31,9 @@ def write_shards(out: Path, columns: dict[str, str], samples: Iterable[dict]) ->
 
     count = 0
     with MDSWriter(out=str(out), columns=columns, hashes=["sha1"], size_limit=1 << 25) as writer:
-        for count, sample in enumerate(samples, 1):
+        for sample in samples:
             writer.write(sample)
+            count += 1
     return count
 
 
