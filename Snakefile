@@ -56,10 +56,10 @@ rule sources:
         "logs/sources/{id}.log",
     benchmark:
         "logs/sources/{id}.tsv"
+    priority: 100  # the text run waits for the first three phases, and everything else for it
     threads: 1
     resources:
         mem_mb=1500,
-    priority: 100  # the text run waits for the first three phases, and everything else for it
     message:
         "data: {wildcards.id}"
     shell:
@@ -76,10 +76,10 @@ rule tokenizer:
         "logs/tokenizer/{id}.log",
     benchmark:
         "logs/tokenizer/{id}.tsv"
+    priority: 100
     threads: 1
     resources:
         mem_mb=1500,
-    priority: 100
     message:
         "tokenizer: {wildcards.id}"
     shell:
@@ -96,10 +96,10 @@ rule shards:
         "logs/shards/{id}.log",
     benchmark:
         "logs/shards/{id}.tsv"
+    priority: 100
     threads: 1
     resources:
         mem_mb=1500,
-    priority: 100
     message:
         "shards: {wildcards.id}"
     shell:
@@ -135,10 +135,10 @@ rule pretrain:
         "logs/pretrain/{id}.log",
     benchmark:
         "logs/pretrain/{id}.tsv"
+    priority: 100
     threads: study.threads
     resources:
         mem_mb=study.memory_mb,
-    priority: 100
     message:
         "text pre-training: {wildcards.id}"
     shell:
@@ -155,10 +155,10 @@ rule cooldown:
         "logs/cooldown/{id}.log",
     benchmark:
         "logs/cooldown/{id}.tsv"
+    priority: 50
     threads: study.threads
     resources:
         mem_mb=study.memory_mb,
-    priority: 50
     message:
         "cooldown: {wildcards.id}"
     shell:
@@ -175,10 +175,10 @@ rule finetune:
         "logs/finetune/{id}.log",
     benchmark:
         "logs/finetune/{id}.tsv"
+    priority: 40
     threads: study.threads
     resources:
         mem_mb=study.memory_mb,
-    priority: 40
     message:
         "fine-tuning: {wildcards.id}"
     shell:
@@ -195,10 +195,10 @@ rule evaluate:
         "logs/evaluate/{id}.log",
     benchmark:
         "logs/evaluate/{id}.tsv"
+    priority: 30
     threads: study.threads
     resources:
         mem_mb=study.memory_mb,
-    priority: 30
     message:
         "evaluation: {wildcards.id}"
     shell:

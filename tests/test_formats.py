@@ -181,9 +181,7 @@ def test_conversations_have_the_layout_of_llava(written):
     assert len(records) == 24
     for record in records:
         assert set(record) == {"id", "image", "conversations"}
-        assert [m["from"] for m in record["conversations"]] == ["human", "gpt"] * (
-            len(record["conversations"]) // 2
-        )
+        assert [m["from"] for m in record["conversations"]] == ["human", "gpt"] * (len(record["conversations"]) // 2)
         assert record["conversations"][0]["value"].startswith("<image>\n")
         assert sum("<image>" in m["value"] for m in record["conversations"]) == 1
         assert (written / "instructions" / "images" / record["image"]).is_file()
@@ -308,15 +306,11 @@ def test_official_names_and_ids_are_understood(tmp_path):
     (tmp_path / "val2014").mkdir()
     (tmp_path / "val2014" / "COCO_val2014_000000000042.jpg").write_bytes(JPEG)
     questions = {
-        "questions": [
-            {"image_id": 42, "question": "What is this photo taken looking through?", "question_id": 42000}
-        ]
+        "questions": [{"image_id": 42, "question": "What is this photo taken looking through?", "question_id": 42000}]
     }
     answers = [{"answer": answer, "answer_id": n} for n, answer in enumerate(["net"] * 7 + ["mesh"] * 3, 1)]
     annotations = {
-        "annotations": [
-            {"question_id": 42000, "image_id": 42, "question_type": "what is this", "answers": answers}
-        ]
+        "annotations": [{"question_id": 42000, "image_id": 42, "question_type": "what is this", "answers": answers}]
     }
     (tmp_path / "q.json").write_text(json.dumps(questions))
     (tmp_path / "a.json").write_text(json.dumps(annotations))
@@ -352,9 +346,7 @@ def test_a_box_that_touches_the_border_is_clipped(copy):
 def drop(key, *path):
     def change(value):
         for step in path:
-            value = (
-                value[step] if not isinstance(value, dict) or step in value else next(iter(value.values()))
-            )
+            value = value[step] if not isinstance(value, dict) or step in value else next(iter(value.values()))
         del value[key]
 
     return change

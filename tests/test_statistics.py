@@ -21,9 +21,7 @@ floats = st.floats(-100, 100, allow_nan=False).map(lambda x: round(x, 3))
 
 @pytest.mark.parametrize("case", GOLDEN["wilson"], ids=lambda case: f"{case['k']}of{case['n']}")
 def test_wilson(case):
-    assert statistics.wilson(case["k"], case["n"], case["alpha"]) == pytest.approx(
-        case["expected"], abs=1e-12
-    )
+    assert statistics.wilson(case["k"], case["n"], case["alpha"]) == pytest.approx(case["expected"], abs=1e-12)
 
 
 def test_wilson_bounds_are_exact_at_the_ends():
@@ -43,9 +41,7 @@ def test_wilson_holds_the_share_and_mirrors(case):
     assert low <= inner[0] <= inner[1] <= high
 
 
-@pytest.mark.parametrize(
-    ("k", "n", "alpha"), [(0, 0, 0.05), (-1, 5, 0.05), (6, 5, 0.05), (1, 5, 0), (1, 5, 1)]
-)
+@pytest.mark.parametrize(("k", "n", "alpha"), [(0, 0, 0.05), (-1, 5, 0.05), (6, 5, 0.05), (1, 5, 0), (1, 5, 1)])
 def test_wilson_rejects(k, n, alpha):
     with pytest.raises(ValueError, match=r"trials|alpha"):
         statistics.wilson(k, n, alpha)
@@ -243,9 +239,7 @@ def test_block_contrast_rejects(cells, seeds, scores, contrast, message):
 @pytest.mark.parametrize("item_se", [-1.0, math.nan, math.inf])
 def test_block_contrast_rejects_item_se(item_se):
     with pytest.raises(ValueError, match="item_se"):
-        statistics.block_contrast(
-            "aabb", [0, 1] * 2, [1.0, 2.0, 3.0, 5.0], {"a": 1, "b": -1}, item_se=item_se
-        )
+        statistics.block_contrast("aabb", [0, 1] * 2, [1.0, 2.0, 3.0, 5.0], {"a": 1, "b": -1}, item_se=item_se)
 
 
 # Resampling

@@ -53,9 +53,7 @@ def items(made, task):
 
 
 def lines(path):
-    return [
-        json.loads(line) for line in zstandard.ZstdDecompressor().decompress(path.read_bytes()).splitlines()
-    ]
+    return [json.loads(line) for line in zstandard.ZstdDecompressor().decompress(path.read_bytes()).splitlines()]
 
 
 # --- corpus -------------------------------------------------------------------------------------------------
@@ -214,9 +212,7 @@ def test_prompts_are_lm_evals(made):
         assert item.context.startswith("Question: ") and item.context.endswith("?\nAnswer:")
     assert stem.context.startswith("A person wants to start saving money") and "Answer" not in stem.context
     assert copa.context == "The man turned on the faucet therefore"
-    assert (
-        copa.choices == (" the toilet filled with water.", " water flowed from the spout.") and copa.gold == 1
-    )
+    assert copa.choices == (" the toilet filled with water.", " water flowed from the spout.") and copa.gold == 1
 
 
 def test_no_evaluation_context_is_in_training_text(made, train):
@@ -260,10 +256,7 @@ def test_overlap_finds_what_brute_force_finds():
     overlap = Overlap(protected)
     found = [overlap.found_in(one) for one in texts]
     expected = [
-        any(
-            bool(runs_of(min(13, len(p.split())), [p]) & runs_of(min(13, len(p.split())), [one]))
-            for p in protected
-        )
+        any(bool(runs_of(min(13, len(p.split())), [p]) & runs_of(min(13, len(p.split())), [one])) for p in protected)
         for one in texts
     ]
     assert found == expected and 40 < sum(found) < 200

@@ -125,8 +125,7 @@ def _box(
 ) -> tuple[float, float, float, float]:
     """x1, y1, x2, y2 in px of a width x height image -> shares of it. Refuses empty boxes and boxes outside."""
     numbers = isinstance(corners, list | tuple) and all(
-        isinstance(side, int | float) and not isinstance(side, bool) and math.isfinite(side)
-        for side in corners
+        isinstance(side, int | float) and not isinstance(side, bool) and math.isfinite(side) for side in corners
     )
     if not numbers or len(corners) != 4:
         raise BadRecord(file, where, f"box is not four numbers: {corners!r}")
@@ -296,9 +295,7 @@ def _read(
     if format not in FILES:
         raise ValueError(f"unknown format {format!r}: one of {', '.join(FILES)}")
     if unknown := set(files or {}) - set(FILES[format]):
-        raise ValueError(
-            f"unknown files for {format}: {', '.join(sorted(unknown))}; known: {', '.join(FILES[format])}"
-        )
+        raise ValueError(f"unknown files for {format}: {', '.join(sorted(unknown))}; known: {', '.join(FILES[format])}")
     paths = {role: folder / (files or {}).get(role, name) for role, name in FILES[format].items()}
     look = _Images(images or folder.parent / "images")
     task = task or folder.name
@@ -438,9 +435,7 @@ def _refcoco(paths: dict[str, Path], task: str, images: _Images, pattern: str, s
         annotation = by_id["annotations"].get(_get(ref, "ann_id", int, refs_file, ref_id))
         image = by_id["images"].get(_get(ref, "image_id", int, refs_file, ref_id))
         if annotation is None or image is None:
-            raise BadRecord(
-                refs_file, ref_id, f"{file.name} has no such {'image' if annotation else 'annotation'}"
-            )
+            raise BadRecord(refs_file, ref_id, f"{file.name} has no such {'image' if annotation else 'annotation'}")
         width, height = (_get(image, side, int, file, ref_id) for side in ("width", "height"))
         box = _box(_corners(_get(annotation, "bbox", list, file, ref_id)), width, height, file, ref_id)
         path = images.path(_get(image, "file_name", str, file, ref_id), file, ref_id)

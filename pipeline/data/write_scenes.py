@@ -36,6 +36,7 @@ from pipeline.data.scenes import Asked, Scene, Vocabulary
 SAMPLES_A_TAR = 1000
 CLUTTER_QUESTIONS = 2  # boxes asked for in a cluttered image
 NOVEL_QUESTIONS = 2  # names asked for in an image of concepts that occur in captions only
+CLUTTERED_ONE_IN = 8  # training images; twice as many among captions and in the evaluation
 PRESENCE_TURNS = 1
 COUNT_SHARE = (
     0.20,
@@ -133,13 +134,11 @@ def _write_captions(folder: Path, settings: object) -> dict:
 
 def _instruction_composition(settings: object, index: int, rng: random.Random) -> scenes.Composition:
     vocabulary = scenes.vocabulary_of(settings)
-    kind = "cluttered" if index // 2 % 4 == 3 else "plain"
+    kind = "cluttered" if index // 2 % CLUTTERED_ONE_IN == CLUTTERED_ONE_IN - 1 else "plain"
     return scenes.compose(rng, vocabulary, kind, "train", vocabulary.main)
 
 
-def _presence_turns(
-    settings: object, index: int, own: scenes.Composition, turns: int
-) -> list[tuple[str, str]]:
+def _presence_turns(settings: object, index: int, own: scenes.Composition, turns: int) -> list[tuple[str, str]]:
     """Presence questions of conversation `index`, whose neighbour gets the same questions with the opposite answers.
 
     Conversations 2k and 2k + 1 are neighbours: something that only one of them shows is asked for in both. So every
@@ -148,9 +147,7 @@ def _presence_turns(
     other = index ^ 1
     if other >= settings.conversations:
         return []
-    neighbour = _instruction_composition(
-        settings, other, scenes.rng_for(settings.seed, "instructions", other)
-    )
+    neighbour = _instruction_composition(settings, other, scenes.rng_for(settings.seed, "instructions", other))
     pair = [own, neighbour] if index % 2 == 0 else [neighbour, own]
     rng = scenes.rng_for(settings.seed, "presence", index // 2)
     asked = []
@@ -198,6 +195,8 @@ def _other_turns(rng: random.Random, scene: Scene, room: int) -> list[tuple[str,
             families["counting"] = scenes.count_questions(scene)[:1]
     names = sorted(families)
     rng.shuffle(names)
+    # A sign is always asked about: words are the rarest thing to learn.
+    names.sort(key=lambda name: name != "reading")
     for questions in families.values():
         rng.shuffle(questions)
     turns = []
@@ -298,9 +297,7 @@ class _Picker:
     def __init__(self, rng: random.Random, share: Callable[[Asked], float] = lambda asked: 1.0):
         self.rng, self.share, self.used = rng, share, Counter()
 
-    def pick(
-        self, options: Sequence[Asked], key: Callable[[Asked], str] = lambda asked: asked.answer
-    ) -> Asked:
+    def pick(self, options: Sequence[Asked], key: Callable[[Asked], str] = lambda asked: asked.answer) -> Asked:
         order = list(options)
         self.rng.shuffle(order)
         best = min(order, key=lambda asked: self.used[key(asked)] / self.share(asked))
@@ -319,9 +316,7 @@ def _one_each(
     """Up to `count` questions of one task about every image that has any."""
     items = []
     # Images that leave little choice go first; the others then make up for them.
-    choices = sorted(
-        ((image_id, scene, options(scene)) for image_id, scene in images), key=lambda c: len(c[2])
-    )
+    choices = sorted(((image_id, scene, options(scene)) for image_id, scene in images), key=lambda c: len(c[2]))
     for image_id, scene, left in choices:
         for number in range(min(count, len(left))):
             asked = picker.pick(left, key)
@@ -361,9 +356,7 @@ def evaluation_items(settings: object, split: str, made: list[tuple[str, Scene]]
             _relation_options,
         ),
         "reading": _one_each(plain, vocabulary, picker("reading"), scenes.reading_questions),
-        "boxes": _one_each(
-            plain, vocabulary, picker("boxes"), scenes.box_questions, lambda asked: asked.text
-        ),
+        "boxes": _one_each(plain, vocabulary, picker("boxes"), scenes.box_questions, lambda asked: asked.text),
         "clutter": _one_each(
             groups["cluttered"],
             vocabulary,
@@ -387,9 +380,7 @@ def _company_rank(scene: Scene, vocabulary: Vocabulary) -> dict[str, int]:
     present = sorted(set(scene.counts))
 
     def together(name: str) -> float:
-        return vocabulary.weights[name] * sum(
-            vocabulary.weights[p] * scenes.company(p, name) for p in present
-        )
+        return vocabulary.weights[name] * sum(vocabulary.weights[p] * scenes.company(p, name) for p in present)
 
     order = sorted(vocabulary.main, key=lambda name: (-together(name), name))
     return {name: rank for rank, name in enumerate(order)}
@@ -478,16 +469,13 @@ def write_vqav2(folder: Path, items: list[Item], split: str) -> None:
         "data_subtype": split,
     }
     questions = [
-        {"image_id": i.image_id, "question": i.asked.text, "question_id": i.id, "split": i.split}
-        for i in items
+        {"image_id": i.image_id, "question": i.asked.text, "question_id": i.id, "split": i.split} for i in items
     ]
     annotations = [
         {
             "question_type": i.asked.kind,
             "multiple_choice_answer": i.asked.answer,
-            "answers": [
-                {"answer": i.asked.answer, "answer_confidence": "yes", "answer_id": n + 1} for n in range(10)
-            ],
+            "answers": [{"answer": i.asked.answer, "answer_confidence": "yes", "answer_id": n + 1} for n in range(10)],
             "image_id": i.image_id,
             "answer_type": "other",
             "question_id": i.id,
@@ -597,9 +585,7 @@ def write_refcoco(folder: Path, items: list[Item], split: str) -> None:
                 "sentences": [{**sentence, "split": i.split}],
             }
         )
-    categories = [
-        {"id": n, "name": name, "supercategory": scenes.category(name)} for name, n in names.items()
-    ]
+    categories = [{"id": n, "name": name, "supercategory": scenes.category(name)} for name, n in names.items()]
     instances = {"info": {"description": "composed scenes"}, "licenses": [], "categories": categories}
     _write_json(folder / "instances.json", {**instances, "images": images, "annotations": annotations})
     _write_json(folder / "refs.json", refs)

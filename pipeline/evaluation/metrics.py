@@ -109,9 +109,7 @@ def _check_answers(answers: Sequence[str]) -> None:
         raise ValueError("answers must be a list of at least one human answer")
 
 
-def vqa_accuracy(
-    prediction: str, answers: Sequence[str], normalise: Callable[[str], str] = normalise_vqa
-) -> float:
+def vqa_accuracy(prediction: str, answers: Sequence[str], normalise: Callable[[str], str] = normalise_vqa) -> float:
     """Soft accuracy of one answer against the human ones (ten in VQAv2), with both sides normalised.
 
     Each human is left out in turn, the score is min(n/3, 1) with n matches among the others, and the mean over humans
@@ -295,16 +293,12 @@ def tokenise_caption(text: str) -> list[str]:
     return _CAPTION_TOKEN.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
 
 
-def _check_captions(
-    references: Sequence[Sequence[Sequence[str]]], hypotheses: Sequence[Sequence[str]]
-) -> None:
+def _check_captions(references: Sequence[Sequence[Sequence[str]]], hypotheses: Sequence[Sequence[str]]) -> None:
     if not hypotheses or len(references) != len(hypotheses):
         raise ValueError(f"references of {len(references)} images for {len(hypotheses)} captions")
     if not all(references):
         raise ValueError("an image has no reference caption")
-    if any(
-        isinstance(caption, str) for caption in (*hypotheses, *(r for image in references for r in image))
-    ):
+    if any(isinstance(caption, str) for caption in (*hypotheses, *(r for image in references for r in image))):
         raise ValueError("a caption is a list of words: tokenise it first")
 
 
@@ -319,12 +313,9 @@ def _tf_idf(grams: Counter, frequency: Counter, log_images: float) -> dict:
 def _cosine_clipped(hypothesis: dict, reference: dict) -> float:
     """Cosine of two tf-idf vectors, the hypothesis' weights clipped at the reference's."""
     overlap = sum(
-        min(weight, reference.get(gram, 0.0)) * reference.get(gram, 0.0)
-        for gram, weight in hypothesis.items()
+        min(weight, reference.get(gram, 0.0)) * reference.get(gram, 0.0) for gram, weight in hypothesis.items()
     )
-    norms = [
-        math.sqrt(sum(weight * weight for weight in vector.values())) for vector in (hypothesis, reference)
-    ]
+    norms = [math.sqrt(sum(weight * weight for weight in vector.values())) for vector in (hypothesis, reference)]
     return _ratio(overlap, norms[0] * norms[1])
 
 
@@ -446,9 +437,7 @@ def choice_scores(
     input, an empty choice, NaN and a gold index out of range. Source: EleutherAI lm-eval 0.4, `multiple_choice`.
     """
     if not len(gold) or not len(logprobs) == len(choices) == len(gold):
-        raise ValueError(
-            f"{len(logprobs)} log-likelihoods, {len(choices)} lists of choices, {len(gold)} gold indices"
-        )
+        raise ValueError(f"{len(logprobs)} log-likelihoods, {len(choices)} lists of choices, {len(gold)} gold indices")
     predictions = {"acc": [], "acc_norm": [], "acc_bytes": []}
     for scores, texts, right in zip(logprobs, choices, gold):
         values = np.asarray(scores, dtype=float)

@@ -31,15 +31,11 @@ def _vector(values: ArrayLike, name: str) -> np.ndarray:
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{name}: expected a non-empty vector, got shape {array.shape}")
     if not np.isfinite(array).all():
-        raise ValueError(
-            f"{name}: {np.count_nonzero(~np.isfinite(array))} of {array.size} values are not finite"
-        )
+        raise ValueError(f"{name}: {np.count_nonzero(~np.isfinite(array))} of {array.size} values are not finite")
     return array
 
 
-def _codes(
-    labels: Sequence[Hashable] | np.ndarray, size: int, name: str
-) -> tuple[np.ndarray, dict[Hashable, int]]:
+def _codes(labels: Sequence[Hashable] | np.ndarray, size: int, name: str) -> tuple[np.ndarray, dict[Hashable, int]]:
     """Labels as integers in order of first appearance, and the integer of each label."""
     # A dictionary and not np.unique, which would turn 1 and "1" into the same label.
     labels = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
@@ -154,9 +150,7 @@ def _differences(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     return first - second
 
 
-def paired_difference(
-    a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable], alpha: float = 0.05
-) -> Estimate:
+def paired_difference(a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable], alpha: float = 0.05) -> Estimate:
     """Mean of a - b over items scored under both conditions, clustered by image.
 
     a, b: shape (items,), in the same order of items, which the caller asserts by id. Covers the sampling of images

@@ -99,7 +99,9 @@ def run(job, out: Path) -> dict:
     for name in ordered:
         columns = text_columns([inputs[f"scores/{name}"]], tasks["text"])
         cost = cost_columns([pieces[name] | {"seconds": spent[name]}])
-        rows.append({"model": "text only", "branch_percent": settings["checkpoints"][name], "seeds": 1} | columns | cost)
+        rows.append(
+            {"model": "text only", "branch_percent": settings["checkpoints"][name], "seeds": 1} | columns | cost
+        )
 
     by_percent: dict[float, list[str]] = {}
     for name, row in settings["rows"].items():
@@ -168,7 +170,10 @@ def markdown(table: pd.DataFrame, tasks: dict, prior: pd.DataFrame, settings: di
 
     lines += [row("**vision stable score**", "vision_stable"), row("**text stable score**", "text_stable")]
     level = f"{100 * models['language_prior'].iloc[0]:.1f}"
-    lines += [row("vision average", "vision_average", "", level), row("**gain over the language prior**", "vision_gain")]
+    lines += [
+        row("vision average", "vision_average", "", level),
+        row("**gain over the language prior**", "vision_gain"),
+    ]
     for name, task in tasks["vision"].items():
         title = name.replace("_", " ") + ("" if task["stable"] else " (not in the score)")
         other = f"{100 * shown.score[name]:.1f} ({shown.prior[name]})"
@@ -179,10 +184,18 @@ def markdown(table: pd.DataFrame, tasks: dict, prior: pd.DataFrame, settings: di
     for name, task in tasks["text"].items():
         lines.append(row(name.replace("_", " "), name, f"{100 * task['chance']:g}"))
     bits = [f"{value:.3f}" for value in models["bits_per_byte"]]
-    lines.append("| held-out bits per byte | " + " | ".join([*bits, f"{reference['bits_per_byte']:.3f}", "", ""]) + " |")
+    lines.append(
+        "| held-out bits per byte | " + " | ".join([*bits, f"{reference['bits_per_byte']:.3f}", "", ""]) + " |"
+    )
     flops = [f"{value:.2e}" for value in models["training_flops"]]
     lines.append("| training FLOPs | " + " | ".join([*flops, f"{reference['training_flops']:.2e}", "", ""]) + " |")
-    lines += ["", "The text run on its way:", "", "| text tokens | held-out bits per byte | text stable score |", "|---|---|---|"]
+    lines += [
+        "",
+        "The text run on its way:",
+        "",
+        "| text tokens | held-out bits per byte | text stable score |",
+        "|---|---|---|",
+    ]
     for _, r in table[table["model"] == "text only"].iterrows():
         tokens = f"{int(r['text_run_tokens']):,} ({r['branch_percent']:g}%)"
         lines.append(f"| {tokens} | {r['bits_per_byte']:.3f} | {cell(r, 'text_stable')} |")

@@ -56,9 +56,7 @@ def interleave(counts: dict[str, int]) -> NDArray[np.int64]:
     return owner[np.argsort(np.concatenate(places), kind="stable")]
 
 
-def mixture_order(
-    sizes: dict[str, int], counts: dict[str, int], seed: int
-) -> NDArray[np.int64]:
+def mixture_order(sizes: dict[str, int], counts: dict[str, int], seed: int) -> NDArray[np.int64]:
     """The whole run's sample numbers [sum of counts] in a data set that lays the streams of `sizes` end to end."""
     counts = {name: counts.get(name, 0) for name in sizes}
     owner = interleave(counts)

@@ -48,9 +48,7 @@ def main_schedule(text, sequence: int) -> Schedule:
     )
 
 
-def cooldown_schedule(
-    main: Schedule, branch_step: int, steps: int, floor: float, peak: float, warmup: int
-) -> Schedule:
+def cooldown_schedule(main: Schedule, branch_step: int, steps: int, floor: float, peak: float, warmup: int) -> Schedule:
     """The schedule of a cooldown of `steps` updates that leaves the main run after `branch_step` updates.
 
     `peak` and `warmup` apply at the two ends of the main run only (branch_step 0 and main.steps).

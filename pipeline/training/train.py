@@ -1,8 +1,8 @@
 """Text pre-training, cooldown and fine-tuning: one trainer with three settings. The one place that knows Composer.
 
-    text       the main schedule over one stream of text; stops at a branch point and can be continued
-    cooldown   starts from a text state, continues its rate, mixes captions into the text
-    fine-tune  starts from a cooldown, its own schedule, several passes over the instructions
+text       the main schedule over one stream of text; stops at a branch point and can be continued
+cooldown   starts from a text state, continues its rate, mixes captions into the text
+fine-tune  starts from a cooldown, its own schedule, several passes over the instructions
 """
 
 from __future__ import annotations
