@@ -90,7 +90,7 @@ OUT_OF_RANGE = [
     (SCALE, "text.peak_lr", 0, "(from 0 to 1)"),
     (SCALE, "text.peak_lr", 2, "(from 0 to 1)"),
     (SCALE, "text.floor_lr", NAN, "(from 0 to 1)"),
-    (SCALE, "text.clip_norm", NAN, "greater than 0"),
+    (SCALE, "text.clip_norm", NAN, "finite"),
     (SCALE, "text.clip_norm", INF, "finite"),
     (SCALE, "text.beta2", 1.0, "less than 1"),
     (SCALE, "cooldown.weight_decay", -0.1, "(from 0 to 10)"),

@@ -219,7 +219,7 @@ def test_conversations_have_all_families_and_up_to_the_turns_asked_for(instructi
     assert set(families) == {"presence", "short_answer", "counting", "relations", "reading", "boxes"}
     assert min(families.values()) > 0.04 * sum(families.values())
     assert max(len(turns) for _, turns in instructions) == 6
-    assert sum(len(turns) for _, turns in instructions) > 5.5 * MANY
+    assert sum(len(turns) for _, turns in instructions) > 3.5 * MANY
     for turns, concepts in ((1, 24), (2, 24), (6, 4)):
         settings = changed(turns=turns, concepts=concepts)
         assert all(1 <= len(writer.conversation(settings, index)[1]) <= turns for index in range(16))
@@ -323,7 +323,7 @@ def test_no_training_scene_has_the_names_of_an_evaluation_scene_in_the_same_cell
 
     # Scenes of one kind alone may differ in the artists only.
     evaluation = {arrangement(scene) for _, scene in test_made[0] if len(scene.counts) > 1}
-    assert len(evaluation) > 200
+    assert len(evaluation) > 100
     training = {arrangement(scene) for scene in [s for s, _ in captions] + [s for s, _ in instructions]}
     assert not training & evaluation
 
