@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.data import formats
-from pipeline.evaluation.statistics import Estimate, mean_of_means
+from pipeline.evaluation.statistics import Estimate, mean_of_means, wilson
 from pipeline.evaluation.tasks import ask, majority_answers, score_answer
 
 KEY = ["task", "id"]
@@ -66,10 +66,19 @@ def paired(rows: pd.DataFrame, prior: pd.DataFrame) -> pd.DataFrame:
 
 
 def average(rows: pd.DataFrame, chance: Mapping[str, float], column: str = "score", cluster: str = "image") -> Estimate:
-    """Mean over the tasks of `chance` of (task mean - chance)."""
+    """Mean over the tasks of `chance` of (task mean - chance).
+
+    Where every answer scores 0 (or 1) there is no spread to make an interval of, and Wilson's takes its place, with
+    one trial a cluster. Raises ValueError for a task without rows.
+    """
     rows = rows[rows["task"].isin(list(chance))]
     missing = set(chance) - set(rows["task"])
     if missing:
         raise ValueError(f"no rows of {', '.join(sorted(missing))}")
     values = rows[column] - rows["task"].map(chance)
-    return mean_of_means(values.to_numpy(), rows["task"].tolist(), rows[cluster].tolist())
+    result = mean_of_means(values.to_numpy(), rows["task"].tolist(), rows[cluster].tolist())
+    if rows[column].nunique() == 1 and rows[column].iloc[0] in (0, 1):
+        trials, level = rows[cluster].nunique(), sum(chance.values()) / len(chance)
+        low, high = wilson(int(rows[column].iloc[0]) * trials, trials)
+        result = result._replace(low=low - level, high=high - level)
+    return result
