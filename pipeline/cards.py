@@ -140,4 +140,9 @@ class Ledger:
     def context(self) -> dict:
         """What a job may use but is not made from."""
         hardware = self.study.settings.scale.hardware
-        return {"wandb": self.study.settings.params.wandb, "save_steps": hardware.save_steps}
+        licences = [licence.model_dump() for licence in self.study.settings.data.licences]
+        return {
+            "wandb": self.study.settings.params.wandb,
+            "save_steps": hardware.save_steps,
+            "licences": licences,
+        }

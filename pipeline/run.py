@@ -16,6 +16,7 @@ from pipeline.files import atomic_folder, digest, read_json, stable_json, write_
 from pipeline.progress import Progress
 from pipeline.study import PHASES
 
+DATA_PHASES = ("sources", "tokenizer", "shards", "features")
 PARTIAL = Path(".study/partial")
 RESUME = Path(".study/resume")
 
@@ -87,6 +88,8 @@ def make(job: JobFile, folder: Path, card_path: Path, start: float, cpu: float) 
             "cpu_seconds": round(time.process_time() - cpu, 2),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
+        if job.phase in DATA_PHASES:
+            measured["licences"] = job.context["licences"]
         write_text(out / "measured.json", stable_json(measured))
         write_text(out / "card.json", stable_json(job.card))
     if final != folder:
