@@ -29,8 +29,8 @@ localrules:
 rule table1:
     """The timing table and its figure."""
     input:
-        job=study.job_file("tables", "table1"),
-        parents=study.inputs("tables", "table1"),
+        job=study.job_file(study.table1),
+        parents=study.parents(study.table1),
     output:
         card="results/cards/table1.json",
         csv="results/table1.csv",

@@ -29,6 +29,10 @@ class Workflow:
         self.ledger.write_jobs()
 
     @property
+    def table1(self) -> Job:
+        return self.study.table1
+
+    @property
     def threads(self) -> int:
         return self.settings.scale.hardware.threads
 
@@ -36,17 +40,11 @@ class Workflow:
     def memory_mb(self) -> int:
         return self.settings.scale.hardware.memory_mb
 
-    def find(self, phase: str, label: str) -> Job:
-        """The one job of a phase with this label or id."""
-        (job,) = (j for j in self.ledger.jobs if j.phase == phase and label in (j.label, j.id))
-        return job
+    def job_file(self, job: Job) -> str:
+        return self.ledger.job_file(job).as_posix()
 
-    def job_file(self, phase: str, label: str) -> str:
-        return self.ledger.job_file(self.find(phase, label)).as_posix()
-
-    def inputs(self, phase: str, label: str) -> list[str]:
+    def parents(self, job: Job) -> list[str]:
         """The cards of the jobs whose files a job reads. A current job needs none: it will not run."""
-        job = self.find(phase, label)
         if self.ledger.current[job.key]:
             return []
         return sorted({parent.card for parent in self.ledger.inputs(job)})
@@ -59,7 +57,8 @@ class Workflow:
             if wildcards.id not in jobs:
                 known = ", ".join(sorted(jobs))
                 raise ValueError(f"artifacts/{phase}/{wildcards.id} is not in the study of params.yaml; it has {known}")
-            return {"job": self.job_file(phase, wildcards.id), "parents": self.inputs(phase, wildcards.id)}
+            job = jobs[wildcards.id]
+            return {"job": self.job_file(job), "parents": self.parents(job)}
 
         return inputs
 

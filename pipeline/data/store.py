@@ -37,6 +37,11 @@ def write_shards(out: Path, columns: dict[str, str], samples: Iterable[dict]) ->
     return count
 
 
+def count_samples(folder: Path) -> int:
+    """Samples that a folder's index promises; `verify_shards` says whether they are there."""
+    return sum(shard["samples"] for shard in read_json(folder / "index.json")["shards"])
+
+
 def verify_shards(folder: Path) -> int:
     """Check every shard's size and hash against the index; returns the number of samples.
 
@@ -49,14 +54,13 @@ def verify_shards(folder: Path) -> int:
         data = file.read_bytes() if file.exists() else b""
         if hashlib.sha1(data).hexdigest() != shard["raw_data"]["hashes"]["sha1"]:
             raise ValueError(f"{file}: missing or damaged; delete {folder} and run again to rebuild it")
-    return sum(shard["samples"] for shard in index["shards"])
+    return count_samples(folder)
 
 
 def read_sample_images(sample: dict) -> Iterator[tuple[dict, bytes]]:
     """A packed sample's images: their entry and their encoded bytes."""
     start = 0
-    entries = sample["images"] if isinstance(sample["images"], list) else json.loads(sample["images"])
-    for entry in entries:
+    for entry in sample["images"]:
         yield entry, sample["pixels"][start : start + entry["bytes"]]
         start += entry["bytes"]
 

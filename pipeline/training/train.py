@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from pipeline.config import Encoder, ModelSize, TextPhase
-from pipeline.data.store import FeatureStore, verify_shards
+from pipeline.data.store import FeatureStore, count_samples
 from pipeline.model.decoder import DecoderShape
 from pipeline.model.vlm import VLM, label_loss, training_flops
 from pipeline.training.batches import Collate, OrderedDataset, count_tokens, split_batch
@@ -83,7 +84,7 @@ def make_plan(job) -> Plan:
         counts = split_budget(steps * batch, {"text": 1 - images, "captions": images})
         return Plan(schedule, steps, counts=counts, **common)
     # The last batch of the last pass is filled up with samples of one more.
-    passes = settings["epochs"] * verify_shards(folders["instructions"])
+    passes = settings["epochs"] * count_samples(folders["instructions"])
     steps = -(-passes // batch)
     warmup = min(round(optimisation["warmup_fraction"] * steps), steps - 1)
     schedule = Schedule(optimisation["peak_lr"], optimisation["floor_lr"], warmup, steps)
@@ -155,7 +156,7 @@ class Recorder(Callback):
         self.step += 1
         self.seen.update(state.batch["kinds"])
         loss = float(state.total_loss_dict["loss/train/total"])
-        if not torch.isfinite(torch.tensor(loss)):
+        if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {self.step}; lower the peak learning rate")
         tokens = self.step * self.tokens_a_step
         self.rows.writerow([self.step, tokens, f"{self.plan.schedule.rate(self.step - 1):.6g}", f"{loss:.5f}"])
