@@ -1,7 +1,8 @@
 """The study as a workflow: text pre-training -> cooldown branches -> fine-tuning -> evaluation -> tables.
 
 What runs, from which parents and with which settings is params.yaml's and pipeline/study.py's business; here are the
-phases. A job's expected card (below .study/jobs/) is its one dated input: see pipeline/cards.py.
+phases. A job's expected card (below .study/jobs/) is its one dated input: see pipeline/cards.py. `snakemake all_STAGE`
+makes all artifacts of one of the stages that DVC sees (dvc.yaml).
 """
 
 import sys
@@ -11,7 +12,7 @@ sys.path.insert(0, workflow.basedir)
 
 from pipeline.workflow import Workflow
 
-study = Workflow(Path("."), config)
+study = Workflow(Path("."), config, main=workflow.is_main_process)
 
 
 # Read only under --software-deployment-method apptainer: replace it by an image in which `uv sync` was run.
@@ -31,16 +32,19 @@ rule table1:
     input:
         job=study.job_file(study.table1),
         parents=study.parents(study.table1),
+        broken=ancient(study.broken()),
     output:
-        card="results/cards/table1.json",
-        csv="results/table1.csv",
-        markdown="results/table1.md",
-        figure="results/figures/timing.png",
-        data="results/figures/timing.csv",
+        study.table1.card,
+        study.table1.published,
+        "results/table1.csv",
+        "results/table1.md",
+        "results/metrics.json",
+        multiext("results/figures/timing", ".png", ".csv"),
+        "results/figures/loss.csv",
     log:
-        "logs/tables/table1.log",
+        f"logs/tables/{study.table1.id}.log",
     benchmark:
-        "logs/tables/table1.tsv"
+        f"logs/tables/{study.table1.id}.tsv"
     threads: 1
     resources:
         mem_mb=1000,
@@ -207,6 +211,19 @@ rule evaluate:
         "evaluation: {wildcards.id}"
     shell:
         "python -m pipeline run {input.job} --log {log}"
+
+
+for stage in study.stages:
+
+    rule:
+        name:
+            f"all_{stage}"
+        input:
+            study.stage(stage),
+
+
+onsuccess:
+    study.record()
 
 
 onerror:

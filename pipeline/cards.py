@@ -13,8 +13,9 @@ import time
 from functools import cache, cached_property
 from pathlib import Path
 
+from pipeline import artifacts
 from pipeline.files import digest, read_json, stable_json, write_text
-from pipeline.study import PHASES, Job, Study, lineage
+from pipeline.study import PHASES, STAGES, Job, Study, lineage
 
 LONG_AGO = 946_684_800  # 2000-01-01: older than any output, so it never asks for a rerun
 JOBS = Path(".study/jobs")
@@ -70,6 +71,7 @@ class Ledger:
     def __init__(self, study: Study, root: Path):
         self.study, self.root = study, root
         self.cards: dict[tuple[str, str], dict] = {}
+        self.digests: dict[tuple[str, str], str] = {}
 
     def card(self, job: Job) -> dict:
         """The card that the job would write today."""
@@ -80,26 +82,65 @@ class Ledger:
                 "settings": job.settings,
                 "code": code_fingerprint(self.root, job.phase),
                 "parents": {
-                    role: {"phase": parent.phase, "id": parent.id, "card": digest(self.card(parent))}
+                    role: {"phase": parent.phase, "id": parent.id, "card": self.digest(parent)}
                     for role, parent in sorted(job.parents.items())
                 },
             }
         return self.cards[job.key]
 
-    def is_current(self, job: Job) -> bool:
+    def digest(self, job: Job) -> str:
+        """The digest of the job's card."""
+        if job.key not in self.digests:
+            self.digests[job.key] = digest(self.card(job))
+        return self.digests[job.key]
+
+    def old_card(self, job: Job) -> dict | None:
+        """The card in the artifact's folder, if there is one."""
         try:
-            return read_json(self.root / job.card) == self.card(job)
+            return read_json(self.root / job.card)
         except (OSError, ValueError):
-            return False
+            return None
+
+    def fault(self, job: Job) -> str | None:
+        """What keeps the artifact from being what today's study asks for, or None."""
+        card = self.old_card(job)
+        if card is None:
+            return "deleted" if self.was_here(job) else "not made yet"
+        if card != self.card(job):
+            return "made from another card"
+        damaged = artifacts.damage(self.root, job.folder, job.files, self.digest(job))
+        if damaged is None and job.published:
+            damaged = artifacts.damage(self.root, "results", job.published, self.digest(job))
+        return damaged
+
+    def was_here(self, job: Job) -> bool:
+        """Whether the artifact, from today's card, was once found whole in this folder."""
+        return artifacts.seen(self.root, job.files).get("card") == self.digest(job)
 
     @cached_property
-    def current(self) -> dict[tuple[str, str], bool]:
-        return {job.key: self.is_current(job) for job in self.jobs}
+    def faults(self) -> dict[tuple[str, str], str | None]:
+        return {job.key: self.fault(job) for job in self.jobs}
+
+    def is_current(self, job: Job) -> bool:
+        return self.faults[job.key] is None
+
+    @cached_property
+    def broken(self) -> list[Job]:
+        """Artifacts that were here as today's study wants them, and are now damaged or gone.
+
+        Nothing that is made from them asks for them, so they must be asked for by name. An artifact that was never
+        here (not pulled) is not broken: it is made when something needs it.
+        """
+        faulty = [job for job in self.jobs if not self.is_current(job) and not job.published]
+        return [job for job in faulty if self.was_here(job) or self.old_card(job) == self.card(job)]
 
     @cached_property
     def jobs(self) -> list[Job]:
         """All jobs, parents first."""
         return lineage(self.study.table1)
+
+    def stage_jobs(self, stage: str) -> list[Job]:
+        return [job for job in self.jobs if job.phase in STAGES[stage]]
 
     def job_file(self, job: Job) -> Path:
         return self.root / JOBS / job.phase / f"{job.id}.json"
@@ -108,35 +149,51 @@ class Ledger:
         """The jobs whose files this one reads."""
         return [*job.parents.values(), *([job.continues] if job.continues else [])]
 
+    def take_back(self) -> None:
+        """Put artifacts that were set aside and are in the study again back in their places."""
+        for job in self.jobs:
+            artifacts.take_back(self.root, job.folder, self.card(job))
+
+    def set_aside(self, stage: str) -> list[Path]:
+        """Move a stage's artifacts that are not in the study out of DVC's sight."""
+        ids = {phase: {job.id for job in self.jobs if job.phase == phase} for phase in STAGES[stage]}
+        return [folder for phase in ids for folder in artifacts.set_aside(self.root, phase, ids[phase])]
+
     def write_jobs(self) -> None:
         """Write what each job must do, dated so that Snakemake reruns exactly the jobs that are not current.
 
         The date of a job's file is the only file time that Snakemake acts on: long ago for a current artifact, newer
         than the artifact otherwise. Files that already say so are left alone.
         """
-        todo = [job for job in self.jobs if not self.current[job.key]]
+        todo = {job.key: number for number, job in enumerate((j for j in self.jobs if not self.is_current(j)), 1)}
         for job in self.jobs:
             file = self.job_file(job)
             text = stable_json(
                 {
                     "card": self.card(job),
                     "folder": job.folder,
-                    "card_path": job.card,
+                    "published": job.published,
                     "inputs": {role: parent.folder for role, parent in sorted(job.parents.items())},
                     "continues": job.continues.folder if job.continues else None,
-                    "place": f"{todo.index(job) + 1}/{len(todo)}" if job in todo else None,
-                    "context": self.context(),
+                    "place": f"{todo[job.key]}/{len(todo)}" if job.key in todo else None,
+                    "context": self.context,
                 }
             )
             if not file.exists() or file.read_text(encoding="utf-8") != text:
                 write_text(file, text)
-            artifact = self.root / job.card
-            if self.current[job.key]:
+            if job.key not in todo:
                 os.utime(file, (LONG_AGO, LONG_AGO))
-            elif artifact.exists() and file.stat().st_mtime <= artifact.stat().st_mtime:
-                now = max(time.time(), artifact.stat().st_mtime + 1)
+                continue
+            made = max((p.stat().st_mtime for p in self.outputs(job) if p.exists()), default=None)
+            if made is not None and file.stat().st_mtime <= made:
+                now = max(time.time(), made + 1)
                 os.utime(file, (now, now))
 
+    def outputs(self, job: Job) -> list[Path]:
+        """The files that tell Snakemake that a job is done."""
+        return [self.root / path for path in (job.card, job.published) if path]
+
+    @cached_property
     def context(self) -> dict:
         """What a job may use but is not made from."""
         hardware = self.study.settings.scale.hardware

@@ -10,13 +10,19 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Percent = Annotated[float, Field(ge=0, le=100)]
-Count = Annotated[int, Field(ge=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(gt=0, le=1)]
+from pipeline.sections import (
+    Count,
+    Encoder,
+    Fraction,
+    ModelSize,
+    Optimisation,
+    Percent,
+    Section,
+    TextPhase,
+    find_weights,
+)
 
 
 class ConfigError(ValueError):
@@ -24,10 +30,6 @@ class ConfigError(ValueError):
 
     def __init__(self, file: str | Path, key: str, found: object, allowed: str):
         super().__init__(f"{file}: {key}: found {found!r}, allowed: {allowed}")
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 # --- params.yaml: what a researcher varies ---------------------------------------------------------------------------
@@ -71,34 +73,6 @@ class Params(Section):
 
 
 # --- configs/scale: what defines a scale -----------------------------------------------------------------------------
-
-
-class ModelSize(Section):
-    vocabulary: int = Field(ge=300, le=65536, description="tokens in the tokenizer")
-    layers: Count
-    heads: Count
-    width: int = Field(ge=8, description="d_model")
-    sequence: int = Field(ge=16, description="positions a training sequence")
-
-
-class Optimisation(Section):
-    """AdamW and its schedule; budgets are in tokens (positions), batches in sequences."""
-
-    batch: Count = Field(description="sequences a step")
-    peak_lr: Rate
-    floor_lr: float = Field(ge=0, le=1)
-    weight_decay: float = Field(ge=0, le=10)
-    decay_vectors: bool = Field(description="whether weight decay applies to biases and gains too")
-    beta1: Beta = 0.9
-    beta2: Beta = 0.95
-    epsilon: Rate = 1e-8
-    clip_norm: float = Field(gt=0)
-    z_loss: float = Field(ge=0, le=1)
-
-
-class TextPhase(Optimisation):
-    tokens: Count = Field(description="tokens of the whole text run (100%)")
-    warmup_steps: int = Field(ge=0)
 
 
 class CooldownPhase(Optimisation):
@@ -161,15 +135,6 @@ class Licence(Section):
 class DataSource(Section):
     source: Literal["scenes"] = Field(description="which module of pipeline/data writes the official formats")
     licences: list[Licence]
-
-
-class Encoder(Section):
-    kind: Literal["efficientnet_lite0"]
-    weights: str = Field(description="importable package whose folder holds the weights, or a folder")
-    pixels: int = Field(ge=32, description="side of the square input")
-    patches: Count = Field(description="image tokens")
-    width: Count = Field(description="numbers a patch")
-    cache: bool = Field(description="compute every image's features once for the whole study")
 
 
 class VisionTask(Section):
@@ -360,14 +325,3 @@ def check_encoders(encoders: dict[str, Encoder], scale: Scale, scale_file: str) 
             raise ConfigError(
                 f"configs/encoder/{name}.yaml", "weights", encoder.weights, "an installed package or an existing folder"
             )
-
-
-def find_weights(encoder: Encoder) -> Path | None:
-    """The folder of an encoder's weights, or None. Imports nothing of the package."""
-    from importlib.util import find_spec
-
-    if "/" in encoder.weights:
-        folder = Path(encoder.weights)
-        return folder if folder.is_dir() else None
-    spec = find_spec(encoder.weights) if encoder.weights.isidentifier() else None
-    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None

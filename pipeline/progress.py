@@ -31,5 +31,5 @@ class Progress:
             self.last = now
             print(line, file=self.screen, flush=True)
 
-    def done(self, measured: dict) -> None:
-        print(f"{self.title}  done in {measured['seconds']:.0f} s", file=self.screen, flush=True)
+    def done(self, seconds: float) -> None:
+        print(f"{self.title}  done in {seconds:.0f} s", file=self.screen, flush=True)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import resource
 import shutil
 import sys
 import time
 import traceback
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline import artifacts
 from pipeline.files import atomic_folder, digest, read_json, stable_json, write_text
 from pipeline.progress import Progress
 from pipeline.study import PHASES
@@ -65,48 +68,69 @@ def run_job(file: Path, log: Path | None) -> int:
         progress=Progress(f"[{description['place'] or '-'}] {card['phase']} {card['id']}", screen),
     )
     start, cpu = time.time(), time.process_time()
+    folder, published = description["folder"], description["published"]
     try:
-        measured = make(job, Path(description["folder"]), Path(description["card_path"]), start, cpu)
+        if already_made(folder, card):
+            write_text(Path(folder) / artifacts.CARD, stable_json(card))
+        else:
+            make(job, Path(folder))
+        artifacts.remember(Path("."), folder, f"{folder}/{artifacts.FILES}")
+        if published:
+            publish(Path(folder), Path(published))
     except Exception as error:
         traceback.print_exc()
         print(f"{card['phase']} {card['id']}: {type(error).__name__}: {error}", file=screen)
         return 1
-    job.progress.done(measured)
+    spent = {
+        "seconds": round(time.time() - start, 2),
+        "cpu_seconds": round(time.process_time() - cpu, 2),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "machine": platform.node(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if log:
+        write_text(log.with_suffix(".json"), stable_json({"card": digest(card)} | spent))
+    job.progress.done(spent["seconds"])
     print("finished", flush=True)
     shutil.rmtree(job.resume, ignore_errors=True)
     return 0
 
 
-def make(job: JobFile, folder: Path, card_path: Path, start: float, cpu: float) -> dict:
-    """Run the phase into a partial folder outside any tracked one, then move it into place with its card."""
+def already_made(folder: str, card: dict) -> bool:
+    """Whether the artifact is there, whole and of this card, and lacks its card alone.
+
+    Snakemake deletes the card of a job that was done but not yet noted when Snakemake was killed.
+    """
+    return artifacts.damage(Path("."), folder, f"{folder}/{artifacts.FILES}", digest(card)) is None
+
+
+def make(job: JobFile, folder: Path) -> None:
+    """Run the phase into a partial folder outside any tracked one, then move it into place, its card last.
+
+    What goes into the folder is the same on every run; times and machines go to the log.
+    """
     phase = importlib.import_module(PHASES[job.phase])
-    final = folder if job.phase != "tables" else PARTIAL.parent / "tables" / job.card["id"]
-    with atomic_folder(final, PARTIAL / job.card["id"]) as out:
+    with atomic_folder(folder, PARTIAL / job.card["id"]) as out:
         measured = phase.run(job, out) or {}
-        measured |= {
-            "seconds": round(time.time() - start, 2),
-            "cpu_seconds": round(time.process_time() - cpu, 2),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        }
         if job.phase in DATA_PHASES:
             measured["licences"] = job.context["licences"]
         write_text(out / "measured.json", stable_json(measured))
-        write_text(out / "card.json", stable_json(job.card))
-    if final != folder:
-        publish(final, folder, card_path)
-    return measured
+        artifacts.make_manifest(out, digest(job.card))
+        write_text(out / artifacts.CARD, stable_json(job.card))
 
 
-def publish(made: Path, results: Path, card_path: Path) -> None:
-    """Copy a table's files into results/, which several tables share; the card comes last."""
-    files = [p for p in sorted(made.rglob("*")) if p.is_file() and p.name not in ("card.json", "measured.json")]
-    for file in files:
-        target = results / file.relative_to(made)
+def publish(made: Path, published: Path) -> None:
+    """Copy a table's files into results/, which several tables share; the list of what they were made from comes last."""
+    results = published.parents[1]
+    manifest = read_json(made / artifacts.FILES)
+    del manifest["files"]["measured.json"]
+    for name in manifest["files"]:
+        target = results / name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
-        shutil.copyfile(file, partial)
+        shutil.copyfile(made / name, partial)
         os.replace(partial, target)
-    write_text(card_path, (made / "card.json").read_text(encoding="utf-8"))
+    write_text(published, stable_json(manifest))
 
 
 def redirect(log: Path):

@@ -28,6 +28,16 @@ PHASES = {
     "tables": "pipeline.reporting.table1",
 }
 
+# The coarse steps that DVC sees (dvc.yaml), each with the phases whose artifacts it makes.
+STAGES = {
+    "prepare": ("sources", "tokenizer", "shards", "features"),
+    "pretrain": ("pretrain",),
+    "cooldown": ("cooldown",),
+    "finetune": ("finetune",),
+    "evaluate": ("evaluate",),
+    "report": ("tables",),
+}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -54,12 +64,22 @@ class Job:
     @property
     def folder(self) -> str:
         """Where the job's files go, relative to the project."""
-        return "results" if self.phase == "tables" else f"artifacts/{self.phase}/{self.id}"
+        return f"artifacts/{self.phase}/{self.id}"
 
     @property
     def card(self) -> str:
         """The path of the card that says what the files were made from."""
-        return f"results/cards/{self.label}.json" if self.phase == "tables" else f"{self.folder}/card.json"
+        return f"{self.folder}/card.json"
+
+    @property
+    def files(self) -> str:
+        """The path of the list of the job's files with their hashes."""
+        return f"{self.folder}/files.json"
+
+    @property
+    def published(self) -> str | None:
+        """The path of the list of a table's files that are copied to results/, with what they were made from."""
+        return f"results/made_from/{self.label}.json" if self.phase == "tables" else None
 
 
 def text_steps(settings: Settings) -> int:

@@ -1,36 +1,60 @@
-"""What the Snakefile asks for: job files, edges, and what to say when something fails."""
+"""What the Snakefile asks for: job files, edges, what to record, and what to say when something fails."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.cards import Ledger
 from pipeline.config import ConfigError, load_settings
-from pipeline.study import Job, Study
+from pipeline.processes import OWNER, Presence, end_with_dvc, remove_stale_locks
+from pipeline.study import STAGES, Job, Study
+
+
+def open_ledger(root: Path) -> Ledger:
+    """The ledger of the study that params.yaml describes. A configuration error ends the process with its one line."""
+    try:
+        return Ledger(Study(load_settings(root)), root)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 class Workflow:
-    """The study as Snakemake sees it. A configuration error ends the process with its one line."""
+    """The study as Snakemake sees it.
 
-    def __init__(self, root: Path, config: dict):
-        try:
-            if config:
-                allowed = "nothing: settings are in params.yaml (edit it, or use `dvc exp run -S KEY=VALUE`)"
-                raise ConfigError("command line", "--config", dict(config), allowed)
-            self.settings = load_settings(root)
-            self.study = Study(self.settings)
-        except ConfigError as error:
-            print(error, file=sys.stderr)
-            raise SystemExit(2) from None
-        self.ledger = Ledger(self.study, root)
-        self.ledger.write_jobs()
+    `main` is false for the copies of Snakemake that a cluster's nodes run: they carry out one job and decide nothing.
+    """
+
+    def __init__(self, root: Path, config: dict, main: bool):
+        if config:
+            allowed = "nothing: settings are in params.yaml (edit it, or use `dvc exp run -S KEY=VALUE`)"
+            print(ConfigError("command line", "--config", dict(config), allowed), file=sys.stderr)
+            raise SystemExit(2)
+        self.root = root
+        self.ledger = open_ledger(root)
+        self.study, self.settings = self.ledger.study, self.ledger.study.settings
+        os.environ[OWNER] = str(os.getpid())
+        if main:
+            end_with_dvc()
+            self.presence = Presence(root)
+            busy = remove_stale_locks(root, self.presence)
+            if busy:
+                print(busy, file=sys.stderr)
+            self.ledger.take_back()
+            self.ledger.write_jobs()
 
     @property
     def table1(self) -> Job:
         return self.study.table1
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(STAGES)
 
     @property
     def threads(self) -> int:
@@ -45,9 +69,18 @@ class Workflow:
 
     def parents(self, job: Job) -> list[str]:
         """The cards of the jobs whose files a job reads. A current job needs none: it will not run."""
-        if self.ledger.current[job.key]:
+        if self.ledger.is_current(job):
             return []
         return sorted({parent.card for parent in self.ledger.inputs(job)})
+
+    def broken(self) -> list[str]:
+        """The cards of artifacts that were here and are damaged or gone."""
+        return [job.card for job in self.ledger.broken]
+
+    def stage(self, stage: str) -> list[str]:
+        """The cards of all artifacts of a stage, and the tables' files in results/."""
+        jobs = self.ledger.stage_jobs(stage)
+        return [path for job in jobs for path in (job.card, job.published) if path]
 
     def edges(self, phase: str) -> Callable:
         """Snakemake's input function of a phase: the expected card, and the parents' cards."""
@@ -62,12 +95,32 @@ class Workflow:
 
         return inputs
 
+    def record(self) -> None:
+        """After a run: note in dvc.lock what is there, stage by stage, as far as stages are complete.
+
+        Under `dvc repro` DVC does that itself.
+        """
+        if "DVC_STAGE" in os.environ or not (self.root / ".dvc").is_dir() or not (self.root / ".git").exists():
+            return
+        ledger, complete = Ledger(self.study, self.root), []
+        for stage in STAGES:
+            if not all(ledger.is_current(job) for job in ledger.stage_jobs(stage)):
+                break
+            ledger.set_aside(stage)
+            complete.append(stage)
+        if complete:
+            command = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet", *complete]
+            done = subprocess.run(command, cwd=self.root, capture_output=True, text=True)
+            if done.returncode:
+                print(f"dvc.lock was not updated: {done.stderr.strip()}", file=sys.stderr)
+
     def failures(self) -> str:
         """For the end of a failed run: what each failed job said, and the command that goes on."""
+        ledger = Ledger(self.study, self.root)
         lines = ["", "Failed:"]
-        for job in self.ledger.jobs:
-            log = Path("logs") / job.phase / f"{job.id if job.phase != 'tables' else job.label}.log"
-            if not self.ledger.is_current(job) and log.exists():
+        for job in ledger.jobs:
+            log = Path("logs") / job.phase / f"{job.id}.log"
+            if not ledger.is_current(job) and log.exists():
                 said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
                 if said and not said[-1].startswith("finished"):
                     lines.append(f"  {job.phase} {job.id}: {said[-1]}   ({log})")

@@ -33,8 +33,8 @@ def run(job, out: Path) -> dict:
     """Phase "features": encode the part's images."""
     import torch
 
-    from pipeline.config import Encoder
     from pipeline.model.vision import build_encoder, decode_image
+    from pipeline.sections import Encoder
 
     torch.set_num_threads(1)  # part of the bits: another number of threads sums in another order
     settings = Encoder(**job.settings["encoder"], cache=True)

@@ -119,11 +119,8 @@ def with_special_tokens(form: dict) -> dict:
 
 def run(job, out: Path) -> dict:
     """Phase "tokenizer": train on the text and on a sample of the captions and instructions."""
-    from time import process_time
-
-    start = process_time()
     tokenizer = train_tokenizer(study_texts(job.inputs), job.settings["vocabulary"], out / "tokenizer.json")
-    return {"vocabulary": tokenizer.vocabulary, "training_cpu_seconds": round(process_time() - start, 2)}
+    return {"vocabulary": tokenizer.vocabulary}
 
 
 def study_texts(inputs: dict[str, Path], samples: int = 2000) -> Iterator[str]:

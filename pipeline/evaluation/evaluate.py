@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import ModelSize
 from pipeline.data import formats
 from pipeline.data.read_text import read_choices, read_documents
 from pipeline.data.records import Question
@@ -29,6 +28,7 @@ from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.evaluation.tasks import ask, score_answer, shuffled_images, subset
 from pipeline.model.decoder import DecoderShape
 from pipeline.model.vlm import IGNORE, VLM, greedy
+from pipeline.sections import ModelSize
 from pipeline.training.state import load_weights
 
 VISION_COLUMNS = ["task", "condition", "id", "image", "kind", "split", "answer", "prediction", "valid", "score"]
@@ -222,7 +222,7 @@ def write_rows(path: Path, columns: list[str], rows: Iterable[list]) -> int:
 def make_viewer(settings: dict, features: Path | None) -> Viewer | None:
     if settings["encoder"] is None:
         return None
-    from pipeline.config import Encoder
+    from pipeline.sections import Encoder
 
     encoder = Encoder(**settings["encoder"])
     if features is not None:

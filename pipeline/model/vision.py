@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.config import Encoder, find_weights
+from pipeline.sections import Encoder, find_weights
 
 PLACE_SCALE = 4.0  # among 1280 channels of unit variance, a place in ones would go unnoticed
 

@@ -1,18 +1,20 @@
 """Phase "tables", table 1: when should images come in? A row a branch point, and the text run itself for reference.
 
-Writes table1.csv (all figures), table1.md (for reading), figures/timing.csv and figures/timing.png (Figure 4 of this
-study). Scores are fractions (0..1) with 95% intervals; every column but `seconds` is the same on every run.
+Writes table1.csv (all figures), table1.md (for reading), metrics.json (its headline, for `dvc metrics`),
+figures/timing.csv and figures/timing.png (Figure 4 of this study) and figures/loss.csv. Scores are fractions (0..1)
+with 95% intervals; every file is the same on every run.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pandas as pd
 
 from pipeline.evaluation.metrics import bits_per_byte
 from pipeline.evaluation.statistics import Estimate
-from pipeline.files import read_json
+from pipeline.files import read_json, stable_json, write_text
 from pipeline.reporting import scores
 from pipeline.reporting.figures import timing_figure
 
@@ -64,7 +66,7 @@ def vision_columns(folders: list[Path], tasks: dict, prior: pd.DataFrame) -> dic
 
 
 def cost_columns(runs: list[dict]) -> dict:
-    """Tokens by kind, FLOPs and seconds of a model's whole ancestry; `runs` are measured.json, text run first."""
+    """Tokens by kind and FLOPs of a model's whole ancestry; `runs` are measured.json, text run first."""
     text, rest = runs[0], runs[1:]
     columns = {"text_run_tokens": text.get("tokens", {}).get("positions", 0)}
     for name, run in zip(("cooldown", "finetune"), rest):
@@ -74,8 +76,7 @@ def cost_columns(runs: list[dict]) -> dict:
         columns["image_fraction_of_sequences"] = rest[0]["image_fraction"]["of_sequences"]
         columns["image_fraction_of_tokens"] = rest[0]["image_fraction"]["of_positions"]
         columns["cooldown_first_lr"] = rest[0]["learning_rates"]["first"]
-    columns["training_flops"] = sum(run.get("training_flops", 0) for run in runs)
-    return columns | {"seconds": round(sum(run.get("seconds", 0) for run in runs), 1)}
+    return columns | {"training_flops": sum(run.get("training_flops", 0) for run in runs)}
 
 
 def measured(folder: Path | None) -> dict:
@@ -92,13 +93,9 @@ def run(job, out: Path) -> dict:
     prior = scores.language_prior(majority, blind)
 
     rows = []
-    # A text run is made in pieces, one a branch point: a checkpoint costs all pieces up to it.
-    ordered = sorted(settings["checkpoints"], key=settings["checkpoints"].get)
-    pieces = {name: measured(inputs[f"pretrain/{name}"]) for name in ordered}
-    spent = dict(zip(ordered, pd.Series([p["seconds"] for p in pieces.values()]).cumsum()))
-    for name in ordered:
+    for name in sorted(settings["checkpoints"], key=settings["checkpoints"].get):
         columns = text_columns([inputs[f"scores/{name}"]], tasks["text"])
-        cost = cost_columns([pieces[name] | {"seconds": spent[name]}])
+        cost = cost_columns([measured(inputs[f"pretrain/{name}"])])
         rows.append(
             {"model": "text only", "branch_percent": settings["checkpoints"][name], "seeds": 1} | columns | cost
         )
@@ -111,13 +108,11 @@ def run(job, out: Path) -> dict:
         columns = vision_columns(folders, tasks["vision"], prior) | text_columns(folders, tasks["text"])
         first = names[0]
         text = measured(inputs.get(f"pretrain/{first}"))
-        text |= {"seconds": next((spent[n] for n in ordered if settings["checkpoints"][n] == percent), 0)}
         cost = cost_columns([text, *(measured(inputs[f"{phase}/{first}"]) for phase in ("cooldown", "finetune"))])
         rows.append({"model": "vlm", "branch_percent": percent, "seeds": len(names)} | columns | cost)
 
     table = pd.DataFrame(rows)
-    cost_last = [c for c in table.columns if c != "seconds"] + ["seconds"]
-    order = ["model", "branch_percent", "seeds", *vision_names(table, tasks), *cost_last[3:]]
+    order = ["model", "branch_percent", "seeds", *vision_names(table, tasks), *table.columns[3:]]
     table = table[list(dict.fromkeys(order))]
     table.to_csv(out / "table1.csv", index=False, float_format="%.6g", lineterminator="\n")
     (out / "table1.md").write_text(markdown(table, tasks, prior, settings), encoding="utf-8")
@@ -125,7 +120,35 @@ def run(job, out: Path) -> dict:
     points = timing_points(table)
     points.to_csv(out / "figures" / "timing.csv", index=False, float_format="%.6g", lineterminator="\n")
     timing_figure(points, table, out / "figures" / "timing.png")
+    loss_curves(settings, inputs).to_csv(
+        out / "figures" / "loss.csv", index=False, float_format="%.5g", lineterminator="\n"
+    )
+    write_text(out / "metrics.json", stable_json(headline(table)))
     return {}
+
+
+def headline(table: pd.DataFrame) -> dict:
+    """The scores that one compares between experiments, in points, by branch point ("80%")."""
+    models = table[table["model"] == "vlm"].set_index("branch_percent")
+    points = dict.fromkeys(("vision_stable", "vision_gain", "text_stable"), 100) | {"bits_per_byte": 1}
+    return {
+        name: {f"{percent:g}%": round(factor * value, 3) for percent, value in models[name].items()}
+        for name, factor in points.items()
+    }
+
+
+def loss_curves(settings: dict, inputs: dict[str, Path], points: int = 50) -> pd.DataFrame:
+    """Training loss by percent of each phase: of the text run, and of the table's models on average."""
+    last = max(settings["checkpoints"], key=settings["checkpoints"].get)
+    runs = {"text run": [f"pretrain/{last}"]}
+    runs |= {phase: [f"{phase}/{name}" for name in settings["rows"]] for phase in ("cooldown", "finetune")}
+    curves = {}
+    for title, roles in runs.items():
+        losses = pd.concat([pd.read_csv(inputs[role] / "losses.csv") for role in roles])
+        part = (losses["step"] * points / losses["step"].max()).apply(math.ceil)
+        curves[title] = losses.groupby(part)["loss"].mean()
+    table = pd.DataFrame(curves)
+    return table.assign(percent=table.index * 100 / points)[["percent", *curves]]
 
 
 def vision_names(table: pd.DataFrame, tasks: dict) -> list[str]:
@@ -137,15 +160,11 @@ def vision_names(table: pd.DataFrame, tasks: dict) -> list[str]:
 
 
 def timing_points(table: pd.DataFrame) -> pd.DataFrame:
-    """The timing figure's data, one row a point: what is plotted and its interval."""
-    models = table[table["model"] == "vlm"]
-    frames = []
-    for score in ("vision_stable", "vision_gain", "text_stable"):
-        frame = models[["branch_percent", score, f"{score}_low", f"{score}_high"]].copy()
-        frame.columns = ["branch_percent", "value", "low", "high"]
-        frames.append(frame.assign(score=score))
-    frame = models[["branch_percent", "bits_per_byte"]].rename(columns={"bits_per_byte": "value"})
-    return pd.concat([*frames, frame.assign(score="bits_per_byte")], ignore_index=True)
+    """The timing figure's data: a row a branch point, what is plotted and its intervals."""
+    names = [
+        f"{score}{end}" for score in ("vision_stable", "vision_gain", "text_stable") for end in ("", "_low", "_high")
+    ]
+    return table.loc[table["model"] == "vlm", ["branch_percent", *names, "bits_per_byte"]]
 
 
 def markdown(table: pd.DataFrame, tasks: dict, prior: pd.DataFrame, settings: dict) -> str:

@@ -22,10 +22,10 @@ from composer.core import DataSpec
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from pipeline.config import Encoder, ModelSize, TextPhase
 from pipeline.data.store import FeatureStore, count_samples
 from pipeline.model.decoder import DecoderShape
 from pipeline.model.vlm import VLM, label_loss, training_flops
+from pipeline.sections import Encoder, ModelSize, TextPhase
 from pipeline.training.batches import Collate, OrderedDataset, count_tokens, split_batch
 from pipeline.training.mixture import derive_seed, split_budget
 from pipeline.training.schedule import Schedule, cooldown_schedule, main_schedule
@@ -221,7 +221,8 @@ def run(job, out: Path) -> dict:
         recorder.restore(state)
     elif plan.parent:
         branch(model, optimizer, plan.parent, plan.moments)
-    loader = data_loader(plan, settings["seed"], batch)
+    # The phase's name keeps a cooldown with the text run's own seed from reading the same text in the same order again.
+    loader = data_loader(plan, derive_seed(settings["seed"], job.phase), batch)
     encoder = frozen_encoder(plan)
     if model.projector is not None and not model.projector.calibrated and plan.has_images:
         model.projector.calibrate(first_features(loader, encoder))

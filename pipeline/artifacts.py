@@ -1,0 +1,104 @@
+"""Artifacts on disk: whole, damaged or gone; set aside when they leave the study and taken back when they return.
+
+An artifact is a folder with the files of a job, `files.json` (the digest of the card that they were made from, and
+every file's size and SHA-256) and `card.json`, written in this order. What a finished file looks like from outside
+(size, date) is remembered below .study/seen/, as git and DVC do: a file that still looks so is not read again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from pipeline.files import file_hash, folder_hashes, read_json, stable_json, write_text
+
+ARTIFACTS, STATE = Path("artifacts"), Path(".study")
+SEEN, ASIDE = STATE / "seen", STATE / "aside"
+CARD, FILES = "card.json", "files.json"
+
+
+def make_manifest(folder: Path, card_digest: str) -> None:
+    """Write `files.json` of a finished folder that has no card yet."""
+    hashes = folder_hashes(folder)
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": hashes[name]} for name in hashes}
+    write_text(folder / FILES, stable_json({"card": card_digest, "files": files}))
+
+
+def looks(folder: Path, names: list[str]) -> dict[str, list[int]]:
+    """[size, date in ns] of each file. Raises OSError if one is missing."""
+    stats = {name: os.stat(folder / name) for name in names}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def remember(root: Path, folder: str, manifest_file: str) -> None:
+    """Note how the files of a folder look that have just been found (or made) as its manifest says."""
+    manifest = read_json(root / manifest_file)
+    look = looks(root / folder, list(manifest["files"]))
+    write_text(root / SEEN / manifest_file, stable_json({"card": manifest["card"], "looks": look}))
+
+
+def seen(root: Path, manifest_file: str) -> dict:
+    """What was last remembered: {"card", "looks"}; empty if the files were never found whole here."""
+    try:
+        return read_json(root / SEEN / manifest_file)
+    except (OSError, ValueError):
+        return {}
+
+
+def damage(root: Path, folder: str, manifest_file: str, card_digest: str) -> str | None:
+    """What is wrong with a folder's files, or None if every one is as its manifest says and that is of this card.
+
+    Files that look as remembered are taken to be the same; the others are hashed, and remembered if all are right.
+    """
+    name = Path(manifest_file).name
+    try:
+        manifest = read_json(root / manifest_file)
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        made_from = manifest["card"]
+        look = looks(root / folder, list(files))
+    except OSError as error:
+        return f"{Path(error.filename or folder).name} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{name} is damaged"
+    if made_from != card_digest:
+        return f"{name} is of another card"
+    known = seen(root, manifest_file).get("looks", {})
+    if look == known:
+        return None
+    for name, (size, sha256) in files.items():
+        if look[name] != known.get(name) and (look[name][0] != size or file_hash(root / folder / name) != sha256):
+            return f"{name} has other bytes than when it was made"
+    remember(root, folder, manifest_file)
+    return None
+
+
+def strays(root: Path, phase: str, ids: set[str]) -> list[Path]:
+    """Artifacts of a phase that are not among `ids`."""
+    return sorted(p for p in (root / ARTIFACTS / phase).glob("*") if p.is_dir() and p.name not in ids)
+
+
+def set_aside(root: Path, phase: str, ids: set[str]) -> list[Path]:
+    """Move a phase's artifacts that are not among `ids` out of DVC's sight. Returns where they were."""
+    moved = strays(root, phase, ids)
+    for folder in moved:
+        aside = root / ASIDE / phase / folder.name
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder, aside)
+        (root / SEEN / folder.relative_to(root) / FILES).unlink(missing_ok=True)
+    return moved
+
+
+def take_back(root: Path, folder: str, card: dict) -> None:
+    """Put an artifact that was set aside, and is wanted again with this very card, back in its place."""
+    aside = root / ASIDE / Path(folder).relative_to(ARTIFACTS)
+    if (root / folder).exists() or not aside.exists():
+        return
+    try:
+        wanted = read_json(aside / CARD) == card
+    except (OSError, ValueError):
+        wanted = False
+    if wanted:
+        (root / folder).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(aside, root / folder)

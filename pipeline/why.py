@@ -1,0 +1,95 @@
+"""Why an artifact is stale: the setting, the code, the parent or the damage that is at the root of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.artifacts import ARTIFACTS, ASIDE, CARD
+from pipeline.cards import Ledger
+from pipeline.files import read_json
+from pipeline.study import Job, lineage
+
+
+def why(ledger: Ledger, target: str) -> str:
+    """One line on a file of results/, a folder of artifacts/ or an artifact's id.
+
+    Raises ValueError for a target that is not in today's study.
+    """
+    job = find(ledger, target)
+    if ledger.is_current(job):
+        return f"{target}: up to date (card {ledger.digest(job)})"
+    roots = [j for j in lineage(job) if is_root(ledger, j)]
+    first = roots[0]
+    name = "" if first is job else f"{first.phase} {first.id}: "
+    more = f" (and {len(roots) - 1} more like it)" if len(roots) > 1 else ""
+    return f"{target}: stale: {name}{reason(ledger, first)}{more}"
+
+
+def find(ledger: Ledger, target: str) -> Job:
+    """The job that makes a file, a folder or an id."""
+    parts = Path(target).parts
+    for job in ledger.jobs:
+        if job.id in parts or (job.published and parts[:1] == ("results",)):
+            return job
+    raise ValueError(f"{target} is not in the study of params.yaml; it has {', '.join(job.id for job in ledger.jobs)}")
+
+
+def is_root(ledger: Ledger, job: Job) -> bool:
+    """Stale for a reason of its own: all that it is made from is current, or could not be told from its card."""
+    return not ledger.is_current(job) and all(ledger.is_current(parent) for parent in job.parents.values())
+
+
+def reason(ledger: Ledger, job: Job) -> str:
+    """What the job's own artifact lacks: files, or equality with today's card."""
+    card, old = ledger.card(job), ledger.old_card(job)
+    if old == card:
+        return ledger.faults[job.key]
+    if old is None and ledger.was_here(job):
+        return "it was here and has been deleted"
+    candidates = [old] if old else list(relatives(ledger.root, job.phase))
+    if not candidates:
+        return "not made yet"
+    nearest = min(candidates, key=lambda other: len(differences(other, card)))
+    found = differences(nearest, card)
+    if not found:
+        return "not made yet"
+    shown = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
+    return shown if old else f"{shown} (against {nearest['id']})"
+
+
+def relatives(root: Path, phase: str) -> Iterator[dict]:
+    """The cards of a phase's artifacts on disk, in the study or set aside."""
+    for folder in (ARTIFACTS, ASIDE):
+        for file in sorted((root / folder / phase).glob(f"*/{CARD}")):
+            try:
+                yield read_json(file)
+            except (OSError, ValueError):
+                continue  # a damaged card explains nothing
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """Settings with their old and new values, changed modules, and other parents, in this order."""
+    before, after = flatten(old["settings"]), flatten(new["settings"])
+    lines = [f"{key}: {shown(before, key)} -> {shown(after, key)}" for key in changed(before, after)]
+    lines += [f"code of {module} changed" for module in changed(old["code"], new["code"])]
+    return lines + [f"parent {role} changed" for role in changed(old["parents"], new["parents"])]
+
+
+def changed(before: dict, after: dict) -> list[str]:
+    return [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+
+
+def flatten(settings: dict, prefix: str = "") -> dict[str, object]:
+    """{"optimisation.peak_lr": 0.01, ...}"""
+    flat: dict[str, object] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def shown(values: dict, key: str) -> str:
+    return repr(values[key]) if key in values else "nothing"
