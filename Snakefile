@@ -43,8 +43,6 @@ rule table1:
         "results/figures/loss.csv",
     log:
         f"logs/tables/{study.table1.id}.log",
-    benchmark:
-        f"logs/tables/{study.table1.id}.tsv"
     threads: 1
     resources:
         mem_mb=1000,

@@ -25,16 +25,16 @@ def make_manifest(folder: Path, card_digest: str) -> None:
     write_text(folder / FILES, stable_json({"card": card_digest, "files": files}))
 
 
-def looks(folder: Path, names: list[str]) -> dict[str, list[int]]:
-    """[size, date in ns] of each file. Raises OSError if one is missing."""
-    stats = {name: os.stat(folder / name) for name in names}
+def looks(folder: Path, names: list[str], manifest_file: Path) -> dict[str, list[int]]:
+    """[size, date in ns] of each file, and under "" of their manifest. Raises OSError if one is missing."""
+    stats = {name: os.stat(folder / name) for name in names} | {"": os.stat(manifest_file)}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
 def remember(root: Path, folder: str, manifest_file: str) -> None:
     """Note how the files of a folder look that have just been found (or made) as its manifest says."""
     manifest = read_json(root / manifest_file)
-    look = looks(root / folder, list(manifest["files"]))
+    look = looks(root / folder, list(manifest["files"]), root / manifest_file)
     write_text(root / SEEN / manifest_file, stable_json({"card": manifest["card"], "looks": look}))
 
 
@@ -51,24 +51,25 @@ def damage(root: Path, folder: str, manifest_file: str, card_digest: str) -> str
 
     Files that look as remembered are taken to be the same; the others are hashed, and remembered if all are right.
     """
-    name = Path(manifest_file).name
+    own = Path(manifest_file).name
     try:
         manifest = read_json(root / manifest_file)
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
         made_from = manifest["card"]
-        look = looks(root / folder, list(files))
+        look = looks(root / folder, list(files), root / manifest_file)
+        if made_from != card_digest:
+            return f"{own} is of another card"
+        if look == seen(root, manifest_file).get("looks"):
+            return None
+        for name, (size, sha256) in files.items():
+            if look[name][0] != size or file_hash(root / folder / name) != sha256:
+                return f"{name} has other bytes than when it was made"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
     except OSError as error:
-        return f"{Path(error.filename or folder).name} is missing"
+        return f"{Path(error.filename or folder).name} cannot be read: {error.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{name} is damaged"
-    if made_from != card_digest:
-        return f"{name} is of another card"
-    known = seen(root, manifest_file).get("looks", {})
-    if look == known:
-        return None
-    for name, (size, sha256) in files.items():
-        if look[name] != known.get(name) and (look[name][0] != size or file_hash(root / folder / name) != sha256):
-            return f"{name} has other bytes than when it was made"
+        return f"{own} is damaged"
     remember(root, folder, manifest_file)
     return None
 
@@ -79,26 +80,33 @@ def strays(root: Path, phase: str, ids: set[str]) -> list[Path]:
 
 
 def set_aside(root: Path, phase: str, ids: set[str]) -> list[Path]:
-    """Move a phase's artifacts that are not among `ids` out of DVC's sight. Returns where they were."""
-    moved = strays(root, phase, ids)
-    for folder in moved:
+    """Move a phase's artifacts that are not among `ids` out of DVC's sight. Returns where they were.
+
+    What an interrupted job left of one, without a list of its files, takes no other's place: it is deleted.
+    """
+    left = strays(root, phase, ids)
+    for folder in left:
         aside = root / ASIDE / phase / folder.name
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(folder, aside)
+        if (folder / FILES).exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(folder, aside)
+        else:
+            shutil.rmtree(folder)
         (root / SEEN / folder.relative_to(root) / FILES).unlink(missing_ok=True)
-    return moved
+    return left
 
 
 def take_back(root: Path, folder: str, card: dict) -> None:
     """Put an artifact that was set aside, and is wanted again with this very card, back in its place."""
-    aside = root / ASIDE / Path(folder).relative_to(ARTIFACTS)
-    if (root / folder).exists() or not aside.exists():
+    aside, place = root / ASIDE / Path(folder).relative_to(ARTIFACTS), root / folder
+    if not aside.exists() or (place / FILES).exists():
         return
     try:
         wanted = read_json(aside / CARD) == card
     except (OSError, ValueError):
         wanted = False
     if wanted:
-        (root / folder).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(aside, root / folder)
+        shutil.rmtree(place, ignore_errors=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(aside, place)

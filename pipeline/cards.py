@@ -49,7 +49,17 @@ def read_module(root: Path, name: str) -> tuple[str, tuple[str, ...]]:
             base = ".".join([*package, *([node.module] if node.module else [])])
             imports |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     inside = sorted(n for n in imports if n.split(".")[0] == "pipeline" and module_file(root, n))
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16], tuple(inside)
+    return hashlib.sha256(dump(tree).encode()).hexdigest()[:16], tuple(inside)
+
+
+def dump(node: object) -> str:
+    """A syntax tree as text. Unlike ast.dump's it is the same for every version of Python that parses the same code."""
+    if isinstance(node, ast.AST):
+        fields = (f"{name}={dump(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
+        return f"{type(node).__name__}({', '.join(fields)})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(dump, node))}]"
+    return repr(node)
 
 
 @cache
@@ -149,6 +159,16 @@ class Ledger:
         """The jobs whose files this one reads."""
         return [*job.parents.values(), *([job.continues] if job.continues else [])]
 
+    def mark_deleted(self) -> None:
+        """Give artifacts that are gone their card alone: damaged, in place of missing.
+
+        Snakemake's ancient() keeps the rebuilding of a file from spreading to what was made from it, but only if the
+        file exists.
+        """
+        for job in self.broken:
+            if not (self.root / job.card).exists():
+                write_text(self.root / job.card, stable_json(self.card(job)))
+
     def take_back(self) -> None:
         """Put artifacts that were set aside and are in the study again back in their places."""
         for job in self.jobs:
@@ -165,9 +185,12 @@ class Ledger:
         The date of a job's file is the only file time that Snakemake acts on: long ago for a current artifact, newer
         than the artifact otherwise. Files that already say so are left alone.
         """
-        todo = {job.key: number for number, job in enumerate((j for j in self.jobs if not self.is_current(j)), 1)}
+        stale = [job for job in self.jobs if not self.is_current(job)]
+        place = {job.key: f"{number}/{len(stale)}" for number, job in enumerate(stale, 1)}
         for job in self.jobs:
             file = self.job_file(job)
+            outputs = [self.root / path for path in (job.card, job.published) if path]
+            made = max((path.stat().st_mtime_ns for path in outputs if path.exists()), default=None)
             text = stable_json(
                 {
                     "card": self.card(job),
@@ -175,23 +198,19 @@ class Ledger:
                     "published": job.published,
                     "inputs": {role: parent.folder for role, parent in sorted(job.parents.items())},
                     "continues": job.continues.folder if job.continues else None,
-                    "place": f"{todo[job.key]}/{len(todo)}" if job.key in todo else None,
+                    "place": place.get(job.key),
+                    # Snakemake takes no notice of a new date if the contents are those of the job's last run.
+                    "instead_of": made if job.key in place else None,
                     "context": self.context,
                 }
             )
             if not file.exists() or file.read_text(encoding="utf-8") != text:
                 write_text(file, text)
-            if job.key not in todo:
+            if job.key not in place:
                 os.utime(file, (LONG_AGO, LONG_AGO))
-                continue
-            made = max((p.stat().st_mtime for p in self.outputs(job) if p.exists()), default=None)
-            if made is not None and file.stat().st_mtime <= made:
-                now = max(time.time(), made + 1)
-                os.utime(file, (now, now))
-
-    def outputs(self, job: Job) -> list[Path]:
-        """The files that tell Snakemake that a job is done."""
-        return [self.root / path for path in (job.card, job.published) if path]
+            elif made is not None and file.stat().st_mtime_ns <= made:
+                now = max(time.time_ns(), made + 10**9)
+                os.utime(file, ns=(now, now))
 
     @cached_property
     def context(self) -> dict:

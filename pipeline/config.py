@@ -46,19 +46,17 @@ class Recipe(Section):
     seed: int = Field(ge=0, description="seed of the cooldown's and the fine-tuning's data order and new weights")
 
 
-class Experiment(Section):
-    """A grid: each key lists the values that a recipe setting takes; the others stay at the recipe's."""
+class Timing(Section):
+    """Table 1's grid: the values that recipe settings take; the others stay at the recipe's."""
 
-    branch_percent: list[Percent] = Field(default=[], description="see recipe")
-    image_fraction: list[Fraction] = Field(default=[], description="see recipe")
-    moments: list[Literal["keep", "fresh"]] = Field(default=[], description="see recipe")
-    finetune_epochs: list[Count] = Field(default=[], description="see recipe")
-    encoder: list[str] = Field(default=[], description="see recipe")
-    seed: list[Annotated[int, Field(ge=0)]] = Field(default=[], description="see recipe")
+    branch_percent: list[Percent] = Field(min_length=1, description="the branch points, a row each")
+    seed: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[], description="averaged over, and paired by, branch point"
+    )
 
 
 class Experiments(Section):
-    timing: Experiment = Field(description="table 1 and the timing figure")
+    timing: Timing = Field(description="table 1 and the timing figure")
 
 
 class Params(Section):
@@ -69,7 +67,7 @@ class Params(Section):
     split: Literal["test", "validation"] = Field(description="evaluation split; validation while tuning")
     recipe: Recipe
     experiments: Experiments
-    wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases logging")
+    wandb: Literal["disabled", "offline", "online"] = Field(description="Weights & Biases logging")
 
 
 # --- configs/scale: what defines a scale -----------------------------------------------------------------------------
@@ -262,12 +260,10 @@ def load_settings(root: Path) -> Settings:
     scale: Scale = parse(Scale, choose(root, "scale", params.preset, file, "preset"), scale_file)
     data = parse(DataSource, choose(root, "data", params.data, file, "data"), f"configs/data/{params.data}.yaml")
     tasks = parse(Tasks, choose(root, "tasks", params.tasks, file, "tasks"), f"configs/tasks/{params.tasks}.yaml")
-    encoders = {}
-    named = [("recipe.encoder", params.recipe.encoder)]
-    for label, experiment in params.experiments:
-        named += [(f"experiments.{label}.encoder.{i}", name) for i, name in enumerate(experiment.encoder)]
-    for key, name in named:
-        encoders[name] = parse(Encoder, choose(root, "encoder", name, file, key), f"configs/encoder/{name}.yaml")
+    name = params.recipe.encoder
+    encoders = {
+        name: parse(Encoder, choose(root, "encoder", name, file, "recipe.encoder"), f"configs/encoder/{name}.yaml")
+    }
     check_scale(scale, scale_file)
     check_tasks(tasks, f"configs/tasks/{params.tasks}.yaml")
     check_encoders(encoders, scale, scale_file)

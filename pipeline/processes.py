@@ -6,7 +6,9 @@ one of DVC, so would Snakemake. So each job ends with its Snakemake, and Snakema
 
 from __future__ import annotations
 
+import atexit
 import fcntl
+import json
 import os
 import shlex
 import shutil
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.files import read_json, stable_json
+from pipeline.files import stable_json
 
 RUNNING = Path(".study/running")
 OWNER = "WHEN_IMAGES_SNAKEMAKE"  # environment variable: the process id of the Snakemake that jobs work for
@@ -28,16 +30,23 @@ ORPHANED = 75  # exit code of a process that stopped because the one it worked f
 
 def end_with(pid: int) -> None:
     """End this process at once, whatever it is doing, when process `pid` ends."""
+
+    def lives() -> bool:
+        try:
+            return owner.is_running() and owner.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def watch() -> None:
+        while lives():
+            time.sleep(0.5)
+        os._exit(ORPHANED)
+
     try:
         owner = psutil.Process(pid)
     except psutil.NoSuchProcess:
         os._exit(ORPHANED)
-
-    def wait() -> None:
-        owner.wait()
-        os._exit(ORPHANED)
-
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def end_with_dvc() -> None:
@@ -65,9 +74,10 @@ class Presence:
         partial.write_text(
             stable_json({"machine": os.uname().nodename, "pid": os.getpid(), "since": since} | {"command": command})
         )
-        self.handle = open(partial)  # noqa: SIM115 (held until the process ends)
+        self.handle = open(partial, "r+")  # noqa: SIM115 (held until the process ends)
         fcntl.flock(self.handle, fcntl.LOCK_EX)
         os.replace(partial, self.file)
+        atexit.register(self.file.unlink, missing_ok=True)
 
     def others(self) -> list[dict]:
         """The other living processes in the folder. Entries of dead ones are deleted."""
@@ -76,11 +86,13 @@ class Presence:
             if file == self.file:
                 continue
             try:
-                with open(file) as handle:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    file.unlink()
-            except BlockingIOError:
-                alive.append(read_json(file))
+                with open(file, "r+") as handle:  # writable: network file systems ask for it
+                    entry = json.load(handle)
+                    try:
+                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        file.unlink()
+                    except BlockingIOError:
+                        alive.append(entry)
             except FileNotFoundError:
                 continue  # it ended, or another process has just tidied up
         return alive
@@ -89,17 +101,19 @@ class Presence:
 def remove_stale_locks(root: Path, presence: Presence, patience: float = 5.0) -> str | None:
     """Remove Snakemake's locks if nobody is left who could hold them; else say who is at work.
 
-    A planning run (`-n`) or an orphan is gone within `patience` seconds; a run at work keeps its locks.
+    Its marks of incomplete outputs go with them: they would rerun a job that was done just before Snakemake was
+    killed, and what is incomplete has no card. A planning run (`-n`) or an orphan is gone within `patience` seconds; a run at work keeps its locks.
     """
     locks = root / ".snakemake" / "locks"
     give_up = time.monotonic() + patience
     while locks.exists() and any(locks.iterdir()):
         others = presence.others()
         if not others:
-            shutil.rmtree(locks)
+            shutil.rmtree(locks, ignore_errors=True)
         elif time.monotonic() > give_up:
             other = others[0]
             return f"at work in this folder since {other['since']}: process {other['pid']} on {other['machine']}: {other['command']}"
         else:
             time.sleep(0.2)
+    shutil.rmtree(root / ".snakemake" / "incomplete", ignore_errors=True)
     return None

@@ -70,7 +70,7 @@ def run_job(file: Path, log: Path | None) -> int:
     start, cpu = time.time(), time.process_time()
     folder, published = description["folder"], description["published"]
     try:
-        if already_made(folder, card):
+        if description["place"] and already_made(folder, card):
             write_text(Path(folder) / artifacts.CARD, stable_json(card))
         else:
             make(job, Path(folder))
@@ -97,10 +97,7 @@ def run_job(file: Path, log: Path | None) -> int:
 
 
 def already_made(folder: str, card: dict) -> bool:
-    """Whether the artifact is there, whole and of this card, and lacks its card alone.
-
-    Snakemake deletes the card of a job that was done but not yet noted when Snakemake was killed.
-    """
+    """Whether the artifact is whole and of this card: it lacks its card alone, or a table its copy in results/."""
     return artifacts.damage(Path("."), folder, f"{folder}/{artifacts.FILES}", digest(card)) is None
 
 

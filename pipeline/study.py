@@ -261,7 +261,7 @@ class Study:
         }
         for variant in self.timing():
             model = self.finetune(variant)
-            name = model.label
+            name = model.id
             rows[name] = {"branch_percent": variant.branch_percent, "seed": variant.seed}
             parents[f"scores/{name}"] = self.evaluate(model, variant)
             parents[f"finetune/{name}"] = model

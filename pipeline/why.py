@@ -20,7 +20,7 @@ def why(ledger: Ledger, target: str) -> str:
     if ledger.is_current(job):
         return f"{target}: up to date (card {ledger.digest(job)})"
     roots = [j for j in lineage(job) if is_root(ledger, j)]
-    first = roots[0]
+    first = job if job in roots else roots[0]
     name = "" if first is job else f"{first.phase} {first.id}: "
     more = f" (and {len(roots) - 1} more like it)" if len(roots) > 1 else ""
     return f"{target}: stale: {name}{reason(ledger, first)}{more}"
@@ -36,8 +36,11 @@ def find(ledger: Ledger, target: str) -> Job:
 
 
 def is_root(ledger: Ledger, job: Job) -> bool:
-    """Stale for a reason of its own: all that it is made from is current, or could not be told from its card."""
-    return not ledger.is_current(job) and all(ledger.is_current(parent) for parent in job.parents.values())
+    """Stale for a reason of its own: lost or damaged files, or another card though all that it is made from is current."""
+    if ledger.is_current(job):
+        return False
+    broken = ledger.was_here(job) or ledger.old_card(job) == ledger.card(job)
+    return broken or all(ledger.is_current(parent) for parent in job.parents.values())
 
 
 def reason(ledger: Ledger, job: Job) -> str:
@@ -47,25 +50,30 @@ def reason(ledger: Ledger, job: Job) -> str:
         return ledger.faults[job.key]
     if old is None and ledger.was_here(job):
         return "it was here and has been deleted"
-    candidates = [old] if old else list(relatives(ledger.root, job.phase))
-    if not candidates:
-        return "not made yet"
-    nearest = min(candidates, key=lambda other: len(differences(other, card)))
-    found = differences(nearest, card)
+    if old is not None and not is_card(old):
+        return f"{CARD} is damaged"
+    candidates = [old] if old else list(former(ledger, job.phase))
+    found = min((differences(other, card) for other in candidates), key=len, default=[])
     if not found:
         return "not made yet"
-    shown = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
-    return shown if old else f"{shown} (against {nearest['id']})"
+    return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-def relatives(root: Path, phase: str) -> Iterator[dict]:
-    """The cards of a phase's artifacts on disk, in the study or set aside."""
+def former(ledger: Ledger, phase: str) -> Iterator[dict]:
+    """The cards of a phase's artifacts that have left the study: what a changed setting has replaced."""
+    today = {job.id for job in ledger.jobs}
     for folder in (ARTIFACTS, ASIDE):
-        for file in sorted((root / folder / phase).glob(f"*/{CARD}")):
+        for file in sorted((ledger.root / folder / phase).glob(f"*/{CARD}")):
             try:
-                yield read_json(file)
+                card = read_json(file)
             except (OSError, ValueError):
                 continue  # a damaged card explains nothing
+            if is_card(card) and card["id"] not in today:
+                yield card
+
+
+def is_card(card: object) -> bool:
+    return isinstance(card, dict) and {"id", "settings", "code", "parents"} <= card.keys()
 
 
 def differences(old: dict, new: dict) -> list[str]:

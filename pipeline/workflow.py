@@ -46,6 +46,7 @@ class Workflow:
             if busy:
                 print(busy, file=sys.stderr)
             self.ledger.take_back()
+            self.ledger.mark_deleted()
             self.ledger.write_jobs()
 
     @property

@@ -1,10 +1,18 @@
 """A small project in a temporary folder: the real params.yaml and configs/, with sizes of the tests' own."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+
+from pipeline import artifacts, cards
+from pipeline.cards import Ledger, code_fingerprint
+from pipeline.config import load_settings
+from pipeline.files import stable_json
+from pipeline.run import publish
+from pipeline.study import Study
 
 SOURCE = Path(__file__).parent.parent
 SCALE = "configs/scale/small.yaml"
@@ -23,6 +31,7 @@ class Project:
 
     def __init__(self, root: Path):
         self.root = root
+        self.known: tuple[list[str], Study] | None = None  # the last ledger's settings and study
 
     def write(self, file: str, text: str) -> None:
         (self.root / file).write_text(text, encoding="utf-8")
@@ -51,18 +60,61 @@ class Project:
         return content, last
 
     def settings(self):
-        from pipeline.config import load_settings
-
         return load_settings(self.root)
 
-    def study(self):
-        from pipeline.study import Study
-
+    def study(self) -> Study:
         return Study(self.settings())
+
+    def ledger(self) -> Ledger:
+        """A fresh one, as a ledger looks at each artifact once; its study is made again when the settings changed."""
+        files = [self.root / "params.yaml", *sorted((self.root / "configs").rglob("*.yaml"))]
+        texts = [file.read_text(encoding="utf-8") for file in files]
+        if self.known is None or self.known[0] != texts:
+            self.known = texts, self.study()
+        return Ledger(self.known[1], self.root)
+
+    def make(self, *phases: str) -> None:
+        """Leave the artifacts of all jobs, or of some phases, as the jobs would: small files, list, card."""
+        ledger = self.ledger()
+        for job in ledger.jobs:
+            if phases and job.phase not in phases:
+                continue
+            folder = self.root / job.folder
+            shutil.rmtree(folder, ignore_errors=True)
+            (folder / "parts").mkdir(parents=True)
+            (folder / "measured.json").write_text("{}\n")
+            (folder / "rows.csv").write_text(f"made by,{job.id}\n")
+            (folder / "parts" / "0.bin").write_bytes(bytes(range(256)))
+            artifacts.make_manifest(folder, ledger.digest(job))
+            (folder / artifacts.CARD).write_text(stable_json(ledger.card(job)))
+            if job.published:
+                publish(folder, self.root / job.published)
+
+    def damage(self, file: str) -> None:
+        """Turn over a file's bytes, and let its date say so even where the clock of the file system is coarse."""
+        path = self.root / file
+        date = path.stat().st_mtime_ns + 10**9
+        path.write_bytes(path.read_bytes()[::-1])
+        os.utime(path, ns=(date, date))
+
+    def with_more_code(self, module: str) -> "Project":
+        """A copy of the project, artifacts and dates included, in which a module of the package does something more."""
+        copy = Project(self.root.with_name(f"{self.root.name}-changed"))
+        shutil.copytree(self.root, copy.root, ignore=shutil.ignore_patterns("__pycache__"))
+        with open(copy.root / (module.replace(".", "/") + ".py"), "a", encoding="utf-8") as file:
+            file.write("\nMORE = 1\n")
+        return copy
+
+
+def shared_fingerprint(root: Path, phase: str) -> dict[str, str]:
+    """As the real one, but projects whose package is a link to the same folder share what was read of it."""
+    return code_fingerprint((root / "pipeline").resolve().parent, phase)
 
 
 @pytest.fixture
-def project(tmp_path) -> Project:
+def project(tmp_path, monkeypatch) -> Project:
+    monkeypatch.setattr(cards, "code_fingerprint", shared_fingerprint)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # no test's files need to survive a power cut
     root = tmp_path / "project"
     root.mkdir()
     shutil.copytree(SOURCE / "configs", root / "configs")

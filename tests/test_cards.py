@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import SCALE, SOURCE, Project
+from conftest import SCALE, SOURCE
 
-from pipeline.cards import LONG_AGO, Ledger, code_fingerprint, read_module
+from pipeline.cards import LONG_AGO, code_fingerprint, read_module
 from pipeline.files import atomic_folder, digest, folder_hashes, read_json, stable_json, write_text
-from pipeline.study import PHASES, lineage
+from pipeline.study import PHASES, STAGES, Job, lineage
 
 PARAMS = "params.yaml"
 
@@ -281,28 +281,55 @@ def test_a_setting_changes_the_phases_that_depend_on_it(project, key, phases):
 # Cards
 
 
-def ledger(project) -> Ledger:
-    return Ledger(project.study(), project.root)
+def stale(project) -> set[tuple[str, str]]:
+    """The jobs whose artifacts are not what today's study asks for."""
+    made = project.ledger()
+    return {job.key for job in made.jobs if not made.is_current(job)}
 
 
-def build(project, made: Ledger, *phases: str) -> None:
-    """Leave every job's card where the job would leave it."""
-    for job in made.jobs:
-        if not phases or job.phase in phases:
-            write_text(project.root / job.card, stable_json(made.card(job)))
+def stale_phases(project) -> set[str]:
+    return {phase for phase, _ in stale(project)}
+
+
+def first(project, phase: str) -> Job:
+    return next(job for job in project.ledger().jobs if job.phase == phase)
 
 
 def test_nothing_is_current_at_first(project):
-    assert not any(ledger(project).current.values())
+    assert stale_phases(project) == set(PHASES)
 
 
-def test_an_artifact_with_its_card_is_current(project):
-    build(project, ledger(project))
-    assert all(ledger(project).current.values())
+def test_an_artifact_with_its_files_and_its_card_is_current(project):
+    project.make()
+    assert not stale(project)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "parts/0.bin", "measured.json", "files.json", "card.json"])
+def test_an_artifact_that_lacks_a_file_is_stale_alone(project, name):
+    project.make()
+    job = first(project, "shards")
+    (project.root / job.folder / name).unlink()
+    assert stale(project) == {job.key}
+
+
+@pytest.mark.parametrize("looked", [False, True])
+def test_an_artifact_with_other_bytes_is_stale_alone(project, looked):
+    project.make()
+    assert not looked or not stale(project)
+    job = first(project, "shards")
+    project.damage(f"{job.folder}/parts/0.bin")
+    assert stale(project) == {job.key}
+
+
+def test_files_that_were_made_from_another_card_are_stale(project):
+    project.make()
+    job = first(project, "shards")
+    (project.root / job.files).write_text((project.root / first(project, "tokenizer").files).read_text())
+    assert stale(project) == {job.key}
 
 
 def test_a_card_names_phase_settings_code_and_parents(project):
-    made = ledger(project)
+    made = project.ledger()
     job = next(job for job in made.jobs if job.phase == "cooldown" and "branch" in job.parents)
     card = made.card(job)
     assert (card["phase"], card["id"], card["settings"]) == ("cooldown", job.id, job.settings)
@@ -315,50 +342,268 @@ def test_a_card_names_phase_settings_code_and_parents(project):
 
 
 def test_cards_survive_json(project):
-    made = ledger(project)
+    made = project.ledger()
     assert all(json.loads(stable_json(made.card(job))) == made.card(job) for job in made.jobs)
 
 
 def test_another_setting_makes_its_phase_and_what_descends_from_it_stale(project):
-    build(project, ledger(project))
+    project.make()
     project.set(SCALE, "cooldown.weight_decay", 0.5)
-    made = ledger(project)
-    stale = {job.phase for job in made.jobs if not made.current[job.key]}
-    assert stale == {"cooldown", "finetune", "evaluate", "tables"}
+    assert stale_phases(project) == {"cooldown", "finetune", "evaluate", "tables"}
 
 
 def test_changed_code_makes_its_phase_and_what_descends_from_it_stale(project):
-    build(project, ledger(project))
-    changed = Project(project.root.with_name("changed"))
-    shutil.copytree(project.root, changed.root)
-    with open(changed.root / "pipeline/evaluation/metrics.py", "a", encoding="utf-8") as file:
-        file.write("\nMORE = 1\n")
-    made = ledger(changed)
-    assert {job.phase for job in made.jobs if not made.current[job.key]} == {"evaluate", "tables"}
+    project.make()
+    assert stale_phases(project.with_more_code("pipeline.evaluation.metrics")) == {"evaluate", "tables"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
 def test_a_damaged_card_is_not_current(project, text):
-    made = ledger(project)
-    build(project, made)
-    job = made.jobs[0]
+    project.make()
+    job = project.ledger().jobs[0]
     (project.root / job.card).write_text(text)
-    assert not ledger(project).current[job.key]
+    assert stale(project) == {job.key}
 
 
 def test_jobs_come_parents_first(project):
-    made = ledger(project)
+    made = project.ledger()
     place = {job.key: number for number, job in enumerate(made.jobs)}
     assert len(place) == len(made.jobs)
     for job in made.jobs:
         assert all(place[parent.key] < place[job.key] for parent in made.inputs(job))
 
 
+# What was published in results/
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "parts/0.bin"])
+def test_edited_results_make_their_table_stale_alone(project, name):
+    project.make()
+    assert not stale(project)
+    project.damage(f"results/{name}")
+    assert stale(project) == {project.ledger().study.table1.key}
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "parts/0.bin", "made_from/table1.json"])
+def test_deleted_results_make_their_table_stale_alone(project, name):
+    project.make()
+    (project.root / "results" / name).unlink()
+    assert stale(project) == {project.ledger().study.table1.key}
+
+
+def test_results_of_another_table_are_stale(project):
+    project.make()
+    project.set(PARAMS, "split", "validation")
+    project.make()
+    project.set(PARAMS, "split", "test")
+    assert stale(project) == {project.ledger().study.table1.key}
+
+
+def test_other_files_in_results_are_nobodys_business(project):
+    project.make()
+    (project.root / "results/notes.md").write_text("looks good")
+    assert not stale(project)
+
+
+# Broken artifacts: here once, and now damaged or gone
+
+
+def broken(project) -> list[tuple[str, str]]:
+    return [job.key for job in project.ledger().broken]
+
+
+def test_what_was_never_here_is_not_broken(project):
+    assert not broken(project)
+
+
+def test_whole_artifacts_are_not_broken(project):
+    project.make()
+    assert not broken(project)
+
+
+@pytest.mark.parametrize("name", ["", "card.json", "files.json", "rows.csv"], ids=["folder", "card", "list", "file"])
+def test_what_was_seen_and_is_gone_is_broken(project, name):
+    project.make()
+    assert not stale(project)  # all were looked at
+    job = first(project, "shards")
+    gone = project.root / job.folder / name
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    assert broken(project) == [job.key]
+
+
+def test_what_was_made_elsewhere_and_not_pulled_is_not_broken(project):
+    project.make("evaluate", "tables")
+    assert not broken(project)
+
+
+def test_what_went_before_it_was_ever_looked_at_is_not_broken(project):
+    project.make()
+    shutil.rmtree(project.root / first(project, "shards").folder)
+    assert not broken(project)
+
+
+@pytest.mark.parametrize("looked", [False, True])
+def test_a_damaged_artifact_is_broken(project, looked):
+    project.make()
+    assert not looked or not stale(project)
+    job = first(project, "shards")
+    project.damage(f"{job.folder}/rows.csv")
+    assert broken(project) == [job.key]
+
+
+def test_a_seen_artifact_with_a_damaged_card_is_broken(project):
+    project.make()
+    assert not stale(project)
+    job = first(project, "shards")
+    (project.root / job.card).write_text("{")
+    assert broken(project) == [job.key]
+
+
+def test_several_broken_artifacts_come_parents_first(project):
+    project.make()
+    jobs = [first(project, phase) for phase in ("sources", "cooldown", "evaluate")]
+    for job in reversed(jobs):
+        project.damage(f"{job.folder}/rows.csv")
+    assert set(broken(project)) == {job.key for job in jobs}
+    order = [job.key for job in project.ledger().jobs]
+    assert broken(project) == sorted(broken(project), key=order.index)
+
+
+def test_stale_artifacts_are_not_broken(project):
+    project.make()
+    assert not stale(project)
+    project.set(SCALE, "cooldown.weight_decay", 0.5)
+    assert stale(project) and not broken(project)
+
+
+def test_artifacts_of_changed_code_are_not_broken(project):
+    project.make()
+    assert not stale(project)
+    changed = project.with_more_code("pipeline.evaluation.metrics")
+    assert stale(changed) and not broken(changed)
+
+
+@pytest.mark.parametrize("name", ["card.json", "files.json", "rows.csv"])
+def test_tables_are_never_broken(project, name):
+    project.make()
+    assert not stale(project)
+    table = project.ledger().study.table1
+    (project.root / table.folder / name).unlink()
+    (project.root / "results/rows.csv").unlink()
+    assert stale(project) == {table.key} and not broken(project)
+
+
+def test_what_is_gone_is_marked_with_its_card_alone_and_stays_broken(project):
+    project.make()
+    assert not stale(project)
+    job = first(project, "shards")
+    shutil.rmtree(project.root / job.folder)
+    project.ledger().mark_deleted()
+    assert [file.name for file in (project.root / job.folder).iterdir()] == ["card.json"]
+    assert stale(project) == {job.key} == set(broken(project))
+
+
+def test_nothing_else_is_marked(project):
+    project.make("sources", "tokenizer")
+    assert "shards" in stale_phases(project)
+    project.damage(f"{first(project, 'sources').folder}/rows.csv")
+    before = folder_hashes(project.root / "artifacts")
+    project.ledger().mark_deleted()
+    assert folder_hashes(project.root / "artifacts") == before
+
+
+# Artifacts that leave the study and come back
+
+
+def leave(project) -> set[tuple[str, str]]:
+    """Change a setting that gives every fine-tuned model another id. Returns the models that left."""
+    before = {job.key for job in project.ledger().stage_jobs("finetune")}
+    project.set(PARAMS, "recipe.finetune_epochs", 3)
+    assert not before & {job.key for job in project.ledger().jobs}
+    return before
+
+
+def come_back(project) -> None:
+    project.set(PARAMS, "recipe.finetune_epochs", 2)
+
+
+def test_artifacts_in_the_study_stay_where_they_are(project):
+    project.make()
+    made = project.ledger()
+    assert [folder for stage in STAGES for folder in made.set_aside(stage)] == []
+    assert not stale(project)
+
+
+def test_a_stage_sets_aside_what_left_the_study(project):
+    project.make()
+    before = leave(project)
+    folders = project.ledger().set_aside("finetune")
+    assert {(folder.parent.name, folder.name) for folder in folders} == before
+    assert not any(folder.exists() for folder in folders)
+    come_back(project)
+    assert stale(project) == before  # evaluations and tables are of other stages, and still in their places
+
+
+def test_what_was_set_aside_is_not_broken(project):
+    project.make()
+    assert not stale(project)
+    leave(project)
+    project.ledger().set_aside("finetune")
+    come_back(project)
+    assert stale(project) and not broken(project)
+
+
+def test_what_comes_back_into_the_study_is_taken_back(project):
+    project.make()
+    leave(project)
+    project.ledger().set_aside("finetune")
+    project.ledger().take_back()
+    come_back(project)
+    assert stale(project)
+    project.ledger().take_back()
+    assert not stale(project)
+
+
+def test_what_was_damaged_while_it_was_aside_is_broken_once_it_is_back(project):
+    project.make()
+    job = first(project, "finetune")
+    leave(project)
+    project.ledger().set_aside("finetune")
+    come_back(project)
+    project.damage(f".study/aside/finetune/{job.id}/rows.csv")
+    project.ledger().take_back()
+    assert stale(project) == {job.key} == set(broken(project))
+
+
+def test_artifacts_of_other_code_are_not_taken_back(project):
+    project.make()
+    before = leave(project)
+    project.ledger().set_aside("finetune")
+    come_back(project)
+    changed = project.with_more_code("pipeline.training.train")
+    changed.ledger().take_back()
+    assert not any((changed.root / "artifacts" / phase / id).exists() for phase, id in before)
+    project.ledger().take_back()
+    assert not stale(project)
+
+
+def test_a_table_that_left_is_set_aside_but_its_results_stay(project):
+    project.make()
+    table = project.ledger().study.table1
+    project.set(PARAMS, "split", "validation")
+    project.ledger().set_aside("report")
+    assert not (project.root / table.folder).exists()
+    assert (project.root / table.published).exists() and (project.root / "results/rows.csv").exists()
+    project.set(PARAMS, "split", "test")
+    project.ledger().take_back()
+    assert not stale(project)
+
+
 # Job files
 
 
 def dates(project) -> dict[tuple[str, str], float]:
-    made = ledger(project)
+    made = project.ledger()
     made.write_jobs()
     return {job.key: made.job_file(job).stat().st_mtime for job in made.jobs}
 
@@ -369,13 +614,13 @@ def test_job_files_of_missing_artifacts_are_dated_now(project):
 
 
 def test_job_files_of_current_artifacts_are_dated_long_ago(project):
-    build(project, ledger(project))
+    project.make()
     assert set(dates(project).values()) == {LONG_AGO}
 
 
 def test_a_job_done_since_is_dated_long_ago(project):
     dates(project)
-    build(project, ledger(project), "sources")
+    project.make("sources")
     for (phase, _), date in dates(project).items():
         assert (date == LONG_AGO) == (phase == "sources")
 
@@ -386,10 +631,9 @@ def test_writing_job_files_again_touches_none(project):
 
 
 def test_the_job_file_of_a_stale_artifact_is_newer_than_it(project):
-    build(project, ledger(project))
+    project.make()
     dates(project)
-    made = ledger(project)
-    job = next(job for job in made.jobs if job.phase == "cooldown")
+    job = first(project, "cooldown")
     card = project.root / job.card
     card.write_text("{}")
     soon = time.time() + 100  # a clock that was ahead
@@ -398,17 +642,79 @@ def test_the_job_file_of_a_stale_artifact_is_newer_than_it(project):
     assert [date for key, date in dates(project).items() if key != job.key and date != LONG_AGO] == []
 
 
-def test_a_stale_artifact_that_carries_an_old_date_still_has_a_newer_job_file(project):
-    build(project, ledger(project))
+def test_a_stale_table_that_carries_an_old_date_still_has_a_newer_job_file(project):
+    project.make()
     dates(project)
     project.set(SCALE, "evaluation.text_items", 11)
-    table = project.root / project.study().table1.card
-    os.utime(table, (LONG_AGO - 1000, LONG_AGO - 1000))
-    assert dates(project)[project.study().table1.key] > table.stat().st_mtime
+    table = project.ledger().study.table1
+    published = project.root / table.published
+    os.utime(published, (LONG_AGO - 1000, LONG_AGO - 1000))
+    assert dates(project)[table.key] > LONG_AGO
+    soon = time.time() + 100
+    os.utime(published, (soon, soon))
+    assert dates(project)[table.key] > soon
+
+
+@pytest.mark.parametrize("age", [-100, 0, 10**9], ids=["ahead", "now", "older than long ago"])
+@pytest.mark.parametrize("phase", ["shards", "tables"])
+def test_the_job_file_of_a_damaged_artifact_is_newer_than_it_and_no_others_are(project, phase, age):
+    project.make()
+    assert set(dates(project).values()) == {LONG_AGO}
+    job = first(project, phase)
+    project.damage(f"{job.folder}/rows.csv")
+    card = project.root / job.card
+    date = time.time() - age
+    os.utime(card, (date, date))
+    found = dates(project)
+    assert found.pop(job.key) > max(date, LONG_AGO)
+    assert set(found.values()) == {LONG_AGO}
+
+
+def test_the_job_file_of_a_deleted_artifact_is_dated_now(project):
+    project.make()
+    dates(project)
+    start = time.time()
+    job = first(project, "shards")
+    shutil.rmtree(project.root / job.folder)
+    found = dates(project)
+    assert found.pop(job.key) > start - 2
+    assert set(found.values()) == {LONG_AGO}
+
+
+def test_the_job_file_of_a_table_with_edited_results_is_newer_than_its_list(project):
+    project.make()
+    dates(project)
+    table = project.ledger().study.table1
+    project.damage("results/rows.csv")
+    assert dates(project)[table.key] > (project.root / table.published).stat().st_mtime
+
+
+def test_the_job_file_of_a_mended_artifact_is_dated_long_ago_again(project):
+    project.make()
+    file = f"{first(project, 'shards').folder}/rows.csv"
+    project.damage(file)
+    assert set(dates(project).values()) != {LONG_AGO}
+    project.damage(file)  # turned over once more
+    assert set(dates(project).values()) == {LONG_AGO}
+
+
+def test_the_job_file_of_what_is_damaged_again_has_other_contents(project):
+    project.make()
+    job = first(project, "shards")
+    texts = set()
+    for age in (200, 100):
+        project.damage(f"{job.folder}/rows.csv")
+        dates(project)
+        texts.add(project.ledger().job_file(job).read_text())
+        project.damage(f"{job.folder}/rows.csv")  # turned over once more
+        date = time.time() - age
+        os.utime(project.root / job.card, (date, date))  # as if made again
+        assert set(dates(project).values()) == {LONG_AGO}
+    assert len(texts) == 2
 
 
 def test_a_job_file_says_what_the_job_needs(project):
-    made = ledger(project)
+    made = project.ledger()
     made.write_jobs()
     job = next(job for job in made.jobs if job.phase == "finetune")
     described = read_json(made.job_file(job))
@@ -418,16 +724,16 @@ def test_a_job_file_says_what_the_job_needs(project):
 
 
 def test_later_text_states_continue_earlier_ones(project):
-    made = ledger(project)
+    made = project.ledger()
     texts = sorted((job for job in made.jobs if job.phase == "pretrain"), key=lambda job: job.settings["stop"])
     assert [job.settings["stop"] for job in texts] == [50, 80, 100]
     assert [job.continues for job in texts] == [None, *texts[:-1]]
 
 
 def test_what_a_text_state_continues_is_no_part_of_its_identity(project):
-    before = {job.settings["stop"]: job.id for job in ledger(project).jobs if job.phase == "pretrain"}
+    before = {job.settings["stop"]: job.id for job in project.ledger().jobs if job.phase == "pretrain"}
     project.set(PARAMS, "experiments.timing.branch_percent", [0, 80, 100])
-    after = {job.settings["stop"]: job.id for job in ledger(project).jobs if job.phase == "pretrain"}
+    after = {job.settings["stop"]: job.id for job in project.ledger().jobs if job.phase == "pretrain"}
     assert after == {stop: before[stop] for stop in (80, 100)}
 
 

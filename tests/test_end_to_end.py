@@ -1,126 +1,392 @@
-"""The whole pipeline for real, at the micro scale: the command of the README, twice, and what it promises."""
+"""The whole pipeline for real, at the micro scale, through both engines: what the README promises of them.
+
+One study is built once; each test works in its own copy of it. `dvc.lock` holds the hash of every artifact, so "the
+same bits" is "the same dvc.lock".
+"""
 
 import csv
 import os
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from pipeline.files import folder_hashes, read_json
+
 ROOT = Path(__file__).parents[1]
-TRAVELS = ("Snakefile", "params.yaml", "configs", "pipeline", "profiles")
+TRAVELS = ("Snakefile", "dvc.yaml", "params.yaml", "configs", "pipeline", "profiles", ".dvcignore", ".gitignore")
+STAGES = ["prepare", "pretrain", "cooldown", "finetune", "evaluate", "report"]
+WHO = {f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+ENVIRONMENT = (
+    os.environ | WHO | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+)
 pytestmark = pytest.mark.end_to_end
 
 
-def copy_project(folder: Path) -> Path:
-    """The project's own files with the micro preset and three branch points."""
-    folder.mkdir()
-    for name in TRAVELS:
-        source = ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    params = (folder / "params.yaml").read_text()
-    params = re.sub(r"preset: \w+", "preset: micro", params)
-    params = re.sub(r"branch_percent: \[.*\]", "branch_percent: [0, 50, 100]", params)
-    (folder / "params.yaml").write_text(params)
-    return folder
-
-
-def snakemake(folder: Path, *arguments: str) -> str:
-    """Run Snakemake in a folder; returns what it printed. Fails the test if it fails."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+def run(folder: Path, *command: str, ok: bool = True, **environment: str) -> str:
+    """Run a command in a folder; returns what it printed. Fails the test if it fails (or, with ok=False, if not)."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=ENVIRONMENT | environment)
+    assert (done.returncode == 0) == ok, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
 
-def rules(output: str) -> set[str]:
-    """The rules of the jobs that a run or a dry run plans: the rows of Snakemake's "job count" table."""
+def snakemake(folder: Path, *arguments: str) -> str:
+    return run(folder, "snakemake", "--cores", "2", *arguments)
+
+
+def planned(folder: Path, *targets: str) -> dict[str, int]:
+    """How many jobs of each rule Snakemake would run: its "job count" table."""
+    output = snakemake(folder, "-n", *targets)
     if "Nothing to be done" in output:
-        return set()
-    (stats,) = re.findall(r"^job +count\n[- ]+\n((?:\w+ +\d+\n)+)", output, re.M)[:1]
-    return {row.split()[0] for row in stats.splitlines()} - {"total"}
+        return {}
+    stats = re.search(r"^job +count\n[- ]+\n((?:\w+ +\d+\n)+)", output, re.M)[1]
+    return {rule: int(count) for rule, count in map(str.split, stats.splitlines()) if rule != "total"}
 
 
-def table(folder: Path) -> list[dict]:
-    """Table 1 without its one measured column."""
-    with (folder / "results" / "table1.csv").open() as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+def repro(folder: Path, *arguments: str) -> list[str]:
+    """The stages that `dvc repro` runs; every other one must have been skipped."""
+    return ran(run(folder, "dvc", "repro", *arguments))
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    """A finished run from nothing."""
-    folder = copy_project(tmp_path_factory.mktemp("study") / "first")
-    output = snakemake(folder, "results/table1.csv")
-    assert {"sources", "pretrain", "cooldown", "finetune", "evaluate", "table1"} <= rules(output)
+def ran(output: str) -> list[str]:
+    stages = re.findall(r"Running stage '(\w+)'", output)
+    skipped = re.findall(r"Stage '(\w+)' didn't change, skipping", output)
+    assert sorted(stages + skipped) == sorted(STAGES), output
+    return stages
+
+
+def done_jobs(output: str) -> list[str]:
+    """Jobs that did their work, in the order in which they ended: "finetune b50-i10-s7-e2-0123abcd"."""
+    return re.findall(r"^\[\S+\] (\S+ \S+)  done in", output, re.M)
+
+
+def is_clean(folder: Path) -> bool:
+    return "up to date" in run(folder, "dvc", "status") and not run(folder, "git", "status", "--short")
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    """Edit params.yaml by hand."""
+    params = folder / "params.yaml"
+    text = params.read_text()
+    assert text.count(old) == 1
+    params.write_text(text.replace(old, new))
+
+
+def artifact(folder: Path, start: str) -> Path:
+    """The one artifact whose phase and label are given: "cooldown/b50"."""
+    (found,) = (folder / "artifacts").glob(f"{start}*")
+    return found
+
+
+def commit(folder: Path, message: str) -> None:
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", message)
+
+
+def new_project(folder: Path) -> Path:
+    """A git repository with the project's own files, the micro preset and two branch points."""
+    folder.mkdir()
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in TRAVELS:
+        source = ROOT / name
+        shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder / name)
+    (folder / ".dvc").mkdir()
+    for name in ("config", ".gitignore"):
+        shutil.copy(ROOT / ".dvc" / name, folder / ".dvc")
+    params = (folder / "params.yaml").read_text()
+    params = re.sub(r"preset: \w+", "preset: micro", params)
+    params = re.sub(r"branch_percent: 80", "branch_percent: 50", params)
+    params = re.sub(r"branch_percent: \[.*\]", "branch_percent: [0, 50]", params)
+    (folder / "params.yaml").write_text(params)
+    run(folder, "git", "init", "-q")
+    commit(folder, "start")
     return folder
 
 
-def test_the_table_has_a_row_a_branch_point_and_the_text_run(project):
-    rows = table(project)
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """A finished study from nothing, by Snakemake alone, committed. Tests that change it work in a copy."""
+    folder = new_project(tmp_path_factory.mktemp("study") / "first")
+    snakemake(folder, "results/table1.csv")
+    commit(folder, "done")
+    return folder
+
+
+@pytest.fixture
+def copy(study, tmp_path) -> Path:
+    run(tmp_path, "cp", "-a", str(study), "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture(scope="module")
+def remote(study, tmp_path_factory) -> Path:
+    """A folder as DVC remote with everything in it, as the README says."""
+    folder = tmp_path_factory.mktemp("remote")
+    run(study, "dvc", "remote", "add", "--local", "--default", "store", str(folder))
+    run(study, "dvc", "push")
+    return folder
+
+
+def clone(study: Path, folder: Path, remote: str, link: str = "copy") -> Path:
+    """A git clone elsewhere that knows the remote and has nothing pulled yet."""
+    run(folder.parent, "git", "clone", "-q", str(study), str(folder))
+    run(folder, "dvc", "config", "--local", "cache.type", link)
+    run(folder, "dvc", "remote", "add", "--local", "--default", "store", remote)
+    return folder
+
+
+# --- the study itself ---
+
+
+def table(folder: Path) -> list[dict]:
+    with (folder / "results" / "table1.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_has_a_row_a_branch_point_and_the_text_run(study):
+    rows = table(study)
     assert [(r["model"], float(r["branch_percent"])) for r in rows] == [
         ("text only", 50.0),
-        ("text only", 80.0),  # the recipe's branch point, which the blind model leaves from
         ("text only", 100.0),
         ("vlm", 0.0),
         ("vlm", 50.0),
-        ("vlm", 100.0),
     ]
-    for row in rows[3:]:
+    for row in rows[2:]:
         for column in ("vision_stable", "text_stable", "vision_gain", "language_prior"):
             assert -1 <= float(row[column]) <= 1
         assert float(row["vision_gain_low"]) <= float(row["vision_gain"]) <= float(row["vision_gain_high"])
         assert float(row["cooldown_image_tokens"]) > 0
-    assert (project / "results" / "table1.md").read_text().startswith("# Table 1")
-    assert (project / "results" / "figures" / "timing.png").stat().st_size > 10_000
+    assert (study / "results" / "table1.md").read_text().startswith("# Table 1")
+    assert (study / "results" / "figures" / "timing.png").stat().st_size > 10_000
+    assert set(read_json(study / "results" / "metrics.json")["vision_gain"]) == {"0%", "50%"}
 
 
-def test_the_text_run_and_its_branches_count_tokens_exactly(project):
-    rows = {(r["model"], float(r["branch_percent"])): r for r in table(project)}
+def test_the_text_run_and_its_branches_count_tokens_exactly(study):
+    rows = {(r["model"], float(r["branch_percent"])): r for r in table(study)}
     assert [int(float(rows["text only", p]["text_run_tokens"])) for p in (50.0, 100.0)] == [10_240, 20_480]
     assert float(rows["vlm", 50.0]["image_fraction_of_sequences"]) == pytest.approx(0.1, abs=0.5 / 80)
 
 
-def test_a_second_run_does_nothing(project):
-    assert not rules(snakemake(project, "-n", "results/table1.csv"))
+def test_config_on_the_command_line_is_refused(study):
+    assert "params.yaml" in run(study, "snakemake", "-n", "--config", "image_fraction=0.2", ok=False)
 
 
-def test_without_results_only_the_last_step_runs(project):
-    before = table(project)
-    shutil.rmtree(project / "results")
-    assert rules(snakemake(project, "results/table1.csv")) == {"table1"}
-    assert table(project) == before
+# --- both engines agree ---
 
 
-def test_scrambled_file_times_change_nothing(project):
-    for number, file in enumerate(sorted((project / "artifacts").rglob("card.json"))):
-        os.utime(file, (10**9 + 7919 * (number % 13), 10**9 + 7919 * (number % 13)))
-    assert not rules(snakemake(project, "-n", "results/table1.csv"))
+def test_after_snakemake_neither_engine_has_anything_to_do(study):
+    assert planned(study) == planned(study, "results/table1.csv") == {}
+    assert is_clean(study)
+    assert repro(study) == []
+    assert is_clean(study)
 
 
-def test_one_changed_setting_reruns_its_descendants_alone(project):
-    params = project / "params.yaml"
-    text = params.read_text()
-    params.write_text(text.replace("finetune_epochs: 2", "finetune_epochs: 1"))
-    assert rules(snakemake(project, "-n", "results/table1.csv")) == {"finetune", "evaluate", "table1"}
-    params.write_text(text)
-    assert not rules(snakemake(project, "-n", "results/table1.csv"))
+def test_dvc_from_nothing_makes_the_same_bits_and_leaves_nothing_to_snakemake(study, tmp_path):
+    other = new_project(tmp_path / "other")
+    assert repro(other) == STAGES
+    assert (other / "dvc.lock").read_text() == (study / "dvc.lock").read_text()
+    assert folder_hashes(other / "results") == folder_hashes(study / "results")
+    assert planned(other) == planned(other, "all_prepare", "all_evaluate", "all_report") == {}
+    assert repro(other) == []
 
 
-def test_config_on_the_command_line_is_refused(project):
-    command = [sys.executable, "-m", "snakemake", "-n", "--config", "image_fraction=0.2"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "params.yaml" in done.stderr
+@pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
+def test_a_clone_that_pulls_has_nothing_to_do(study, remote, tmp_path, link):
+    folder = clone(study, tmp_path / "clone", str(remote), link)
+    assert planned(folder)["pretrain"] == 2  # without a pull it is a fresh start
+    run(folder, "dvc", "pull")
+    assert artifact(folder, "cooldown/b50").joinpath("model.safetensors").is_symlink() == (link == "symlink")
+    dates = random.Random(link)
+    for file in (p for p in folder.rglob("*") if p.is_file() and ".git" not in p.parts and "cache" not in p.parts):
+        date = dates.randint(10**9, 17 * 10**8)
+        os.utime(file, (date, date))
+    assert planned(folder) == planned(folder, "all_prepare", "all_evaluate", "all_report") == {}
+    assert repro(folder) == []
+    assert is_clean(folder)
 
 
-def test_a_run_from_nothing_elsewhere_gives_the_same_table(project, tmp_path):
-    again = copy_project(tmp_path / "again")
-    snakemake(again, "results/table1.csv")
-    assert table(again) == table(project)
-    for name in ("table1.md", "figures/timing.csv", "figures/timing.png"):
-        assert (again / "results" / name).read_bytes() == (project / "results" / name).read_bytes()
+def test_pulling_the_results_alone_is_enough_to_have_nothing_to_do(study, remote, tmp_path):
+    folder = clone(study, tmp_path / "clone", str(remote))
+    run(folder, "dvc", "pull", "report")
+    assert [p.name for p in (folder / "artifacts").iterdir()] == ["tables"]
+    assert planned(folder) == planned(folder, "results/table1.csv") == {}
+    assert repro(folder, "--allow-missing") == []
+
+
+def test_an_s3_remote_takes_its_credentials_from_the_environment(study, tmp_path, monkeypatch):
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    secret = {"AWS_ACCESS_KEY_ID": "key-of-the-test", "AWS_SECRET_ACCESS_KEY": "secret-of-the-test"}
+    secret |= {"AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in secret.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3", endpoint_url=address).create_bucket(Bucket="studies")
+    try:
+        folders = [clone(study, tmp_path / name, "s3://studies/micro") for name in ("one", "two")]
+        for folder in folders:
+            run(folder, "dvc", "remote", "modify", "--local", "store", "endpointurl", address)
+        shutil.copytree(study / ".dvc" / "cache", folders[0] / ".dvc" / "cache")
+        run(folders[0], "dvc", "push", **secret)
+        run(folders[1], "dvc", "pull", **secret)
+    finally:
+        server.stop()
+    assert planned(folders[1]) == {}
+    assert is_clean(folders[1])
+    for file in (p for folder in folders for p in (folder / ".dvc").rglob("*") if p.is_file()):
+        assert b"of-the-test" not in file.read_bytes(), file
+
+
+# --- what changes, and nothing else ---
+
+
+def test_one_changed_setting_plans_its_descendants_alone(copy):
+    change(copy, "finetune_epochs: 2", "finetune_epochs: 1")
+    assert planned(copy) == {"finetune": 3, "evaluate": 3, "table1": 1}
+    line = run(copy, "python", "-m", "pipeline", "why", "results/table1.csv")
+    assert "epochs: 2 -> 1" in line
+    change(copy, "finetune_epochs: 1", "finetune_epochs: 2")
+    change(copy, "image_fraction: 0.1", "image_fraction: 0.2")
+    assert planned(copy) == {"cooldown": 2, "finetune": 3, "evaluate": 3, "table1": 1}
+    change(copy, "image_fraction: 0.2", "image_fraction: 0.1")
+    assert planned(copy) == {}
+
+
+def test_what_if_the_image_fraction_is_twenty_percent(copy):
+    before = folder_hashes(copy / "results")
+    output = run(copy, "dvc", "exp", "run", "-S", "recipe.image_fraction=0.2")
+    assert ran(output) == ["cooldown", "finetune", "evaluate", "report"]
+    assert sorted({job.split()[0] for job in done_jobs(output)}) == ["cooldown", "evaluate", "finetune", "tables"]
+    assert planned(copy) == {}
+    assert re.search(r"recipe.image_fraction +0.1 +0.2", run(copy, "dvc", "params", "diff"))
+    difference = run(copy, "dvc", "metrics", "diff", "--all")
+    assert re.search(r"results/metrics.json +vision_gain.50% +-?[\d.]+ +-?[\d.]+ +-?[\d.]+", difference)
+    shown = run(copy, "dvc", "exp", "show", "--only-changed", "--md", "--drop", "artifacts|pipeline|configs")
+    assert "recipe.image_fraction" in shown
+    assert "recipe.finetune_epochs" not in shown
+    run(copy, "dvc", "plots", "diff", "-o", "plots")
+    page = (copy / "plots" / "index.html").read_text()
+    assert all(text in page for text in ("gain over the language prior", "training loss", "workspace", "HEAD"))
+    # Back again: what was set aside is taken back, and no model is trained.
+    change(copy, "image_fraction: 0.2", "image_fraction: 0.1")
+    assert not [job for job in done_jobs(snakemake(copy)) if not job.startswith("tables")]
+    assert folder_hashes(copy / "results") == before
+    assert run(copy, "git", "status", "--short").split() == ["M", "params.yaml", "??", "plots/"]  # lists one a line
+    assert repro(copy) == []
+
+
+def test_an_experiment_elsewhere_leaves_the_workspace_alone_until_it_is_applied(copy):
+    output = run(copy, "dvc", "exp", "run", "--temp", "--name", "one-pass", "-S", "recipe.finetune_epochs=1")
+    assert ran(output) == ["finetune", "evaluate", "report"]
+    assert is_clean(copy)
+    assert planned(copy) == {}
+    run(copy, "dvc", "exp", "apply", "one-pass")
+    assert "finetune_epochs: 1" in (copy / "params.yaml").read_text()
+    assert planned(copy) == {}
+    assert repro(copy) == []
+
+
+def test_a_sweep_that_narrows_and_widens_trains_only_what_is_new(copy):
+    change(copy, "branch_percent: [0, 50]", "branch_percent: [50]")
+    assert planned(copy) == {"table1": 1}
+    output = run(copy, "dvc", "repro")
+    assert ran(output) == ["pretrain", "cooldown", "finetune", "evaluate", "report"]
+    assert [job.split()[0] for job in done_jobs(output)] == ["tables"]
+    assert not list((copy / "artifacts").glob("*/b0-*"))
+    change(copy, "branch_percent: [50]", "branch_percent: [0, 50, 75]")
+    before = {p: folder_hashes(p) for p in (copy / "artifacts").glob("*/*")}
+    assert planned(copy) == {"pretrain": 1, "cooldown": 1, "finetune": 1, "evaluate": 2, "table1": 1}
+    output = snakemake(copy)
+    assert sorted(job.split()[0] for job in done_jobs(output)) == sorted(
+        ["pretrain", "cooldown", "finetune", "evaluate", "evaluate", "tables"]
+    )
+    (log,) = (copy / "logs" / "pretrain").glob("text-30-*.log")
+    assert "continuing after step 20" in log.read_text()
+    assert all(folder_hashes(p) == hashes for p, hashes in before.items() if p.parent.name != "tables")
+    assert "up to date" in run(copy, "dvc", "status")
+
+
+# --- loss and damage ---
+
+
+def corrupt(file: Path) -> None:
+    """Flip a bit, in a new file: the old one may be linked to the cache."""
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 1
+    file.unlink()
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("engine", ["snakemake", "dvc"])
+def test_a_lost_and_a_damaged_artifact_are_made_again_and_nothing_else(copy, engine):
+    shutil.rmtree(artifact(copy, "tokenizer/bpe"))
+    corrupt(artifact(copy, "evaluate/pretrain-text-20") / "heldout.csv")
+    assert "other bytes" in run(
+        copy, "python", "-m", "pipeline", "why", artifact(copy, "evaluate/pretrain-text-20").name
+    )
+    assert planned(copy) == {"tokenizer": 1, "evaluate": 1}
+    if engine == "snakemake":
+        output = snakemake(copy)
+    else:
+        output = run(copy, "dvc", "repro")
+        assert ran(output) == ["prepare", "evaluate"]
+    assert sorted(job.split()[0] for job in done_jobs(output)) == ["evaluate", "tokenizer"]
+    assert is_clean(copy)
+    assert planned(copy) == {}
+
+
+def test_an_edited_result_is_made_again(copy):
+    (copy / "results" / "table1.csv").write_text("vision_gain\n0.99\n")
+    assert planned(copy) == {"table1": 1}
+    snakemake(copy)
+    assert is_clean(copy)
+
+
+@pytest.mark.parametrize("engine", ["snakemake", "dvc"])
+def test_a_killed_engine_goes_on_where_it_was_and_ends_in_the_same_bits(copy, engine):
+    lost = artifact(copy, "finetune/b50")
+    shutil.rmtree(lost)
+    command = ["snakemake"] if engine == "snakemake" else ["dvc", "repro"]
+    with (copy / "killed.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=copy, env=ENVIRONMENT, stdout=log, stderr=log)
+    # A second run says who is at work and touches nothing.
+    wait(lambda: list((copy / ".study" / "partial").glob("b50-*")), process)
+    busy = run(copy, "snakemake", ok=False)
+    assert "at work in this folder" in busy
+    assert process.poll() is None
+    (state,) = wait(lambda: list((copy / ".study" / "resume").glob("*/last/state.json")), process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait(lambda: not [child for child in children if child.is_running()])
+    saved = read_json(state)["step"]
+    assert not lost.joinpath("model.safetensors").exists()
+
+    run(copy, *command)
+    (copy / "killed.log").unlink()
+    log = (copy / "logs" / "finetune" / f"{lost.name}.log").read_text()
+    assert int(re.search(r"continuing after step (\d+)", log)[1]) == saved >= 10
+    assert is_clean(copy)
+    assert planned(copy) == {}
+    assert repro(copy) == []
+    assert not list((copy / ".study" / "resume").glob("*"))
+
+
+def wait(condition, process: subprocess.Popen | None = None, seconds: float = 120):
+    """Wait for something to be true, and return it. Fails if the process ends before, or after a long time."""
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert process is None or process.poll() is None, "it ended too early"
+        assert time.monotonic() < until, "it never happened"
+        time.sleep(0.05)
+    return found

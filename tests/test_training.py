@@ -16,12 +16,12 @@ from streaming.base.batching import generate_work
 from streaming.base.world import World
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from pipeline.config import ModelSize
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, image_id, verify_shards, write_shards
 from pipeline.files import stable_json, write_text
 from pipeline.model import vision
 from pipeline.model.vlm import IGNORE
 from pipeline.run import JobFile
+from pipeline.sections import ModelSize
 from pipeline.training import train
 from pipeline.training.batches import Collate, OrderedDataset, count_tokens, split_batch
 from pipeline.training.mixture import split_budget
@@ -135,7 +135,7 @@ class FakeJob:
     resume: Path
     continues: Path | None = None
     progress: Steps = field(default_factory=Steps)
-    context: dict = field(default_factory=lambda: {"wandb": "off", "save_steps": 2})
+    context: dict = field(default_factory=lambda: {"wandb": "disabled", "save_steps": 2})
 
     @property
     def card(self) -> dict:

@@ -146,6 +146,7 @@ class Recorder(Callback):
         self.step, self.seen = state["step"], Counter(state["seen"])
         self.losses.seek(0)
         self.losses.write(losses)
+        print(f"continuing after step {self.step}", flush=True)
         self.job.progress.begin_at(self.step * self.tokens_a_step)
 
     @property
@@ -191,7 +192,7 @@ def start(trainer: Trainer, step: int, batch: int, tokens: int) -> None:
 
 
 def loggers(job) -> list:
-    if job.context["wandb"] == "off":
+    if job.context["wandb"] == "disabled":
         return []
     import wandb
     from composer.loggers import WandBLogger

@@ -1,0 +1,334 @@
+"""What a stage depends on is written once, in pipeline/study.py: dvc.yaml and the Snakefile say the same.
+
+What a setting changes is found by trying: give it another value, and see which stages' cards are other cards.
+"""
+
+import re
+from fnmatch import fnmatch
+from typing import Literal, get_args, get_origin
+
+import pytest
+import yaml
+from conftest import SOURCE
+
+from pipeline.cards import Ledger, code_fingerprint
+from pipeline.config import Settings, Timing, check_encoders, check_scale, check_tasks, load_settings, section_at
+from pipeline.study import PHASES, STAGES, Study
+
+DVC = yaml.safe_load((SOURCE / "dvc.yaml").read_text(encoding="utf-8"))
+SNAKEFILE = (SOURCE / "Snakefile").read_text(encoding="utf-8")
+
+# Files of settings as dvc.yaml may name them, and where `Settings` has what they hold. DVC fills in the names.
+FILES = {
+    "params.yaml": "params",
+    "configs/scale/${preset}.yaml": "scale",
+    "configs/data/${data}.yaml": "data",
+    "configs/encoder": "encoders",
+    "configs/tasks/${tasks}.yaml": "tasks",
+}
+NAMES = {"params.preset": "scale", "params.data": "data", "params.tasks": "tasks"}  # what each stands for
+OTHER = "other"  # for what has one valid value today; and the name of a second encoder
+
+# Values to try where neither one more, nor half, nor the opposite, nor another choice will do: the first that differs.
+VALUES = {
+    "params.preset": [OTHER],
+    "params.data": [OTHER],
+    "params.tasks": [OTHER],
+    "params.recipe.branch_percent": [50, 60],
+    "params.recipe.encoder": [OTHER],
+    "params.experiments.*.branch_percent": [[0, 50, 100], [0, 60, 100]],
+    "params.experiments.*.seed": [[1], [2]],
+    "scale.model.heads": [1, 2],
+    "scale.model.width": [192, 96],
+    "scale.hardware.microbatch": [2, 1],
+    "data.licences.*": ["one", "another"],
+    "encoders.*.weights": ["numpy", "scipy"],
+    "tasks.vision.*.prompt": ["{question}!", "{question}"],
+    "tasks.vision.*.threshold": [0.5, 0.25],
+}
+
+
+@pytest.fixture(scope="module")
+def ledger() -> Ledger:
+    """The default study's."""
+    return Ledger(Study(load_settings(SOURCE)), SOURCE)
+
+
+# Stages
+
+
+def outs(stage: str) -> dict[str, dict]:
+    """What a stage makes, with DVC's options."""
+    return {path: options for out in DVC["stages"][stage]["outs"] for path, options in out.items()}
+
+
+def uncached(stage: str) -> list[str]:
+    """What a stage makes for git, not for DVC, to keep."""
+    return [path for path, options in outs(stage).items() if not options.get("cache", True)]
+
+
+def phases_read(stage: str) -> list[str]:
+    """The phases whose artifacts a stage depends on."""
+    deps = DVC["stages"][stage]["deps"]
+    return [dep.removeprefix("artifacts/") for dep in deps if dep.startswith("artifacts/")]
+
+
+def test_dvc_has_the_stages_of_the_study():
+    assert list(DVC["stages"]) == list(STAGES)
+    assert len(STAGES) <= 8
+    assert [phase for phases in STAGES.values() for phase in phases] == list(PHASES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_says_what_it_does_and_calls_its_snakemake_target(stage):
+    assert DVC["stages"][stage]["desc"]
+    assert DVC["stages"][stage]["cmd"] == [f"snakemake all_{stage}", f"python -m pipeline set-aside {stage}"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_makes_the_artifacts_of_its_phases(stage):
+    assert set(outs(stage)) - set(uncached(stage)) == {f"artifacts/{phase}" for phase in STAGES[stage]}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dvc_deletes_nothing_before_a_stage_runs(stage):
+    assert [path for path, options in outs(stage).items() if not options.get("persist")] == []
+
+
+def test_metrics_and_plots_are_what_the_report_makes():
+    plotted = {file for plot in DVC["plots"] for settings in plot.values() for file in settings["y"]}
+    assert {*DVC["metrics"], *plotted} <= set(uncached("report"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_artifacts_that_its_jobs_read(stage, ledger):
+    read = {parent.phase for job in ledger.stage_jobs(stage) for parent in ledger.inputs(job)}
+    assert sorted(phases_read(stage)) == sorted(read - set(STAGES[stage]))
+
+
+# Code
+
+
+def files_of(path: str) -> set[str]:
+    """The Python files of a dependency, which may be a folder."""
+    found = (SOURCE / path).rglob("*.py") if (SOURCE / path).is_dir() else [SOURCE / path]
+    return {file.relative_to(SOURCE).as_posix() for file in found if file.name != "__init__.py"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_code_of_its_phases(stage):
+    paths = {name.replace(".", "/") for phase in STAGES[stage] for name in code_fingerprint(SOURCE, phase)}
+    run = {f"{path}.py" for path in paths if not (SOURCE / path).is_dir()}  # a folder is its __init__.py
+    listed = [files_of(dep) for dep in DVC["stages"][stage]["deps"] if dep.startswith("pipeline")]
+    # config.py and study.py turn settings into cards.
+    assert set().union(*listed) == run | {"pipeline/config.py", "pipeline/study.py"}
+
+
+# Settings: what dvc.yaml lists
+
+
+def listed_keys(stage: str) -> list[str]:
+    """The settings that a stage lists one by one."""
+    found = []
+    for entry in DVC["stages"][stage].get("params", []):
+        keys = entry if isinstance(entry, dict) else {"params.yaml": [entry]}
+        found += [f"{FILES[file]}.{key}" for file in keys for key in keys[file]]
+    return found
+
+
+def listed_files(stage: str) -> list[str]:
+    """The settings that a stage depends on by the file."""
+    return [FILES[dep] for dep in DVC["stages"][stage]["deps"] if not dep.startswith(("artifacts/", "pipeline/"))]
+
+
+def covers(above: str, key: str) -> bool:
+    return f"{key}.".startswith(f"{above}.")
+
+
+def lists(stage: str, key: str) -> bool:
+    """Whether DVC reruns a stage when a setting changes, even if all that comes before stays as it is."""
+    listed = listed_keys(stage) + listed_files(stage)
+    named = key in NAMES and any(covers(NAMES[key], other) for other in listed)  # ${preset} is in the file's name
+    return named or any(covers(above, key) for above in listed)
+
+
+def reruns(stage: str, key: str) -> bool:
+    """Whether DVC reruns a stage, or a stage that it depends on, when a setting changes."""
+    before = [other for other in STAGES if set(STAGES[other]) & set(phases_read(stage))]
+    return lists(stage, key) or any(reruns(other, key) for other in before)
+
+
+# Settings: what they change
+
+
+def leaves(value, *path):
+    """The path and value of every setting below a section. A list of plain values is one setting."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, *path, key)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for number, inner in enumerate(value):
+            yield from leaves(inner, *path, number)
+    else:
+        yield path, value
+
+
+def fields_on(path) -> list:
+    """The declarations of a setting and of the sections that it is in."""
+    found = [section_at(Settings, path[:end]).model_fields.get(path[end]) for end in range(len(path))]
+    return [field for field in found if field is not None]  # a number or a free name is declared nowhere
+
+
+def choices(path) -> tuple:
+    """The values that a setting may have, if they are declared one by one."""
+    annotation = fields_on(path)[-1].annotation
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def another(path, value):
+    """Another valid value of a setting."""
+    key = ".".join(map(str, path))
+    values = next((values for pattern, values in VALUES.items() if fnmatch(key, pattern)), choices(path))
+    if values:
+        return next((other for other in values if other != value), OTHER)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 or 0.001
+    raise LookupError(f"give VALUES in tests/test_dvc.py a value of {key} to try in place of {value!r}")
+
+
+def replaced(section, path, value):
+    """A copy of a section with the setting at a path replaced, whether that is valid or not."""
+    if not path:
+        return value
+    first, *rest = path
+    if isinstance(section, list):
+        return [*section[:first], replaced(section[first], rest, value), *section[first + 1 :]]
+    if isinstance(section, dict):
+        return section | {first: replaced(section[first], rest, value)}
+    return section.model_copy(update={first: replaced(getattr(section, first), rest, value)})
+
+
+def checked(settings: Settings) -> Settings:
+    """The settings, if they are valid in files."""
+    settings = Settings.model_validate(settings.model_dump())
+    check_scale(settings.scale, "scale")
+    check_tasks(settings.tasks, "tasks")
+    check_encoders(settings.encoders, settings.scale, "scale")
+    return settings
+
+
+def cards(settings: Settings) -> dict[str, set[str]]:
+    """The digests of each stage's cards."""
+    made = Ledger(Study(settings), SOURCE)
+    return {stage: {made.digest(job) for job in made.stage_jobs(stage)} for stage in STAGES}
+
+
+@pytest.fixture(scope="module")
+def changes() -> dict[str, set[str]]:
+    """For every setting, the stages whose cards change with it."""
+    today = load_settings(SOURCE)
+    recipe = today.params.recipe
+    # Fewer branch points do as well, and are quicker.
+    timing = Timing(branch_percent=sorted({0, recipe.branch_percent, 100}))
+    today = replaced(today, ["params", "experiments", "timing"], timing)
+    encoder = today.encoders[recipe.encoder]
+    spare = {OTHER: encoder.model_copy(update={"pixels": encoder.pixels + 1})}
+    more = replaced(today, ["encoders"], today.encoders | spare)
+    before, found = cards(today), {}
+    for path, value in leaves(today.model_dump()):
+        if path[:2] == ("params", "experiments"):
+            value = value or [getattr(recipe, path[-1])]  # what is not varied is the recipe's
+        changed = replaced(more, path, another(path, value))
+        if len(choices(path)) != 1:
+            checked(changed)
+        after = cards(changed)
+        found[".".join(map(str, path))] = {stage for stage in STAGES if after[stage] != before[stage]}
+    for name, section in NAMES.items():  # another file may have another value of every setting
+        found[name] |= set().union(*(found[key] for key in found if covers(section, key)))
+    return found
+
+
+def may_be_left_out(key: str) -> bool:
+    """Whether a setting, or a section that it is in, has a default."""
+    return not all(field.is_required() for field in fields_on(key.split(".")))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dvc_reruns_a_stage_for_every_setting_that_changes_its_cards(stage, changes):
+    missing = [key for key in changes if stage in changes[key] and not reruns(stage, key)]
+    assert not missing, f"dvc.yaml: no params or deps of {stage}, or of a stage before it, cover {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_no_setting_that_does_not_change_its_cards(stage, changes):
+    """Of a section, every setting without a default must change them, or if all have one, at least one setting."""
+    superfluous = []
+    for listed in listed_keys(stage):
+        below = [key for key in changes if covers(listed, key)]
+        idle = [key for key in below if stage not in changes[key]]
+        superfluous += [listed] if idle == below else [key for key in idle if not may_be_left_out(key)]
+    assert not superfluous, (
+        f"dvc.yaml: params of {stage} cover {', '.join(superfluous)}, which change none of its cards"
+    )
+
+
+def test_settings_that_change_no_card_rerun_nothing(changes):
+    idle = [key for key in changes if not changes[key]]
+    assert {"params.wandb", "scale.hardware.memory_mb", "scale.hardware.save_steps"} <= set(idle)
+    listed = [f"{key} ({stage})" for stage in STAGES for key in idle if lists(stage, key)]
+    assert not listed, f"dvc.yaml: stages list what changes no card: {', '.join(listed)}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_no_setting_that_may_be_left_out(stage):
+    """DVC refuses to run a stage if a setting that it lists is not in the file; the section around it always is."""
+    optional = [key for key in listed_keys(stage) if may_be_left_out(key)]
+    assert not optional, f"dvc.yaml: in the params of {stage}, list the section around {', '.join(optional)}"
+
+
+# Snakefile
+
+RULES = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", SNAKEFILE, re.M | re.S))
+
+
+def outputs(rule: str, **names) -> list[str]:
+    """What a rule declares as its outputs."""
+    (block,) = re.findall(r"^    output:\n(.*?)(?=^    \w)", RULES[rule], re.M | re.S)
+    known = {"multiext": lambda base, *ends: [base + end for end in ends]}
+    found = eval(f"[{block}]", known | names)
+    return [path for item in found for path in (item if isinstance(item, list) else [item])]
+
+
+def test_every_phase_has_a_rule():
+    assert set(RULES) == {"table1", *PHASES} - {"tables"}
+
+
+@pytest.mark.parametrize("phase", [phase for phase in PHASES if phase != "tables"])
+def test_a_rule_makes_the_card_of_its_phase(phase):
+    assert outputs(phase) == [f"artifacts/{phase}/{{id}}/card.json"]
+
+
+@pytest.mark.parametrize("phase", [phase for phase in PHASES if phase != "tables"])
+def test_a_rule_reads_what_the_study_says(phase):
+    assert re.findall(r"^    input:\n(.*?)\n    \w", RULES[phase], re.M | re.S) == [
+        f'        unpack(study.edges("{phase}")),'
+    ]
+
+
+def test_the_table_makes_the_results_that_dvc_leaves_to_git(ledger):
+    card, *results = outputs("table1", study=ledger.study)
+    assert card == ledger.study.table1.card
+    assert sorted(results) == sorted(uncached("report"))
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "report"])
+def test_only_the_report_leaves_results_to_git(stage):
+    assert uncached(stage) == []
+
+
+def test_snakemake_has_the_targets_that_dvc_calls():
+    assert re.search(r'^for stage in study\.stages:\s+rule:\s+name:\s+f"all_\{stage\}"', SNAKEFILE, re.M)

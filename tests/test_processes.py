@@ -1,0 +1,305 @@
+"""Who is at work in a folder: the living are seen, the dead are tidied away, and nothing outlives its owner."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import SOURCE
+
+from pipeline.processes import ORPHANED, RUNNING, Presence, remove_stale_locks
+
+SOON = 20.0  # seconds: far more than anything here takes
+
+IS_PRESENT = """
+import sys, time
+from pathlib import Path
+from pipeline.processes import Presence
+presence = Presence(Path(sys.argv[1]))
+print("ready", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+HAS_A_CHILD = """
+import subprocess, sys, time
+from pathlib import Path
+from pipeline.processes import Presence
+presence = Presence(Path(sys.argv[1]))
+print(subprocess.Popen(["sleep", "100"], stdout=subprocess.DEVNULL).pid, flush=True)
+time.sleep(100)
+"""
+ENDS_WITH = """
+import sys, time
+from pipeline.processes import end_with
+end_with(int(sys.argv[1]))
+print("ready", flush=True)
+time.sleep(100)
+"""
+ENDS_WITH_DVC = """
+import os, time
+from pipeline.processes import end_with_dvc
+end_with_dvc()
+print(os.getpid(), flush=True)
+time.sleep(100)
+"""
+COUNTS_THREADS = """
+import threading
+from pipeline.processes import end_with_dvc
+end_with_dvc()
+print(threading.active_count())
+"""
+STARTS_A_SHELL = """
+import shlex, subprocess, sys
+subprocess.run(["sh", "-c", shlex.join([sys.executable, "-c", sys.argv[1]]) + "; true"])
+"""
+
+
+@pytest.fixture
+def start() -> Iterator[Callable]:
+    """A function that starts Python code in a process of its own, which ends with the test."""
+    started = []
+
+    def begin(code: str, *arguments: object, **environment: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        path = {"PYTHONPATH": str(SOURCE)}
+        process = subprocess.Popen(command, env=os.environ | path | environment, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def said(process: subprocess.Popen) -> str:
+    """The next line that a process writes."""
+    return process.stdout.readline().strip()
+
+
+@pytest.fixture
+def neighbour(start, tmp_path) -> Callable:
+    """A function that starts another process at work in the folder."""
+
+    def begin(seconds: float = 100) -> subprocess.Popen:
+        process = start(IS_PRESENT, tmp_path, seconds)
+        assert said(process) == "ready"
+        return process
+
+    return begin
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + SOON
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, whether or not anybody has asked for its exit code."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+# Presence
+
+
+def entries(root: Path) -> list[str]:
+    return sorted(file.name for file in (root / RUNNING).iterdir())
+
+
+def test_a_process_alone_sees_nobody(tmp_path):
+    presence = Presence(tmp_path)
+    assert presence.others() == []
+    assert entries(tmp_path) == [presence.file.name]
+
+
+def test_an_entry_says_who_and_since_when(tmp_path):
+    presence = Presence(tmp_path)
+    entry = json.loads(presence.file.read_text())
+    assert (entry["pid"], entry["machine"]) == (os.getpid(), os.uname().nodename)
+    assert entry["since"].startswith("20") and entry["command"]
+
+
+def test_a_living_process_is_seen_however_often_one_looks(tmp_path, neighbour):
+    presence = Presence(tmp_path)
+    pid = neighbour().pid
+    for _ in range(3):
+        assert [other["pid"] for other in presence.others()] == [pid]
+
+
+def test_it_does_not_matter_who_came_first(tmp_path, neighbour):
+    pids = {neighbour().pid, neighbour().pid}
+    assert {other["pid"] for other in Presence(tmp_path).others()} == pids
+
+
+def test_a_killed_process_is_not_seen_and_its_entry_goes(tmp_path, neighbour):
+    presence = Presence(tmp_path)
+    dead, alive = neighbour(), neighbour()
+    kill(dead)
+    assert len(entries(tmp_path)) == 3
+    assert [other["pid"] for other in presence.others()] == [alive.pid]
+    assert len(entries(tmp_path)) == 2
+
+
+def test_a_process_that_ends_takes_its_entry_along(tmp_path, neighbour):
+    assert neighbour(seconds=0).wait() == 0
+    assert entries(tmp_path) == []
+
+
+def test_the_orphans_of_a_killed_process_do_not_keep_it_alive(tmp_path, start):
+    presence = Presence(tmp_path)
+    process = start(HAS_A_CHILD, tmp_path)
+    orphan = psutil.Process(int(said(process)))
+    try:
+        assert [other["pid"] for other in presence.others()] == [process.pid]
+        kill(process)
+        assert presence.others() == []
+        assert not is_gone(orphan.pid)
+    finally:
+        orphan.kill()
+
+
+def test_a_process_in_another_folder_is_not_seen(tmp_path, neighbour):
+    neighbour()
+    assert Presence(tmp_path / "elsewhere").others() == []
+
+
+def test_an_entry_that_another_process_tidies_up_meanwhile_is_none(tmp_path, neighbour, monkeypatch):
+    presence = Presence(tmp_path)
+    kill(neighbour())
+    glob = Path.glob
+
+    def late(folder: Path, pattern: str) -> list[Path]:
+        found = list(glob(folder, pattern))
+        for file in found:
+            if file != presence.file:
+                file.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "glob", late)
+    assert presence.others() == []
+
+
+@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="others() reads an entry that may be gone by then")
+def test_an_entry_that_is_being_tidied_up_is_none(tmp_path, neighbour, monkeypatch):
+    presence = Presence(tmp_path)
+    kill(neighbour())
+
+    def another_was_faster(handle, _):
+        Path(handle.name).unlink()
+        raise BlockingIOError
+
+    monkeypatch.setattr("pipeline.processes.fcntl.flock", another_was_faster)
+    assert presence.others() == []
+
+
+# Snakemake's locks
+
+
+@pytest.fixture
+def locks(tmp_path) -> Path:
+    folder = tmp_path / ".snakemake/locks"
+    folder.mkdir(parents=True)
+    for name in ("0.input.lock", "0.output.lock"):
+        (folder / name).write_text("results/table1.csv\n")
+    return folder
+
+
+def is_locked(locks: Path) -> bool:
+    return locks.exists() and any(locks.iterdir())
+
+
+def test_locks_go_when_nobody_is_there(tmp_path, locks):
+    assert remove_stale_locks(tmp_path, Presence(tmp_path)) is None
+    assert not is_locked(locks)
+    assert locks.parent.exists()
+
+
+def test_locks_of_a_killed_process_go(tmp_path, locks, neighbour):
+    kill(neighbour())
+    assert remove_stale_locks(tmp_path, Presence(tmp_path)) is None
+    assert not is_locked(locks)
+
+
+def test_locks_of_a_living_process_stay_and_it_is_named(tmp_path, locks, neighbour):
+    process = neighbour()
+    line = remove_stale_locks(tmp_path, Presence(tmp_path), patience=0.1)
+    assert f"process {process.pid} on {os.uname().nodename}" in line
+    assert line.splitlines() == [line]
+    assert len(list(locks.iterdir())) == 2
+    kill(process)
+    assert remove_stale_locks(tmp_path, Presence(tmp_path), patience=0.1) is None
+    assert not is_locked(locks)
+
+
+def test_a_process_that_is_about_to_end_is_waited_for(tmp_path, locks, neighbour):
+    process = neighbour(seconds=0.5)
+    assert remove_stale_locks(tmp_path, Presence(tmp_path), patience=SOON) is None
+    assert not is_locked(locks)
+    assert process.wait() == 0
+
+
+def test_locks_that_their_owner_removes_are_waited_for(tmp_path, locks, neighbour, monkeypatch):
+    neighbour()
+    monkeypatch.setattr(time, "sleep", lambda _: shutil.rmtree(locks))
+    assert remove_stale_locks(tmp_path, Presence(tmp_path), patience=SOON) is None
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_without_locks_nobody_is_waited_for(tmp_path, neighbour, monkeypatch, empty):
+    neighbour()
+    if empty:
+        (tmp_path / ".snakemake/locks").mkdir(parents=True)
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waited"))
+    assert remove_stale_locks(tmp_path, Presence(tmp_path)) is None
+
+
+# Ends
+
+
+@pytest.mark.parametrize("reaped", [True, False], ids=["reaped", "zombie"])
+def test_a_process_ends_with_its_owner(start, reaped):
+    owner = start("import time; time.sleep(100)")
+    process = start(ENDS_WITH, owner.pid)
+    assert said(process) == "ready"
+    assert process.poll() is None
+    owner.kill()
+    if reaped:
+        owner.wait()
+    assert process.wait(timeout=SOON) == ORPHANED
+
+
+def test_a_process_whose_owner_is_gone_ends_at_once(start):
+    owner = start("")
+    owner.wait()
+    process = start(ENDS_WITH, owner.pid)
+    assert process.wait(timeout=SOON) == ORPHANED
+    assert said(process) == ""
+
+
+def test_under_dvc_a_process_ends_with_what_started_the_shell(start):
+    dvc = start(STARTS_A_SHELL, ENDS_WITH_DVC, DVC_STAGE="pretrain")
+    pid = int(said(dvc))
+    assert not is_gone(pid)
+    kill(dvc)
+    assert wait_for(lambda: is_gone(pid))
+
+
+def test_without_dvc_a_process_ends_when_it_likes(start, monkeypatch):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    assert said(start(COUNTS_THREADS)) == "1"  # none waits for another process

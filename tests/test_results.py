@@ -1,0 +1,67 @@
+"""The results in git are what today's code and settings make, as far as can be told without making them."""
+
+import hashlib
+import subprocess
+
+import pytest
+import yaml
+from conftest import SOURCE
+
+from pipeline.cards import Ledger
+from pipeline.config import load_settings
+from pipeline.files import file_hash, read_json
+from pipeline.study import Study
+
+RESULTS, LOCK = SOURCE / "results", SOURCE / "dvc.lock"
+TABLES = ["table1"]
+REMEDY = "run `snakemake results/table1.csv` and commit results/ and dvc.lock"
+
+
+def manifest(table: str) -> dict:
+    """The list of a table's files with their sizes and hashes, and the digest of the card they were made from."""
+    file = RESULTS / "made_from" / f"{table}.json"
+    assert file.exists(), f"nothing says what {table} was made from: {REMEDY}"
+    return read_json(file)
+
+
+def committed() -> set[str]:
+    """The files of results/ that git has, with what was only added."""
+    listed = subprocess.run(["git", "ls-files", "results"], cwd=SOURCE, capture_output=True, text=True, check=True)
+    return set(listed.stdout.splitlines())
+
+
+def md5(path: str) -> str | None:
+    file = SOURCE / path
+    return hashlib.md5(file.read_bytes()).hexdigest() if file.exists() else None
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_is_made_from_todays_code_and_settings(table):
+    study = Study(load_settings(SOURCE))
+    today = Ledger(study, SOURCE).digest(getattr(study, table))
+    assert manifest(table)["card"] == today, f"{table} was made from other code or settings than today's: {REMEDY}"
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_tables_files_have_the_bytes_that_were_made(table):
+    files = {name: (file["bytes"], file["sha256"]) for name, file in manifest(table)["files"].items()}
+    here = {name: RESULTS / name for name in files if (RESULTS / name).exists()}
+    found = {name: (file.stat().st_size, file_hash(file)) for name, file in here.items()}
+    differ = sorted(name for name in files if found.get(name) != files[name])
+    assert not differ, f"missing from results/, or edited there: {', '.join(differ)}. {REMEDY}"
+
+
+def test_every_result_in_git_says_what_it_was_made_from():
+    listed = {f"results/{name}" for table in TABLES for name in manifest(table)["files"]}
+    strays = sorted(committed() - listed - {f"results/made_from/{table}.json" for table in TABLES})
+    assert not strays, f"in git, but made by no table: {', '.join(strays)}. Delete them, or {REMEDY}"
+
+
+def test_dvc_has_noted_the_results_in_git():
+    assert LOCK.exists(), f"no dvc.lock: {REMEDY}"
+    stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
+    if "report" not in stages:
+        pytest.skip("DVC has not seen the stage report finish")
+    noted = {out["path"]: out["md5"] for out in stages["report"]["outs"] if out["path"].startswith("results/")}
+    differ = sorted(path for path in noted.keys() | committed() if noted.get(path) != md5(path))
+    assert not differ, f"not as in dvc.lock: {', '.join(differ)}. {REMEDY}"
