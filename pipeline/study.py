@@ -7,7 +7,7 @@ ever parses an id. Two experiments that need the same model get the same job.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 
 from pipeline.config import ConfigError, Recipe, Settings
@@ -53,7 +53,7 @@ class Job:
     def identity(self) -> str:
         return digest([self.phase, self.settings, {role: job.identity for role, job in self.parents.items()}])
 
-    @property
+    @cached_property
     def id(self) -> str:
         return f"{self.label}-{self.identity[:8]}"
 
@@ -104,13 +104,24 @@ class Study:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.jobs: dict[tuple[str, str], Job] = {}
+        # Hundreds of models share their ancestors: each is made once.
+        for phase in (
+            self.source,
+            self.tokenizer,
+            self.shards,
+            self.features,
+            self.pretrain,
+            self.cooldown,
+            self.finetune,
+        ):
+            setattr(self, phase.__name__, cache(phase))
         self.check()
         self.table1 = self.make_table1()
 
     def check(self) -> None:
         """Refuse branch points on the same step, and a cooldown floor above the rate that a branch continues."""
         seen: dict[int, float] = {}
-        for percent in sorted(r.branch_percent for r in self.timing()):
+        for percent in sorted(r.branch_percent for r in self.timing):
             step = branch_step(self.settings, percent)
             if seen.setdefault(step, percent) != percent:
                 raise ConfigError(
@@ -132,7 +143,9 @@ class Study:
         job = Job(phase, label, settings, parents or {}, **context)
         return self.jobs.setdefault(job.key, job)
 
+    @cached_property
     def timing(self) -> list[Recipe]:
+        """A recipe a model of table 1."""
         return grid(self.settings.params.recipe, self.settings.params.experiments.timing)
 
     # --- data ---
@@ -173,7 +186,7 @@ class Study:
     def pretrain(self, step: int) -> Job:
         """The text run after `step` updates, optimizer state included."""
         settings = self.train_settings("pretrain", self.settings.params.text_seed) | {"stop": step}
-        earlier = [s for s in self.text_stops() if s < step]
+        earlier = [s for s in self.text_stops if s < step]
         return self.add(
             "pretrain",
             f"text-{step}",
@@ -182,9 +195,10 @@ class Study:
             continues=self.pretrain(max(earlier)) if earlier else None,
         )
 
+    @cached_property
     def text_stops(self) -> list[int]:
         """Steps at which the text run leaves a checkpoint: the branch points of all experiments, and its end."""
-        percents = [r.branch_percent for r in self.timing()] + [self.settings.params.recipe.branch_percent, 100]
+        percents = [r.branch_percent for r in self.timing] + [self.settings.params.recipe.branch_percent, 100]
         return sorted({branch_step(self.settings, p) for p in percents} - {0})
 
     def cooldown(self, recipe: Recipe) -> Job:
@@ -259,7 +273,7 @@ class Study:
             "questions": self.source("evaluation"),
             "instructions": self.source("instructions"),
         }
-        for variant in self.timing():
+        for variant in self.timing:
             model = self.finetune(variant)
             name = model.id
             rows[name] = {"branch_percent": variant.branch_percent, "seed": variant.seed}
@@ -269,7 +283,7 @@ class Study:
             if "branch" in model.parents["branch"].parents:
                 parents[f"pretrain/{name}"] = model.parents["branch"].parents["branch"]
         checkpoints = {}
-        for step in self.text_stops():
+        for step in self.text_stops:
             checkpoint = self.pretrain(step)
             checkpoints[checkpoint.label] = step / text_steps(self.settings) * 100
             parents[f"scores/{checkpoint.label}"] = self.evaluate(checkpoint, recipe)

@@ -204,7 +204,7 @@ def test_memory_and_save_interval_change_no_id(project):
 def test_recipes_that_agree_share_their_jobs(project):
     study = project.study()
     recipe = study.settings.params.recipe
-    twin = next(variant for variant in study.timing() if variant.branch_percent == recipe.branch_percent)
+    twin = next(variant for variant in study.timing if variant.branch_percent == recipe.branch_percent)
     assert study.finetune(recipe) is study.finetune(twin)
     assert study.cooldown(recipe) is study.finetune(recipe, blind=True).parents["branch"]
 

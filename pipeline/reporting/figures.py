@@ -32,7 +32,7 @@ def timing_figure(points: pd.DataFrame, table: pd.DataFrame, file: Path) -> None
     axes[2].set_ylabel("held-out text, bits per byte\n(lower is better)")
     axes[2].legend(frameon=False)
     for axis in axes:
-        axis.set_xlabel("text pre-training before images come in (%)")
+        axis.set_xlabel("text run before images come in (%)")
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(y=0.15)
     figure.suptitle("When should a language model first see images?")
