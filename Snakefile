@@ -60,8 +60,6 @@ rule sources:
         "artifacts/sources/{id}/card.json",
     log:
         "logs/sources/{id}.log",
-    benchmark:
-        "logs/sources/{id}.tsv"
     priority: 100  # the text run waits for the first three phases, and everything else for it
     threads: 1
     resources:
@@ -80,8 +78,6 @@ rule tokenizer:
         "artifacts/tokenizer/{id}/card.json",
     log:
         "logs/tokenizer/{id}.log",
-    benchmark:
-        "logs/tokenizer/{id}.tsv"
     priority: 100
     threads: 1
     resources:
@@ -100,8 +96,6 @@ rule shards:
         "artifacts/shards/{id}/card.json",
     log:
         "logs/shards/{id}.log",
-    benchmark:
-        "logs/shards/{id}.tsv"
     priority: 100
     threads: 1
     resources:
@@ -120,8 +114,6 @@ rule features:
         "artifacts/features/{id}/card.json",
     log:
         "logs/features/{id}.log",
-    benchmark:
-        "logs/features/{id}.tsv"
     threads: 1
     resources:
         mem_mb=2000,
@@ -139,8 +131,6 @@ rule pretrain:
         "artifacts/pretrain/{id}/card.json",
     log:
         "logs/pretrain/{id}.log",
-    benchmark:
-        "logs/pretrain/{id}.tsv"
     priority: 100
     threads: study.threads
     resources:
@@ -159,8 +149,6 @@ rule cooldown:
         "artifacts/cooldown/{id}/card.json",
     log:
         "logs/cooldown/{id}.log",
-    benchmark:
-        "logs/cooldown/{id}.tsv"
     priority: 50
     threads: study.threads
     resources:
@@ -179,8 +167,6 @@ rule finetune:
         "artifacts/finetune/{id}/card.json",
     log:
         "logs/finetune/{id}.log",
-    benchmark:
-        "logs/finetune/{id}.tsv"
     priority: 40
     threads: study.threads
     resources:
@@ -199,8 +185,6 @@ rule evaluate:
         "artifacts/evaluate/{id}/card.json",
     log:
         "logs/evaluate/{id}.log",
-    benchmark:
-        "logs/evaluate/{id}.tsv"
     priority: 30
     threads: study.threads
     resources:

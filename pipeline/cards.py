@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import os
 import time
 from functools import cache, cached_property
@@ -191,7 +192,7 @@ class Ledger:
             file = self.job_file(job)
             outputs = [self.root / path for path in (job.card, job.published) if path]
             made = max((path.stat().st_mtime_ns for path in outputs if path.exists()), default=None)
-            text = stable_json(
+            text = json.dumps(  # compact: hundreds of these are made for every plan
                 {
                     "card": self.card(job),
                     "folder": job.folder,
@@ -202,7 +203,8 @@ class Ledger:
                     # Snakemake takes no notice of a new date if the contents are those of the job's last run.
                     "instead_of": made if job.key in place else None,
                     "context": self.context,
-                }
+                },
+                sort_keys=True,
             )
             if not file.exists() or file.read_text(encoding="utf-8") != text:
                 write_text(file, text)

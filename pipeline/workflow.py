@@ -69,10 +69,18 @@ class Workflow:
         return self.ledger.job_file(job).as_posix()
 
     def parents(self, job: Job) -> list[str]:
-        """The cards of the jobs whose files a job reads. A current job needs none: it will not run."""
+        """The cards of the jobs whose files a job reads. A current job needs none: it will not run.
+
+        Nor is one needed that another of them will ask for itself: hundreds of edges less for a table.
+        """
         if self.ledger.is_current(job):
             return []
-        return sorted({parent.card for parent in self.ledger.inputs(job)})
+        inputs = {parent.key: parent for parent in self.ledger.inputs(job)}
+        for parent in list(inputs.values()):
+            if not self.ledger.is_current(parent):
+                for earlier in self.ledger.inputs(parent):
+                    inputs.pop(earlier.key, None)
+        return sorted(parent.card for parent in inputs.values())
 
     def broken(self) -> list[str]:
         """The cards of artifacts that were here and are damaged or gone."""
