@@ -324,19 +324,46 @@ def test_what_has_another_card_stays_aside(tmp_path, text):
     assert (card.parent / "rows.csv").exists()
 
 
-@pytest.mark.parametrize("files", [FILES, {"card.json": "{"}, {}], ids=["whole", "damaged", "empty"])
-def test_taking_back_never_overwrites(tmp_path, files):
+def test_taking_back_never_overwrites_a_finished_artifact(tmp_path):
     make(tmp_path)
     set_aside(tmp_path, "shards", set())
     aside = content(tmp_path / ".study/aside/shards/text-1")
-    for name, text in files.items():
-        (tmp_path / FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / FOLDER / name).write_text(f"new {text}")
-    (tmp_path / FOLDER).mkdir(parents=True, exist_ok=True)
-    before = content(tmp_path / FOLDER)
+    before = content(make(tmp_path, card=CARD | {"code": "new"}))
     take_back(tmp_path, FOLDER, CARD)
     assert content(tmp_path / FOLDER) == before
     assert content(tmp_path / ".study/aside/shards/text-1") == aside
+
+
+@pytest.mark.parametrize("left", [[], ["card.json"], ["rows.csv", "parts/0.bin"]], ids=str)
+def test_what_an_interrupted_job_left_does_not_count(tmp_path, left):
+    good = content(make(tmp_path))
+    set_aside(tmp_path, "shards", set())
+    for leave in (take_back, lambda *_: set_aside(tmp_path, "shards", set())):
+        (tmp_path / FOLDER).mkdir(parents=True, exist_ok=True)
+        for name in left:
+            (tmp_path / FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / FOLDER / name).write_text("half")
+        leave(tmp_path, FOLDER, CARD)
+        taken = leave is take_back
+        assert content(tmp_path / (FOLDER if taken else ".study/aside/shards/text-1")) == good
+        if taken:
+            set_aside(tmp_path, "shards", set())
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_an_edited_list_of_files_is_noticed_though_its_files_are_remembered(tmp_path):
+    make(tmp_path)
+    remember(tmp_path, FOLDER, MANIFEST)
+    file = tmp_path / MANIFEST
+    file.write_text(file.read_text().replace('"sha256": "', '"sha256": "0', 1))
+    assert "has other bytes" in fault(tmp_path)
+
+
+def test_a_folder_in_the_place_of_a_file_is_damage(tmp_path):
+    folder = make(tmp_path)
+    (folder / "rows.csv").unlink()
+    (folder / "rows.csv").mkdir()
+    assert "rows.csv" in fault(tmp_path)
 
 
 def test_taking_back_what_was_never_set_aside_does_nothing(tmp_path):

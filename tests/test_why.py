@@ -60,12 +60,9 @@ def test_an_artifact_that_left_the_study_is_unknown(project):
 def test_a_changed_setting_is_named_with_its_old_and_new_value(project):
     project.make()
     old = project.read(SCALE)["cooldown"]["weight_decay"]
-    before = first(project, "cooldown")
     project.set(SCALE, "cooldown.weight_decay", 0.5)
     after = first(project, "cooldown")
-    assert tell(project, after.id) == (
-        f"{after.id}: stale: optimisation.weight_decay: {old} -> 0.5 (against {before.id})"
-    )
+    assert tell(project, after.id) == f"{after.id}: stale: optimisation.weight_decay: {old} -> 0.5"
 
 
 def test_the_root_is_the_ancestor_and_not_the_table(project):
@@ -109,10 +106,10 @@ def test_what_was_set_aside_still_explains(project):
 
 def test_the_nearest_of_all_artifacts_is_compared(project):
     project.make()
-    before = first(project, "cooldown", "b50-")
     project.set(SCALE, "cooldown.weight_decay", 0.5)
     after = first(project, "cooldown", "b50-")
-    assert tell(project, after.id).endswith(f"(against {before.id})")
+    # Against the 80% branch the branch's step would differ too.
+    assert tell(project, after.id).endswith(": stale: optimisation.weight_decay: 0.033 -> 0.5")
 
 
 def test_many_differences_are_counted_after_three(project):
@@ -121,7 +118,7 @@ def test_many_differences_are_counted_after_three(project):
         project.set(SCALE, f"finetune.{key}", 0.5)
     line = tell(project, first(project, "finetune").id)
     assert line.count(" -> ") == 3
-    assert "; and 2 more (against " in line
+    assert line.endswith("; and 2 more")
 
 
 def test_a_value_with_a_line_break_stays_in_its_line(project, tmp_path):
@@ -129,7 +126,7 @@ def test_a_value_with_a_line_break_stays_in_its_line(project, tmp_path):
     weights = tmp_path / "one\ntwo"
     weights.mkdir()
     project.set(ENCODER, "weights", str(weights))
-    assert "one\\ntwo' (against " in tell(project, TABLE)
+    assert "one\\ntwo' (and " in tell(project, TABLE)
 
 
 # Code and parents
@@ -233,13 +230,12 @@ def test_a_damaged_card_elsewhere_explains_nothing(project):
     assert tell(project, TABLE) == before
 
 
-@pytest.mark.xfail(strict=True, raises=(TypeError, KeyError), reason="why() takes any JSON in card.json for a card")
-@pytest.mark.parametrize("text", ["[]", "null", "7", "{}"])
+@pytest.mark.parametrize("text", ["[]", "7", "{}"])
 def test_a_card_file_that_holds_no_card_still_gets_a_line(project, text):
     project.make()
     job = first(project, "shards")
     (project.root / job.card).write_text(text)
-    assert tell(project, job.id).startswith(f"{job.id}: stale: ")
+    assert tell(project, job.id) == f"{job.id}: stale: card.json is damaged"
 
 
 # Not made yet
@@ -257,9 +253,6 @@ def test_what_comes_next_was_not_made_yet(project):
     assert tell(project, root.id) == f"{root.id}: stale: not made yet"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="why() compares a job with others of the study, as if their settings were its old ones"
-)
 def test_a_job_whose_like_was_made_was_not_made_yet(project):
     project.make()
     job = first(project, "cooldown", "b50-")
