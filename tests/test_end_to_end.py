@@ -4,6 +4,7 @@ One study is built once; each test works in its own copy of it. `dvc.lock` holds
 same bits" is "the same dvc.lock".
 """
 
+import contextlib
 import csv
 import os
 import random
@@ -359,15 +360,18 @@ def test_a_killed_engine_goes_on_where_it_was_and_ends_in_the_same_bits(copy, en
     command = ["snakemake"] if engine == "snakemake" else ["dvc", "repro"]
     with (copy / "killed.log").open("w") as log:
         process = subprocess.Popen(command, cwd=copy, env=ENVIRONMENT, stdout=log, stderr=log)
+    # Found before there is anything to see: what it saves first is soon followed by its end.
+    job = wait(lambda: job_below(process), process)
     (state,) = wait(lambda: list((copy / ".study" / "resume").glob("*/last/state.json")), process)
-    below = psutil.Process(process.pid).children(recursive=True)
-    (job,) = (p for p in below if p.name().startswith("python") and "run" in p.cmdline())
     job.suspend()
+    below = psutil.Process(process.pid).children(recursive=True)
     # A second run says who is at work and touches nothing.
     assert "at work in this folder" in run(copy, "snakemake", ok=False)
     assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
+    # Snakemake notices within a second that its DVC is gone; a job of this size would be done by then.
+    wait(lambda: not [p for p in below if is_snakemake(p)])
     job.resume()
     wait(lambda: not [p for p in below if p.is_running()])  # nothing goes on behind the back of the next run
     # A kill between two renames leaves the state under its old name.
@@ -385,11 +389,26 @@ def test_a_killed_engine_goes_on_where_it_was_and_ends_in_the_same_bits(copy, en
     assert not list((copy / ".study" / "resume").glob("*"))
 
 
+def job_below(engine: subprocess.Popen) -> psutil.Process | None:
+    """The process that carries out a job of an engine, once there is one."""
+    for process in psutil.Process(engine.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name().startswith("python") and {"pipeline", "run"} <= set(process.cmdline()):
+                return process
+    return None
+
+
+def is_snakemake(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and any(part.endswith("/snakemake") for part in process.cmdline())
+    return False
+
+
 def wait(condition, process: subprocess.Popen | None = None, seconds: float = 120):
     """Wait for something to be true, and return it. Fails if the process ends before, or after a long time."""
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert process is None or process.poll() is None, "it ended too early"
         assert time.monotonic() < until, "it never happened"
-        time.sleep(0.05)
+        time.sleep(0.005)
     return found
