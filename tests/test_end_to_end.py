@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -23,6 +24,7 @@ from pipeline.files import folder_hashes, read_json
 
 ROOT = Path(__file__).parents[1]
 TRAVELS = ("Snakefile", "dvc.yaml", "params.yaml", "configs", "pipeline", "profiles", ".dvcignore", ".gitignore")
+RULES = ["sources", "tokenizer", "shards", "features", "pretrain", "cooldown", "finetune", "evaluate"]
 STAGES = ["prepare", "pretrain", "cooldown", "finetune", "evaluate", "report"]
 WHO = {f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 ENVIRONMENT = (
@@ -92,7 +94,7 @@ def commit(folder: Path, message: str) -> None:
 
 
 def new_project(folder: Path) -> Path:
-    """A git repository with the project's own files, the micro preset and two branch points."""
+    """A git repository with the project's own files, the micro preset and one experiment: timing, two branch points."""
     folder.mkdir()
     ignore = shutil.ignore_patterns("__pycache__")
     for name in TRAVELS:
@@ -104,7 +106,8 @@ def new_project(folder: Path) -> Path:
     params = (folder / "params.yaml").read_text()
     params = re.sub(r"preset: \w+", "preset: micro", params)
     params = re.sub(r"branch_percent: 80", "branch_percent: 50", params)
-    params = re.sub(r"branch_percent: \[.*\]", "branch_percent: [0, 50]", params)
+    params = re.sub(r": \[.*\]", ": []", params)
+    params = params.replace("branch_percent: []", "branch_percent: [0, 50]", 1)  # the timing experiment alone
     (folder / "params.yaml").write_text(params)
     run(folder, "git", "init", "-q")
     commit(folder, "start")
@@ -115,7 +118,7 @@ def new_project(folder: Path) -> Path:
 def study(tmp_path_factory) -> Path:
     """A finished study from nothing, by Snakemake alone, committed. Tests that change it work in a copy."""
     folder = new_project(tmp_path_factory.mktemp("study") / "first")
-    snakemake(folder, "results/table1.csv")
+    snakemake(folder, "study")
     commit(folder, "done")
     return folder
 
@@ -183,7 +186,7 @@ def test_config_on_the_command_line_is_refused(study):
 
 
 def test_after_snakemake_neither_engine_has_anything_to_do(study):
-    assert planned(study) == planned(study, "results/table1.csv") == {}
+    assert planned(study) == planned(study, "results/table1.csv", "results/claims.csv", "study") == {}
     assert is_clean(study)
     assert repro(study) == []
     assert is_clean(study)
@@ -194,7 +197,7 @@ def test_dvc_from_nothing_makes_the_same_bits_and_leaves_nothing_to_snakemake(st
     assert repro(other) == STAGES
     assert (other / "dvc.lock").read_text() == (study / "dvc.lock").read_text()
     assert folder_hashes(other / "results") == folder_hashes(study / "results")
-    assert planned(other) == planned(other, "all_prepare", "all_evaluate", "all_report") == {}
+    assert planned(other) == planned(other, "all_prepare", "all_evaluate", "study") == {}
     assert repro(other) == []
 
 
@@ -258,7 +261,7 @@ def test_one_changed_setting_plans_its_descendants_alone(copy):
     assert "epochs: 2 -> 1" in line
     change(copy, "finetune_epochs: 1", "finetune_epochs: 2")
     change(copy, "image_fraction: 0.1", "image_fraction: 0.2")
-    assert planned(copy) == {"cooldown": 2, "finetune": 3, "evaluate": 3, "table1": 1}
+    assert planned(copy) == {"cooldown": 2, "finetune": 3, "evaluate": 5, "table1": 1}
     change(copy, "image_fraction: 0.2", "image_fraction: 0.1")
     assert planned(copy) == {}
 
@@ -280,7 +283,7 @@ def test_what_if_the_image_fraction_is_twenty_percent(copy):
     assert all(text in page for text in ("gain over the language prior", "training loss", "workspace", "HEAD"))
     # Back again: what was set aside is taken back, and no model is trained.
     change(copy, "image_fraction: 0.2", "image_fraction: 0.1")
-    assert not [job for job in done_jobs(snakemake(copy)) if not job.startswith("tables")]
+    assert not [job for job in done_jobs(snakemake(copy, "study")) if not job.startswith("tables")]
     assert folder_hashes(copy / "results") == before
     assert run(copy, "git", "status", "--short").split() == ["M", "params.yaml", "??", "plots/"]  # lists one a line
     assert repro(copy) == []
@@ -302,19 +305,70 @@ def test_a_sweep_that_narrows_and_widens_trains_only_what_is_new(copy):
     assert planned(copy) == {"table1": 1}
     output = run(copy, "dvc", "repro")
     assert ran(output) == ["pretrain", "cooldown", "finetune", "evaluate", "report"]
-    assert [job.split()[0] for job in done_jobs(output)] == ["tables"]
+    assert {job.split()[0] for job in done_jobs(output)} == {"tables"}
     assert not list((copy / "artifacts").glob("*/b0-*"))
     change(copy, "branch_percent: [50]", "branch_percent: [0, 50, 75]")
     before = {p: folder_hashes(p) for p in (copy / "artifacts").glob("*/*")}
-    assert planned(copy) == {"pretrain": 1, "cooldown": 1, "finetune": 1, "evaluate": 2, "table1": 1}
-    output = snakemake(copy)
-    assert sorted(job.split()[0] for job in done_jobs(output)) == sorted(
-        ["pretrain", "cooldown", "finetune", "evaluate", "evaluate", "tables"]
-    )
+    assert planned(copy) == {"pretrain": 1, "cooldown": 1, "finetune": 1, "evaluate": 3, "table1": 1}
+    made = [job.split()[0] for job in done_jobs(snakemake(copy, "study"))]
+    assert sorted(job for job in made if job != "tables") == ["cooldown", *["evaluate"] * 3, "finetune", "pretrain"]
     (log,) = (copy / "logs" / "pretrain").glob("text-30-*.log")
     assert "continuing after step 20" in log.read_text()
     assert all(folder_hashes(p) == hashes for p, hashes in before.items() if p.parent.name != "tables")
     assert "up to date" in run(copy, "dvc", "status")
+
+
+# --- the whole study ---
+
+
+def test_every_experiment_shares_what_it_can_and_an_empty_one_is_not_run(copy):
+    values = {
+        "image_fraction": {"image_fraction": "[0.0, 0.1]"},
+        "instruction_share": {"instruction_share": "[1.0]"},
+        "size": {"size": "[larger]", "image_fraction": "[0.1]"},
+        "unfrozen": {"train_encoder": "[true]", "image_fraction": "[0.1]", "finetune_epochs": "[2]"},
+        "captions": {"captions": "[full, short]"},
+        "encoder": {"encoder": "[efficientnet_lite0, patch]"},
+        "usual": {"cooldown": "[false]", "branch_percent": "[100]"},
+        "rewarm": {"branch_percent": "[100]", "rewarm_like": "[50]"},
+        "text_only": {"branch_percent": "[0]"},
+        "moments": {"moments": "[fresh]"},
+    }
+    for experiment, lists in values.items():
+        set_lists(copy, experiment, lists)
+    new = {"shards": 1, "pretrain": 1, "cooldown": 9, "finetune": 9, "evaluate": 12}
+    assert {rule: count for rule, count in planned(copy, "study").items() if rule in RULES} == new
+    snakemake(copy, "study")
+    results = copy / "results"
+    for number in range(1, 10):
+        assert len((results / f"table{number}.csv").read_text().splitlines()) >= 2
+    claims = pd.read_csv(results / "claims.csv").set_index("claim")
+    assert set(claims["verdict"]) == {"not testable", "not_run"}  # a single seed supports nothing
+    assert claims.loc["more_epochs_help", "verdict"] == "not_run"
+    assert claims.loc["patches_alone_fail", "verdict"] == "not testable"
+    assert "not_run" in (results / "table7.csv").read_text()
+    published = pd.read_csv(results / "comparison.csv")
+    assert set(published["status"]) == {"ok", "not_run"}
+    assert planned(copy, "study") == {}
+    assert repro(copy) == []
+
+    # One more value trains its own descendants alone.
+    before = {p: folder_hashes(p) for p in (copy / "artifacts").glob("*/*")}
+    set_lists(copy, "finetune_epochs", {"finetune_epochs": "[1, 2]"})
+    plan = planned(copy, "study")
+    assert {rule: count for rule, count in plan.items() if rule in RULES} == {"finetune": 1, "evaluate": 1}
+    assert set(plan) - set(RULES) == {"finetune_epochs", "claims", "comparison", "drawings"}
+    snakemake(copy, "study")
+    assert all(folder_hashes(p) == hashes for p, hashes in before.items() if p.parent.name != "tables")
+
+
+def set_lists(folder: Path, experiment: str, lists: dict[str, str]) -> None:
+    """Set the lists of an experiment in params.yaml."""
+    head, section, tail = re.split(rf"(\n  {experiment}:.*\n(?:    .*\n)+)", (folder / "params.yaml").read_text())
+    for key, values in lists.items():
+        section, count = re.subn(rf"(    {key}: )\[.*\]", rf"\g<1>{values}", section)
+        assert count == 1
+    (folder / "params.yaml").write_text(head + section + tail)
 
 
 # --- loss and damage ---
@@ -360,10 +414,9 @@ def test_a_killed_engine_goes_on_where_it_was_and_ends_in_the_same_bits(copy, en
     command = ["snakemake"] if engine == "snakemake" else ["dvc", "repro"]
     with (copy / "killed.log").open("w") as log:
         process = subprocess.Popen(command, cwd=copy, env=ENVIRONMENT, stdout=log, stderr=log)
-    # Found before there is anything to see: what it saves first is soon followed by its end.
     job = wait(lambda: job_below(process), process)
-    (state,) = wait(lambda: list((copy / ".study" / "resume").glob("*/last/state.json")), process)
-    job.suspend()
+    # In slices, and looked at only while it stands still: a job of this size is done soon after its first save.
+    state = wait(lambda: slice_of(job, copy), process)
     below = psutil.Process(process.pid).children(recursive=True)
     # A second run says who is at work and touches nothing.
     assert "at work in this folder" in run(copy, "snakemake", ok=False)
@@ -387,6 +440,14 @@ def test_a_killed_engine_goes_on_where_it_was_and_ends_in_the_same_bits(copy, en
     assert planned(copy) == {}
     assert repro(copy) == []
     assert not list((copy / ".study" / "resume").glob("*"))
+
+
+def slice_of(job: psutil.Process, folder: Path, seconds: float = 0.02) -> Path | None:
+    """Let a job work for a moment and suspend it; returns its saved state once it has one."""
+    job.resume()
+    time.sleep(seconds)
+    job.suspend()
+    return next((folder / ".study" / "resume").glob("*/last/state.json"), None)
 
 
 def job_below(engine: subprocess.Popen) -> psutil.Process | None:
