@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from pipeline.data import formats, scenes
+from pipeline.data import formats, scenes, shards
 from pipeline.data import write_scenes as writer
 from pipeline.data.formats import BadRecord, read_captions, read_conversations, read_questions, read_splits
+from pipeline.data.tokenizer import train_tokenizer
 
 SETTINGS = SimpleNamespace(
     seed=5,
@@ -38,6 +39,7 @@ TASKS = {
     "clutter": "ocid",
     "novel_names": "vqav2",
 }
+ALL_TASKS = TASKS | {"captioning": "coco_captions"}
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,52 @@ def test_a_tar_as_others_write_it(tmp_path):
     ]
     captions = list(read_captions(tar_of(tmp_path / "x", made)))
     assert [(c.id, c.text) for c in captions] == [("00/a", "a cat"), ("00/b", "x")]
+
+
+@pytest.mark.parametrize(("field", "text"), [("short_caption", scenes.short_caption), ("keywords", scenes.keywords)])
+def test_the_sidecar_has_other_captions_of_the_same_images(written, field, text):
+    full, read = (list(read_captions(written / "captions", field=name)) for name in (None, field))
+    assert [(c.id, c.image) for c in read] == [(c.id, c.image) for c in full]
+    assert [c.text for c in read] == [text(writer.caption_scene(SETTINGS, index)[0]) for index in range(30)]
+    assert all(short.text != long.text for short, long in zip(read, full))
+
+
+def test_a_sidecar_caption_needs_no_txt(tmp_path):
+    members = [("a.jpg", JPEG), ("a.json", b'{"keywords": " dog, cat "}')]
+    (caption,) = read_captions(tar_of(tmp_path / "x", members), field="keywords")
+    assert caption.text == "dog, cat"
+
+
+def test_shards_hold_the_captions_that_were_asked_for(written, tmp_path, monkeypatch):
+    (tmp_path / "tokenizer").mkdir()
+    tokenizer = train_tokenizer(["a picture of two trees"], 300, tmp_path / "tokenizer" / "tokenizer.json")
+    samples = []
+    monkeypatch.setattr(shards, "write_shards", lambda out, columns, made: samples.extend(made) or len(samples))
+    for name, field in (("full", None), ("short", "short_caption"), ("keywords", "keywords")):
+        settings = {"part": "captions", "sequence": 160, "patches": 4, "captions": name}
+        inputs = {"source": written, "tokenizer": tmp_path / "tokenizer"}
+        samples.clear()
+        counts = shards.run(SimpleNamespace(settings=settings, inputs=inputs), tmp_path)
+        segments = [s["tokens"][s["segments"] == n] for s in samples for n in range(1, s["segments"].max() + 1)]
+        told = [caption.text for caption in read_captions(written / "captions", field=field)]
+        assert counts["pieces"] == 30 and sorted(tokenizer.decode(ids.tolist()) for ids in segments) == sorted(told)
+
+
+@pytest.mark.parametrize(
+    "facts, reason",
+    [
+        (None, "has no 'keywords'"),
+        (b'{"short_caption": "a dog"}', "has no 'keywords'"),
+        (b'{"keywords": ["dog"]}', "'keywords' is of type list"),
+        (b'{"keywords": null}', "'keywords' is of type NoneType"),
+        (b'{"keywords": ""}', "'keywords' is empty"),
+        (b'{"keywords": " "}', "keywords is empty"),
+    ],
+)
+def test_a_sidecar_without_the_text_is_refused(tmp_path, facts, reason):
+    members = [("a.jpg", JPEG), ("a.txt", b"x")] + ([("a.json", facts)] if facts else [])
+    with pytest.raises(BadRecord, match=f"00000.tar: record a: {reason}"):
+        list(read_captions(tar_of(tmp_path / "x", members), field="keywords"))
 
 
 @pytest.mark.parametrize(
@@ -267,6 +315,13 @@ def test_questions_have_the_official_layouts(written):
     assert {"sent_id", "sent", "raw", "tokens"} <= set(refs[0]["sentences"][0]) and refs[0]["split"] == "test"
     entry = next(iter(load("clutter/expressions.json").values()))
     assert {"scene_path", "bbox", "sentence", "take_id"} <= set(entry)
+    captions = load("captioning/captions.json")
+    assert set(captions) == {"info", "licenses", "images", "annotations"}
+    assert {"id", "file_name", "width", "height"} <= set(captions["images"][0])
+    assert all(set(annotation) == {"id", "image_id", "caption"} for annotation in captions["annotations"])
+    assert [annotation["id"] for annotation in captions["annotations"]] == list(
+        range(1, 5 * len(captions["images"]) + 1)
+    )
     x1, y1, x2, y2 = json.loads(entry["bbox"])
     assert 0 <= x1 < x2 <= 128 and 0 <= y1 < y2 <= 128
     for name, files in (
@@ -297,6 +352,19 @@ def test_questions_round_trip(written, task):
         else:
             assert question.box is None
     assert list(read_splits(TASKS[task], folder / task).values()) == [item.split for item in expected]
+
+
+def test_reference_captions_round_trip(written):
+    made = writer.evaluation_scenes(SETTINGS, "test")
+    folder = written / "evaluation" / "test"
+    read = list(read_questions("coco_captions", folder / "captioning"))
+    captioned = writer.captioned_images(SETTINGS, "test", made)
+    assert [group for group, _ in made].count("plain") == len(captioned) == len(read) > 0
+    for question, (image_id, scene, captions) in zip(read, captioned):
+        assert made[image_id - 1] == ("plain", scene)
+        assert (question.id, question.task, question.kind) == (str(image_id), "captioning", "caption")
+        assert question.text == "" and question.answers == tuple(captions) and question.box is None
+        assert question.image == folder / "images" / writer.image_name(image_id)
 
 
 # --- questions: as others write them --------------------------------------------------------------------------------------
@@ -333,6 +401,18 @@ def test_refcoco_splits_and_several_sentences(copy):
     edit(copy / "boxes" / "refs.json", change)
     val = list(read_questions("refcoco", copy / "boxes", split="val"))
     assert [q.text for q in val][1] == "the same thing" and len(val) == 2 and val[0].box == val[1].box
+
+
+def test_captions_of_coco_are_read_in_any_order_and_number(copy):
+    def change(value):
+        value["annotations"].reverse()
+        value["annotations"].append({"id": 0, "image_id": value["images"][0]["id"], "caption": "one more"})
+
+    before = list(read_questions("coco_captions", copy / "captioning"))
+    edit(copy / "captioning" / "captions.json", change)
+    first, *others = read_questions("coco_captions", copy / "captioning")
+    assert first.answers == (*before[0].answers[::-1], "one more")
+    assert [q.answers[::-1] for q in others] == [q.answers for q in before[1:]]
 
 
 def test_a_box_that_touches_the_border_is_clipped(copy):
@@ -408,12 +488,23 @@ def drop(key, *path):
         ),
         ("clutter", "expressions.json", lambda v: next(iter(v.values())).update(take_id=30), "not in 0..20"),
         ("clutter", "expressions.json", drop("sentence", "first"), "has no 'sentence'"),
+        ("captioning", "captions.json", drop("images"), "has no 'images'"),
+        ("captioning", "captions.json", drop("annotations"), "has no 'annotations'"),
+        ("captioning", "captions.json", drop("file_name", "images", 0), "has no 'file_name'"),
+        ("captioning", "captions.json", drop("caption", "annotations", 3), "has no 'caption'"),
+        ("captioning", "captions.json", lambda v: v["annotations"][0].update(caption=""), "'caption' is empty"),
+        ("captioning", "captions.json", lambda v: v["annotations"][0].update(image_id="1"), "of type str"),
+        ("captioning", "captions.json", lambda v: v["annotations"][0].update(image_id=-1), "not listed: -1"),
+        ("captioning", "captions.json", lambda v: v["annotations"].clear(), "has no caption"),
+        ("captioning", "captions.json", lambda v: v["images"][0].update(file_name="../x.jpg"), "leaves its folder"),
+        ("captioning", "captions.json", lambda v: v["images"][0].update(file_name="x.jpg"), "no image"),
+        ("captioning", "captions.json", lambda v: v["images"].append(v["images"][0]), "occurs twice"),
     ],
 )
 def test_bad_questions_are_refused_in_one_line(copy, task, file, change, reason):
     edit(copy / task / file, change)
     with pytest.raises(BadRecord, match=reason) as error:
-        list(read_questions(TASKS[task], copy / task))
+        list(read_questions(ALL_TASKS[task], copy / task))
     assert ("\n" not in str(error.value) and ".json" in str(error.value)) or "twice" in reason
 
 
@@ -432,16 +523,16 @@ def test_bad_pope_lines_are_refused(copy):
             list(read_questions("pope", copy / "presence"))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ALL_TASKS)
 def test_files_that_are_not_there_or_not_json_are_refused(copy, task):
-    path = copy / task / next(iter(formats.FILES[TASKS[task]].values()))
+    path = copy / task / next(iter(formats.FILES[ALL_TASKS[task]].values()))
     for content in (b"{", b"\xff\xfe\x00", b"[]" if task != "presence" else b"[1]", pickle.dumps([])):
         path.write_bytes(content)
         with pytest.raises(BadRecord):
-            list(read_questions(TASKS[task], copy / task))
+            list(read_questions(ALL_TASKS[task], copy / task))
     path.unlink()
     with pytest.raises(BadRecord, match="cannot be read"):
-        list(read_questions(TASKS[task], copy / task))
+        list(read_questions(ALL_TASKS[task], copy / task))
 
 
 def test_images_that_are_none_are_refused(copy):

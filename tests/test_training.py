@@ -23,10 +23,10 @@ from pipeline.model.vlm import IGNORE
 from pipeline.run import JobFile
 from pipeline.sections import ModelSize
 from pipeline.training import train
-from pipeline.training.batches import Collate, OrderedDataset, count_tokens, split_batch
+from pipeline.training.batches import Collate, FeatureStores, OrderedDataset, count_tokens, split_batch
 from pipeline.training.mixture import split_budget
 from pipeline.training.schedule import Schedule
-from pipeline.training.state import branch, find_resumable
+from pipeline.training.state import branch, find_resumable, load_weights
 
 MODEL = {"vocabulary": 300, "layers": 1, "heads": 2, "width": 16, "sequence": 16}
 BATCH, PATCHES, FEATURES, END = 4, 2, 8, 1
@@ -378,6 +378,12 @@ def test_a_branch_at_an_end_warms_up_to_its_own_peak(bench, text, updates, step)
     assert [groups[0][0] for groups in updates[:3]] == pytest.approx([0.0015, 0.003, 0.003], rel=1e-6)
 
 
+def test_a_re_warmed_branch_warms_up_to_the_rate_it_is_given(bench, text, updates):
+    _, summary = bench.run(bench.cooldown(text, branch_step=TEXT_STEPS, rewarm=0.007))
+    assert [groups[0][0] for groups in updates[:3]] == pytest.approx([0.0035, 0.007, 0.007], rel=1e-6)
+    assert summary["learning_rates"]["peak"] == 0.007
+
+
 def test_fine_tuning_decays_no_vectors(bench, cooled, updates):
     bench.run(bench.finetune(cooled[0]))
     assert [decay for _, decay in updates[0]] == [0.01, 0.0]
@@ -483,6 +489,109 @@ def test_a_checkpoint_that_lacks_more_than_the_projector_is_refused_by_name(benc
         bench.run(bench.cooldown(lacking))
 
 
+# A trained encoder
+
+
+class Convolution(torch.nn.Module):
+    """Two patches of an image, with weights that lie in memory in another order than they are stored in."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.cells = torch.nn.Conv2d(3, FEATURES, kernel_size=16, stride=16)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.cells(pixels.float() / 256).flatten(2).transpose(1, 2)[:, :PATCHES]
+
+
+@pytest.fixture
+def convolution(monkeypatch) -> None:
+    monkeypatch.setattr(vision, "build_encoder", lambda encoder, trained=False: Convolution().requires_grad_(trained))
+
+
+def encoder_weights(folder: Path) -> dict[str, torch.Tensor]:
+    weights = load_file(folder / "model.safetensors")
+    return {name: weight for name, weight in weights.items() if name.startswith("encoder.")}
+
+
+def test_a_trained_encoder_is_a_part_of_the_state(bench, parent, cooled, convolution):
+    out, summary = bench.run(bench.cooldown(parent, train_encoder=True))
+    before, after = Convolution().state_dict(), encoder_weights(out)
+    assert set(after) == {"encoder.cells.weight", "encoder.cells.bias"}
+    assert all(not torch.equal(after[f"encoder.{name}"], weight) for name, weight in before.items())
+    assert summary["parameters"] == cooled[1]["parameters"] + sum(w.numel() for w in before.values())
+    moments = load_file(out / "optimizer.safetensors")
+    assert moments["encoder.cells.weight.step"] == moments["projector.first.weight.step"]
+
+
+@pytest.mark.parametrize("phase", ["cooldown", "finetune"])
+def test_a_killed_and_resumed_run_with_a_trained_encoder_gives_the_same_bytes(bench, parent, convolution, phase):
+    def new_job() -> FakeJob:
+        return getattr(bench, phase)(parent, train_encoder=True)
+
+    straight, job = bench.run(new_job()), new_job()
+    job.progress.kill_at = 3
+    with pytest.raises(Killed):
+        bench.run(job)
+    job.progress = Steps()
+    out, summary = bench.run(job)
+    assert job.progress.seen == [3, 4, 5]
+    assert state_files(out) == state_files(straight[0])
+    assert summary == straight[1]
+
+
+def test_a_trained_encoder_learns_at_its_own_rate_with_the_decay_of_the_rest(bench, parent, convolution, updates):
+    bench.run(bench.cooldown(parent, train_encoder=True))
+    for (rate, decay), (encoder_rate, encoder_decay) in updates:
+        assert encoder_rate == pytest.approx(0.1 * rate, rel=1e-12)
+        assert encoder_decay == decay == 0.033
+    updates.clear()
+    encoder = ENCODER | {"trained_rate": 0.5}
+    bench.run(bench.finetune(parent, train_encoder=True, encoder=encoder))
+    rates, decays = ([group[n] for group in updates[1]] for n in (0, 1))
+    assert rates == [rates[0], rates[0], 0.5 * rates[0], 0.5 * rates[0]]
+    assert decays == [0.01, 0.0, 0.01, 0.0]
+
+
+def test_microbatches_change_no_weight_of_a_trained_encoder(bench, parent, convolution):
+    small = HARDWARE | {"microbatch": 1}
+    whole, _ = bench.run(bench.cooldown(parent, 0.5, train_encoder=True))
+    parts, _ = bench.run(bench.cooldown(parent, 0.5, train_encoder=True, hardware=small))
+    for name, weight in encoder_weights(whole).items():
+        torch.testing.assert_close(weight, encoder_weights(parts)[name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_fine_tuning_goes_on_with_the_encoder_that_the_cooldown_trained(bench, parent, convolution):
+    cooled, _ = bench.run(bench.cooldown(parent, train_encoder=True))
+    size, encoder = ModelSize(**MODEL), train.Encoder(**ENCODER)
+    model = train.build_model(size, encoder, text_seed=1, seed=2, train_encoder=True)
+    assert load_weights(model, cooled) == []
+    assert all(torch.equal(model.state_dict()[name], weight) for name, weight in encoder_weights(cooled).items())
+    tuned, _ = bench.run(bench.finetune(cooled, train_encoder=True))
+    for name, weight in encoder_weights(tuned).items():
+        assert not torch.equal(weight, encoder_weights(cooled)[name])
+
+
+def test_fine_tuning_may_train_an_encoder_that_was_frozen(bench, cooled, convolution):
+    out, _ = bench.run(bench.finetune(cooled[0], train_encoder=True))
+    assert set(encoder_weights(out)) == {"encoder.cells.weight", "encoder.cells.bias"}
+
+
+def test_a_trained_encoder_is_not_swapped_for_a_frozen_one(bench, parent, convolution):
+    cooled, _ = bench.run(bench.cooldown(parent, train_encoder=True))
+    with pytest.raises(ValueError, match=r"encoder\.cells\.bias does not fit"):
+        bench.run(bench.finetune(cooled))
+
+
+def test_blind_fine_tuning_leaves_a_trained_encoder_as_it_is(bench, parent, convolution):
+    cooled, _ = bench.run(bench.cooldown(parent, train_encoder=True))
+    out, _ = bench.run(bench.finetune(cooled, blind=True, train_encoder=True))
+    for name, weight in encoder_weights(out).items():
+        assert torch.equal(weight, encoder_weights(cooled)[name])
+
+
 # Accumulation
 
 
@@ -498,7 +607,7 @@ def test_microbatches_change_no_weight(bench, parent, images):
 
 def mixed_batch(data, blind: bool = False) -> dict:
     samples = [text_samples(1)[0], *packed_samples(2, 0)[0], text_samples(2)[1]]
-    store = train.FeatureStore(data["captions-features"])
+    store = FeatureStores([data["captions-features"]])
     return Collate(PATCHES, store, pixels=None, blind=blind)(samples)
 
 
@@ -523,7 +632,7 @@ def test_a_batch_shifts_targets_by_one_and_marks_labels(data):
 def test_a_batch_places_each_images_features(data):
     batch = mixed_batch(data)
     assert batch["slots"].tolist() == [16, 17, 23, 24, 32, 33, 39, 40]
-    store = train.FeatureStore(data["captions-features"])
+    store = FeatureStores([data["captions-features"]])
     names = [image["id"] for sample in packed_samples(2, 0)[0] for image in sample["images"]]
     assert torch.equal(batch["features"], torch.from_numpy(store.get(names)).float())
 
@@ -566,17 +675,86 @@ def test_a_cooldown_without_images_needs_no_encoder(bench, parent):
     assert summary["tokens"]["packed_sequences"] == summary["tokens"]["images"] == 0
 
 
-def test_encoding_on_the_fly_gives_the_run_that_cached_features_give(bench, parent, cooled, monkeypatch):
-    class Colours(torch.nn.Module):
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return torch.stack([encode(image[:, 0, 0]) for image in pixels])
+class Colours(torch.nn.Module):
+    """An encoder that makes what the stored features are."""
 
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.stack([encode(image[:, 0, 0]) for image in pixels])
+
+
+def test_encoding_on_the_fly_gives_the_run_that_cached_features_give(bench, parent, cooled, monkeypatch):
     monkeypatch.setattr(vision, "build_encoder", lambda encoder: Colours())
     job = bench.cooldown(parent)
     del job.inputs["features"]
     out, summary = bench.run(job)
     assert state_files(out) == state_files(cooled[0])
     assert summary["tokens"] == cooled[1]["tokens"]
+
+
+PATCH = {"kind": "patch", "pixels": 32, "patches": 1, "width": 3 * 32 * 32 + 2, "cache": False}
+
+
+def test_bare_pixels_need_no_cache(bench, parent):
+    job = bench.cooldown(parent, encoder=PATCH)
+    del job.inputs["features"]
+    out, summary = bench.run(job)
+    assert summary["tokens"]["image"] == summary["tokens"]["images"] == 10
+    job = bench.finetune(out, encoder=PATCH)
+    del job.inputs["features"]
+    tuned, summary = bench.run(job)
+    assert summary["tokens"]["images"] == 2 * BATCH * summary["steps"]
+    cooled, tuned = (load_file(folder / "model.safetensors") for folder in (out, tuned))
+    assert cooled["projector.first.weight"].shape == (MODEL["width"], PATCH["width"])
+    assert torch.equal(cooled["projector.mean"], tuned["projector.mean"])
+    assert not torch.equal(cooled["projector.first.weight"], tuned["projector.first.weight"])
+
+
+def with_instructions(bench, job: FakeJob) -> FakeJob:
+    job.inputs |= {
+        "instructions": bench.data["instructions"],
+        "instruction_features": bench.data["instructions-features"],
+    }
+    return job
+
+
+@pytest.mark.parametrize(("share", "captions", "instructions"), [(0.0, 10, 0), (0.4, 6, 4), (0.25, 8, 2), (1.0, 0, 10)])
+def test_instructions_take_their_share_of_the_images(bench, parent, share, captions, instructions):
+    job = with_instructions(bench, bench.cooldown(parent, images=0.5, instruction_share=share))
+    plan = train.make_plan(job)
+    assert plan.counts == {"text": 10, "captions": captions, "instructions": instructions}
+    plain = train.make_plan(bench.cooldown(parent, images=0.5))
+    mixed, alone = (OrderedDataset(p.folders, p.counts, seed=7, batch=BATCH) for p in (plan, plain))
+    assert text_read(mixed) == text_read(alone)
+    told = {tuple(sample["tokens"]) for sample in packed_samples(10, seed=1)[0]}
+    read = [tuple(sample["tokens"]) for sample in mixed if "segments" in sample]
+    assert sum(row in told for row in read) == instructions
+    others = [tuple(sample["tokens"]) for sample in alone if "segments" in sample]
+    assert [row for row in read if row not in told] == others[:captions]
+
+
+def test_features_of_captions_and_instructions_come_from_two_stores(bench, data, parent, monkeypatch):
+    parts = [data["captions-features"], data["instructions-features"]]
+    stores, both = [FeatureStores([part]) for part in parts], FeatureStores(parts)
+    names = [[image["id"] for s in packed_samples(10, seed)[0] for image in s["images"]] for seed in (0, 1)]
+    mixed = [name for pair in zip(*names, strict=True) for name in pair]
+    apart = [store.get(own) for store, own in zip(stores, names, strict=True)]
+    assert np.array_equal(both.get(mixed), np.stack(apart, axis=1).reshape(-1, PATCHES, FEATURES))
+    with pytest.raises(KeyError):
+        both.get([*mixed, "nobody's"])
+    job = with_instructions(bench, bench.cooldown(parent, images=0.5, instruction_share=0.4))
+    out, summary = bench.run(job)
+    assert summary["tokens"]["packed_sequences"] == 10
+    job = with_instructions(bench, bench.cooldown(parent, images=0.5, instruction_share=0.4))
+    job.inputs = {role: folder for role, folder in job.inputs.items() if "features" not in role}
+    monkeypatch.setattr(vision, "build_encoder", lambda encoder: Colours())
+    assert state_files(bench.run(job)[0]) == state_files(out)
+
+
+def test_a_cooldown_on_instructions_alone_needs_no_captions(bench, parent):
+    job = with_instructions(bench, bench.cooldown(parent, instruction_share=1.0))
+    del job.inputs["captions"], job.inputs["features"]
+    _, summary = bench.run(job)
+    assert summary["tokens"]["packed_sequences"] == 5
 
 
 def test_fine_tuning_reads_every_sample_once_an_epoch(bench, cooled):
@@ -750,3 +928,44 @@ def test_a_cooldown_with_images_leaves_a_calibrated_projector(bench, parent):
     weights = load_file(out / "model.safetensors")
     assert weights["projector.mean"].any()
     assert weights["projector.scale"] > 0
+
+
+# Images that first come in fine-tuning
+
+
+def test_a_cooldown_without_images_leaves_the_projector_as_it_was(bench, parent):
+    out, _ = bench.run(bench.cooldown(parent, images=0.0))
+    weights = load_file(out / "model.safetensors")
+    fresh = train.build_model(ModelSize(**MODEL), train.Encoder(**ENCODER), text_seed=124, seed=7).projector
+    assert all(torch.equal(weights[f"projector.{name}"], value) for name, value in fresh.state_dict().items())
+    assert not fresh.calibrated
+
+
+def test_fine_tuning_calibrates_a_projector_that_never_saw_an_image(bench, parent):
+    plain, _ = bench.run(bench.cooldown(parent, images=0.0))
+    weights = load_file(bench.run(bench.finetune(plain))[0] / "model.safetensors")
+    features = torch.stack(packed_samples(10, seed=1)[2])  # fewer than what it is calibrated on: all of them
+    torch.testing.assert_close(weights["projector.mean"], features.mean((0, 1)))
+
+
+def test_fine_tuning_a_text_state_gives_it_a_new_projector(bench, text):
+    out, summary = bench.run(bench.finetune(text))
+    assert summary["steps"] == 5
+    weights, moments = load_file(out / "model.safetensors"), load_file(out / "optimizer.safetensors")
+    assert weights["projector.mean"].any()
+    assert moments["decoder.head.weight.step"] == moments["projector.first.weight.step"] == 5
+    model = train.build_model(ModelSize(**MODEL), train.Encoder(**ENCODER), text_seed=1, seed=7)
+    assert all(name.startswith("projector.") for name in load_weights(model, text))
+
+
+def test_a_text_state_and_a_cooldown_without_encoder_start_the_same_projector(bench, parent):
+    without, _ = bench.run(bench.cooldown(parent, images=0.0, encoder=None))
+    with_one, _ = bench.run(bench.cooldown(parent, images=0.0))
+    assert losses(bench.run(bench.finetune(without))[0]) == losses(bench.run(bench.finetune(with_one))[0])
+
+
+def test_fine_tuning_may_start_from_nothing(bench):
+    job = bench.finetune(bench.folder, main_seed=124)
+    del job.inputs["branch"]
+    _, summary = bench.run(job)
+    assert summary["steps"] == 5

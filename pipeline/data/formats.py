@@ -1,4 +1,4 @@
-"""Readers of the official file formats: img2dataset tars, LLaVA JSON, and the files of seven vision benchmarks.
+"""Readers of the official file formats: img2dataset tars, LLaVA JSON, and the files of vision benchmarks.
 
 They serve the embedded composed scenes and the real data sets alike. Whatever is missing or malformed raises BadRecord
 with one line that names the file, the record and the reason; nothing is skipped. Nothing is unpickled, and no path in a
@@ -29,6 +29,7 @@ FILES = {
     "textvqa": {"questions": "questions.json"},
     "refcoco": {"instances": "instances.json", "refs": "refs.json"},
     "ocid": {"expressions": "expressions.json"},
+    "coco_captions": {"captions": "captions.json"},
 }
 # How an image id becomes a file name, where the format gives an id.
 IMAGE_NAMES = {"vqav2": "{:012d}.jpg", "gqa": "{}.jpg", "textvqa": "{}.jpg"}
@@ -144,18 +145,19 @@ def _box_text(box: Iterable[float]) -> str:
 # --- captions: img2dataset tars ---------------------------------------------------------------------------------------
 
 
-def read_captions(folder: Path, verify: bool = False) -> Iterator[Caption]:
+def read_captions(folder: Path, verify: bool = False, field: str | None = None) -> Iterator[Caption]:
     """Samples of all img2dataset tars (KEY.jpg, KEY.txt, optionally KEY.json) in a folder, in order.
 
-    `verify` compares the image with the sidecar's `sha256`; leave it off for downloads that were resized, whose hash is
-    that of the original. Members that are not regular files are ignored. Raises BadRecord.
+    `field` names an entry of KEY.json whose text to take in place of KEY.txt. `verify` compares the image with the
+    sidecar's `sha256`; leave it off for downloads that were resized, whose hash is that of the original. Members that
+    are not regular files are ignored. Raises BadRecord.
     """
     tars = sorted(Path(folder).glob("*.tar"))
     if not tars:
         raise BadRecord(folder, "-", "no .tar file in this folder")
     for tar in tars:
         for key, members in _samples(tar):
-            yield _caption(tar, key, members, verify)
+            yield _caption(tar, key, members, verify, field)
 
 
 def _check_end(path: Path) -> None:
@@ -195,26 +197,28 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield key, members
 
 
-def _caption(tar: Path, key: str, members: dict[str, bytes], verify: bool) -> Caption:
+def _caption(tar: Path, key: str, members: dict[str, bytes], verify: bool, field: str | None) -> Caption:
     image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
     if image is None:
         raise BadRecord(tar, key, "has no image")
     if not _is_image(image[:4]):
         raise BadRecord(tar, key, "not a JPEG, PNG or WebP image")
-    if "txt" not in members:
+    if field is None and "txt" not in members:
         raise BadRecord(tar, key, "has no .txt")
     try:
-        text = members["txt"].decode("utf-8").strip()
+        text = members["txt"].decode("utf-8") if field is None else None
         facts = json.loads(members.get("json", b"{}"))
     except ValueError as error:
         raise BadRecord(tar, key, f"text cannot be decoded ({error})") from None
-    if not text:
-        raise BadRecord(tar, key, "caption is empty")
     if not isinstance(facts, dict):
         raise BadRecord(tar, key, "its .json is not an object")
+    if text is None:
+        text = _get(facts, field, str, tar, key)
+    if not text.strip():
+        raise BadRecord(tar, key, f"{field or 'caption'} is empty")
     if verify and facts.get("sha256") != hashlib.sha256(image).hexdigest():
         raise BadRecord(tar, key, "image does not have the sha256 of its .json")
-    return Caption(str(facts.get("uid") or key), image, text)
+    return Caption(str(facts.get("uid") or key), image, text.strip())
 
 
 # --- instructions: LLaVA JSON -----------------------------------------------------------------------------------------
@@ -258,7 +262,7 @@ def read_questions(
     image_name: str | None = None,
     split: str | None = None,
 ) -> Iterator[Question]:
-    """Questions of a task in one of the formats "vqav2", "pope", "gqa", "textvqa", "refcoco", "ocid".
+    """Questions of a task in one of the formats "vqav2", "pope", "gqa", "textvqa", "refcoco", "ocid", "coco_captions".
 
     folder      holds the annotation files, named as in FILES unless `files` (role -> name) says otherwise
     task        goes into the records; the folder's name by default
@@ -477,6 +481,28 @@ def _ocid(paths: dict[str, Path], task: str, images: _Images, pattern: str, spli
         yield Question(where, task, path, text, (_box_text(box),), kind, box), record
 
 
+def _coco_captions(paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None) -> Read:
+    """An image a question without text; its captions are the answers."""
+    file = paths["captions"]
+    content = _load(file)
+    captions: dict[int, list[str]] = {
+        _get(image, "id", int, file, f"images {n}"): []
+        for n, image in enumerate(_get(content, "images", list, file, "-"))
+    }
+    for number, annotation in enumerate(_get(content, "annotations", list, file, "-")):
+        where = _get(annotation, "id", int, file, f"annotations {number}")
+        image_id = _get(annotation, "image_id", int, file, where)
+        if image_id not in captions:
+            raise BadRecord(file, where, f"is of an image that is not listed: {image_id}")
+        captions[image_id].append(_get(annotation, "caption", str, file, where))
+    for record in content["images"]:
+        where = record["id"]
+        if not captions[where]:
+            raise BadRecord(file, where, "has no caption")
+        path = images.path(_get(record, "file_name", str, file, where), file, where)
+        yield Question(str(where), task, path, "", tuple(captions[where]), "caption"), record
+
+
 READERS: dict[str, Callable[..., Read]] = {
     "vqav2": _vqav2,
     "pope": _pope,
@@ -484,4 +510,5 @@ READERS: dict[str, Callable[..., Read]] = {
     "textvqa": _textvqa,
     "refcoco": _refcoco,
     "ocid": _ocid,
+    "coco_captions": _coco_captions,
 }

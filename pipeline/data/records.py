@@ -28,7 +28,8 @@ class Conversation:
 class Question:
     """A bare question or referring expression, without any prompt around it; `id` is unique within the task.
 
-    `kind` is the question type ("random", "count", "left of", ...); `box` is x1, y1, x2, y2 in 0..1 of the image.
+    `kind` is the question type ("random", "count", "left of", ...); `box` is x1, y1, x2, y2 in 0..1 of the image. An
+    image to caption is a question without text, whose answers are the reference captions.
     """
 
     id: str

@@ -546,13 +546,23 @@ CROWDED = (
 )
 
 
+def _captions(scene: Scene) -> list[str]:
+    """All sentences of 8 to 25 words that tell a plain scene; two ways of telling it may come to the same."""
+    bodies = [body for body in (_by_place(scene), _by_row(scene), _by_neighbour(scene)) if body]
+    texts = [opening.format(body) for body in bodies for opening in OPENINGS]
+    return [text for text in texts if 8 <= len(text.split()) <= 25]
+
+
 def caption(rng: random.Random, scene: Scene) -> str:
     """A sentence of 8 to 25 words with names, places and words."""
     if scene.layout == "cluttered":
         return rng.choice(CROWDED).format(short_caption(scene))
-    bodies = [body for body in (_by_place(scene), _by_row(scene), _by_neighbour(scene)) if body]
-    texts = [opening.format(body) for body in bodies for opening in OPENINGS]
-    return rng.choice([text for text in texts if 8 <= len(text.split()) <= 25])
+    return rng.choice(_captions(scene))
+
+
+def references(rng: random.Random, scene: Scene, count: int) -> list[str]:
+    """So many different captions of a plain scene. Raises ValueError if it cannot be told in so many ways."""
+    return rng.sample(list(dict.fromkeys(_captions(scene))), count)
 
 
 # --- questions --------------------------------------------------------------------------------------------------------

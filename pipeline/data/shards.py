@@ -18,6 +18,8 @@ from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, image_id, write_sh
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.files import folder_hashes
 
+# Where each kind of caption stands in an img2dataset sample: an entry of KEY.json, or None for KEY.txt.
+CAPTION_FIELDS = {"full": None, "short": "short_caption", "keywords": "keywords"}
 WINDOW = 256  # samples that wait for a place while packing: bounds memory, keeps the order nearly as it was
 
 
@@ -126,7 +128,8 @@ def run(job, out: Path) -> dict:
         from pipeline.data import formats
 
         if settings["part"] == "captions":
-            for caption in formats.read_captions(source / "captions"):
+            field = CAPTION_FIELDS[settings["captions"]]
+            for caption in formats.read_captions(source / "captions", field=field):
                 yield caption_piece(tokenizer, settings["patches"], caption.image, caption.text)
         else:
             folder = source / "instructions"

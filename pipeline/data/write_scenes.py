@@ -12,6 +12,7 @@
     boxes          RefCOCO   instances.json, refs.json (the refer records, as JSON)
     clutter        OCID-Ref  expressions.json
     novel_names    VQAv2     questions.json, annotations.json (names that no instruction mentions)
+    captioning     COCO      captions.json (five references for every plain image)
 
 The same settings give the same bytes. Every evaluation question has an extra field `split`: "held_out_artist" if a thing
 that it is about is drawn as in no training scene, else "held_out_pair" if the scene holds a pair that no training scene
@@ -48,6 +49,7 @@ OTHER_COUNT_SHARE = 0.2
 EXPRESSION_BOXES = 2  # boxes asked for in a cluttered training image, at most
 # A box is 18 labels where a name is 2: asked more often, boxes drown what the other questions teach.
 PLAIN_BOX_SHARE = 0.3  # of plain training images have a box question
+REFERENCES = 5  # captions of an evaluation image, as in COCO
 POPE_SPLITS = ("random", "popular", "adversarial")
 
 
@@ -435,6 +437,16 @@ def _presence_items(
     return made
 
 
+def captioned_images(settings: object, split: str, made: list[tuple[str, Scene]]) -> list[tuple[int, Scene, list[str]]]:
+    """(image id, scene, reference captions) of every plain image of a split."""
+    captioned = []
+    for index, (group, scene) in enumerate(made):
+        if group == "plain":
+            rng = scenes.rng_for(settings.seed, f"{split} captioning", index)
+            captioned.append((index + 1, scene, scenes.references(rng, scene, REFERENCES)))
+    return captioned
+
+
 def _write_evaluation(folder: Path, settings: object) -> dict:
     counts: dict = {"images": 0, "questions": {}}
     for split in ("validation", "test"):
@@ -452,8 +464,11 @@ def _write_evaluation(folder: Path, settings: object) -> dict:
         write_ocid(folder / split / "clutter", items["clutter"])
         if items["novel_names"]:
             write_vqav2(folder / split / "novel_names", items["novel_names"], split)
+        captioned = captioned_images(settings, split, made)
+        write_coco_captions(folder / split / "captioning", captioned)
         counts["images"] += len(made)
         counts["questions"][split] = {task: len(asked) for task, asked in items.items()}
+        counts["questions"][split]["captioning"] = len(captioned)
     return counts
 
 
@@ -589,6 +604,18 @@ def write_refcoco(folder: Path, items: list[Item], split: str) -> None:
     instances = {"info": {"description": "composed scenes"}, "licenses": [], "categories": categories}
     _write_json(folder / "instances.json", {**instances, "images": images, "annotations": annotations})
     _write_json(folder / "refs.json", refs)
+
+
+def write_coco_captions(folder: Path, captioned: list[tuple[int, Scene, list[str]]]) -> None:
+    """COCO captions: images, and in a list of their own the captions of all of them."""
+    images, annotations = [], []
+    for image_id, scene, captions in captioned:
+        size = {"height": scene.canvas, "width": scene.canvas}
+        images.append({"id": image_id, "file_name": image_name(image_id), **size, "license": 0, "coco_url": ""})
+        for text in captions:
+            annotations.append({"image_id": image_id, "id": len(annotations) + 1, "caption": text})
+    header = {"info": {"description": "composed scenes"}, "licenses": []}
+    _write_json(folder / "captions.json", {**header, "images": images, "annotations": annotations})
 
 
 def write_ocid(folder: Path, items: list[Item]) -> None:

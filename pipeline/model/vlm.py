@@ -50,12 +50,16 @@ class Projector(nn.Module):
 
 
 class VLM(nn.Module):
-    """A decoder that may have a projector. Without one it is the text model, weight for weight."""
+    """A decoder that may have a projector. Without one it is the text model, weight for weight.
 
-    def __init__(self, shape: DecoderShape, features: int | None = None):
+    An encoder that is trained too is a part of the model; a frozen one is not, and gives the model its features.
+    """
+
+    def __init__(self, shape: DecoderShape, features: int | None = None, encoder: nn.Module | None = None):
         super().__init__()
         self.decoder = Decoder(shape)
         self.projector = None if features is None else Projector(features, shape.width)
+        self.encoder = encoder
 
     def embed(self, tokens: Tensor, features: Tensor | None = None, slots: Tensor | None = None) -> Tensor:
         """Input vectors [B, T, D] of token ids [B, T].
@@ -73,9 +77,12 @@ class VLM(nn.Module):
         """Logits [L, V] in fp32 at the labelled positions only, in row-major order.
 
         `batch` has "tokens" and "targets" [B, T], and may have "features" and "slots" (see `embed`) and "segments"
-        (see `Decoder.forward`).
+        (see `Decoder.forward`). A model with an encoder takes "pixels" [N, 3, side, side] in place of features.
         """
-        x = self.embed(batch["tokens"], batch.get("features"), batch.get("slots"))
+        features = batch.get("features")
+        if self.encoder is not None and "pixels" in batch:
+            features = self.encoder(batch["pixels"])
+        x = self.embed(batch["tokens"], features, batch.get("slots"))
         hidden = self.decoder(x, batch.get("segments"))
         return self.decoder.logits(hidden[batch["targets"] != IGNORE])
 
@@ -97,7 +104,7 @@ def training_flops(shape: DecoderShape, features: int | None, counts: dict[str, 
     """Floating-point operations of training (forward and backward: 3 x forward) on what `counts` says was seen.
 
     Two a multiply-add: the layers' matrices and causal attention on all positions, the head on labels, the projector
-    on image positions. `counts` has "positions", "labels" and "image". The frozen encoder is not in it.
+    on image positions. `counts` has "positions", "labels" and "image". The encoder is not in it, frozen or trained.
     """
     d, h = shape.width, shape.hidden
     matrices = shape.layers * (4 * d * d + 3 * d * h)

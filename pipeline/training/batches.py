@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,15 +47,29 @@ class OrderedDataset(StreamingDataset):
         return np.array([len(self.order)]), self.order
 
 
+class FeatureStores:
+    """The features of several parts of the data as one store."""
+
+    def __init__(self, folders: Sequence[Path]):
+        self.stores = [FeatureStore(folder) for folder in folders]
+
+    def get(self, ids: list[str]) -> np.ndarray:
+        """float16 [len(ids), patches, width]. Raises KeyError for an image that no store has."""
+        return np.concatenate([self.holder(name).get([name]) for name in ids])
+
+    def holder(self, name: str) -> FeatureStore:
+        return next((store for store in self.stores if name in store.rows), self.stores[-1])
+
+
 class Collate:
     """Samples -> one batch of tensors.
 
     "tokens", "targets" [B, T]; with images also "slots" [N * P], "image_row" [N] and "features" [N, P, W] (or "pixels"
-    [N, 3, side, side] for encoders that run in the model); "segments" [B, T] if any sample is packed. "kinds" counts
+    [N, 3, side, side] for encoders that run with the model); "segments" [B, T] if any sample is packed. "kinds" counts
     the batch's positions by what they hold.
     """
 
-    def __init__(self, patches: int, store: FeatureStore | None, pixels: int | None, blind: bool):
+    def __init__(self, patches: int, store: FeatureStores | None, pixels: int | None, blind: bool):
         self.patches, self.store, self.pixels, self.blind = patches, store, pixels, blind
 
     def __call__(self, samples: list[dict]) -> dict:

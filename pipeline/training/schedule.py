@@ -2,7 +2,8 @@
 
 Main run (DCLM-1B's schedule): linear warm-up to the peak, then a cosine to a floor.
 Cooldown (paper, Figure 3): a branch in the middle starts at the main schedule's rate at its point and decays along a
-cosine to the floor, with no warm-up; a branch at 0% or 100% has no rate to continue and warms up to its own peak.
+cosine to the floor, with no warm-up; a branch at 0% or 100% has no rate to continue and warms up to its own peak. That
+is the cooldown's, or for a re-warmed branch the rate that it is to be compared at.
 Steps count from 0: `rate(0)` is used by the first update.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+
+from pipeline.sections import TextPhase
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Schedule:
         return asdict(self)
 
 
-def main_schedule(text, sequence: int) -> Schedule:
+def main_schedule(text: TextPhase, sequence: int) -> Schedule:
     """The text run's schedule over its whole budget; `text` is the scale's section of that name."""
     return Schedule(
         peak=text.peak_lr,
@@ -48,13 +51,32 @@ def main_schedule(text, sequence: int) -> Schedule:
     )
 
 
-def cooldown_schedule(main: Schedule, branch_step: int, steps: int, floor: float, peak: float, warmup: int) -> Schedule:
+def cooldown_schedule(
+    main: Schedule, branch_step: int, steps: int, floor: float, peak: float, warmup: int, rewarm: float | None = None
+) -> Schedule:
     """The schedule of a cooldown of `steps` updates that leaves the main run after `branch_step` updates.
 
-    `peak` and `warmup` apply at the two ends of the main run only (branch_step 0 and main.steps).
+    `peak` and `warmup` apply at the two ends of the main run only (branch_step 0 and main.steps), and so does `rewarm`,
+    a rate to warm up to in place of `peak`. Raises ValueError for a rate to re-warm to anywhere else.
     """
     if not 0 <= branch_step <= main.steps:
         raise ValueError(f"branch step {branch_step} is outside the main run's {main.steps} steps")
     if branch_step in (0, main.steps):
-        return Schedule(peak=peak, floor=floor, warmup=warmup, steps=steps)
+        return Schedule(peak=peak if rewarm is None else rewarm, floor=floor, warmup=warmup, steps=steps)
+    if rewarm is not None:
+        raise ValueError(f"a branch at step {branch_step} continues the main run's rate: it cannot re-warm to {rewarm}")
     return Schedule(peak=main.rate(branch_step), floor=floor, warmup=0, steps=steps)
+
+
+def planned_cooldown(settings: dict) -> Schedule:
+    """The schedule that the settings of a cooldown's job ask for."""
+    own, sequence = settings["optimisation"], settings["model"]["sequence"]
+    return cooldown_schedule(
+        main=main_schedule(TextPhase(**settings["main"]), sequence),
+        branch_step=settings["branch_step"],
+        steps=own["tokens"] // (own["batch"] * sequence),
+        floor=own["floor_lr"],
+        peak=own["peak_lr"],
+        warmup=own["warmup_steps"],
+        rewarm=settings.get("rewarm"),
+    )

@@ -17,13 +17,13 @@ from torch import nn
 from pipeline.files import atomic_folder, read_json, stable_json, write_text
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-NEW_AT_BRANCH = "projector."  # the only parameters that a parent may lack
+NEW_AT_BRANCH = ("projector.", "encoder.")  # the only parameters that a parent may lack
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Adam's state by parameter name. Parameters that never had a gradient have none."""
     return {
-        f"{name}.{key}": optimizer.state[parameter][key].detach().clone()
+        f"{name}.{key}": optimizer.state[parameter][key].detach().clone(memory_format=torch.contiguous_format)
         for name, parameter in model.named_parameters()
         for key in MOMENTS
         if key in optimizer.state.get(parameter, {})
@@ -53,7 +53,7 @@ def find_resumable(folder: Path) -> Path | None:
 
 
 def load_weights(model: nn.Module, folder: Path) -> list[str]:
-    """Load a state's weights; returns the names of the model's parameters that it lacks (the projector's at most).
+    """Load a state's weights; returns the names of what it lacks (the projector and a trained encoder at most).
 
     Raises ValueError for a state of another model: other names or other shapes.
     """
@@ -73,8 +73,11 @@ def load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Pat
     tensors = load_file(folder / "optimizer.safetensors")
     for name, parameter in model.named_parameters():
         if f"{name}.exp_avg" in tensors:
-            optimizer.state[parameter] = {key: tensors[f"{name}.{key}"].to(parameter.device) for key in MOMENTS}
-            optimizer.state[parameter]["step"] = tensors[f"{name}.step"]
+            moments = {key: tensors[f"{name}.{key}"] for key in MOMENTS}
+            for key in ("exp_avg", "exp_avg_sq"):
+                # In memory as its parameter is (channels-last, say): the fused AdamW pairs their numbers by place.
+                moments[key] = torch.empty_like(parameter).copy_(moments[key])
+            optimizer.state[parameter] = moments
 
 
 def branch(model: nn.Module, optimizer: torch.optim.Optimizer, parent: Path, moments: str) -> list[str]:

@@ -1,8 +1,8 @@
 """Text pre-training, cooldown and fine-tuning: one trainer with three settings. The one place that knows Composer.
 
 text       the main schedule over one stream of text; stops at a branch point and can be continued
-cooldown   starts from a text state, continues its rate, mixes captions into the text
-fine-tune  starts from a cooldown, its own schedule, several passes over the instructions
+cooldown   starts from a text state, continues its rate, mixes captions (and instructions) into the text
+fine-tune  starts from a cooldown or a text state, its own schedule, several passes over the instructions
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from composer.core import DataSpec
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from pipeline.data.store import FeatureStore, count_samples
+from pipeline.data.store import count_samples
 from pipeline.model.decoder import DecoderShape
 from pipeline.model.vlm import VLM, label_loss, training_flops
 from pipeline.sections import Encoder, ModelSize, TextPhase
-from pipeline.training.batches import Collate, OrderedDataset, count_tokens, split_batch
+from pipeline.training.batches import Collate, FeatureStores, OrderedDataset, count_tokens, split_batch
 from pipeline.training.mixture import derive_seed, split_budget
-from pipeline.training.schedule import Schedule, cooldown_schedule, main_schedule
+from pipeline.training.schedule import Schedule, main_schedule, planned_cooldown
 from pipeline.training.state import branch, find_resumable, resume, save_resumable, save_state
 
 
@@ -43,7 +43,8 @@ class Plan:
     parent: Path | None
     moments: str
     encoder: Encoder | None
-    features: Path | None
+    train_encoder: bool
+    features: list[Path]  # cached features of the streams' images; without any, images go through the encoder
     blind: bool
 
     @property
@@ -58,12 +59,16 @@ def make_plan(job) -> Plan:
     batch = optimisation["batch"]
     encoder = Encoder(**settings["encoder"]) if settings.get("encoder") else None
     folders = {name: inputs[name] for name in ("text", "captions", "instructions") if name in inputs}
+    train_encoder = settings.get("train_encoder", False)
+    # What a trained encoder makes of an image changes with every update: nothing to cache.
+    stores = () if train_encoder else ("features", "instruction_features")
     common = {
         "folders": folders,
         "parent": inputs.get("branch"),
         "moments": settings.get("moments", "fresh"),
         "encoder": encoder,
-        "features": inputs.get("features"),
+        "train_encoder": train_encoder,
+        "features": [inputs[name] for name in stores if name in inputs],
         "blind": settings.get("blind", False),
     }
     sequence = settings["model"]["sequence"]
@@ -71,18 +76,12 @@ def make_plan(job) -> Plan:
         schedule = main_schedule(TextPhase(**optimisation), sequence)
         return Plan(schedule, settings["stop"], counts={"text": schedule.steps * batch}, **common)
     if job.phase == "cooldown":
-        steps = optimisation["tokens"] // (batch * sequence)
-        schedule = cooldown_schedule(
-            main=main_schedule(TextPhase(**settings["main"]), sequence),
-            branch_step=settings["branch_step"],
-            steps=steps,
-            floor=optimisation["floor_lr"],
-            peak=optimisation["peak_lr"],
-            warmup=optimisation["warmup_steps"],
-        )
-        images = settings["image_fraction"]
-        counts = split_budget(steps * batch, {"text": 1 - images, "captions": images})
-        return Plan(schedule, steps, counts=counts, **common)
+        schedule = planned_cooldown(settings)
+        images, share = settings["image_fraction"], settings.get("instruction_share", 0.0)
+        counts = split_budget(schedule.steps * batch, {"text": 1 - images, "captions": images})
+        # Instructions take the place of captions, so that every share leaves the same text.
+        counts |= split_budget(counts["captions"], {"captions": 1 - share, "instructions": share})
+        return Plan(schedule, schedule.steps, counts=counts, **common)
     # The last batch of the last pass is filled up with samples of one more.
     passes = settings["epochs"] * count_samples(folders["instructions"])
     steps = -(-passes // batch)
@@ -91,38 +90,56 @@ def make_plan(job) -> Plan:
     return Plan(schedule, steps, counts={"instructions": steps * batch}, **common)
 
 
-def build_model(size: ModelSize, encoder: Encoder | None, text_seed: int, seed: int) -> VLM:
-    """A fresh model. A branch from 0% has the very weights that the text run starts from."""
+def build_model(
+    size: ModelSize, encoder: Encoder | None, text_seed: int, seed: int, train_encoder: bool = False
+) -> VLM:
+    """A fresh model. A branch from 0% has the very weights that the text run starts from.
+
+    An encoder that is trained too is a part of it, with the weights of its release.
+    """
+    from pipeline.model.vision import build_encoder
+
     shape = DecoderShape(size.vocabulary, size.layers, size.heads, size.width)
+    trained = build_encoder(encoder, trained=True) if train_encoder else None
     torch.manual_seed(derive_seed(text_seed, "decoder") % 2**63)
-    model = VLM(shape, encoder.width if encoder else None)
+    model = VLM(shape, encoder.width if encoder else None, trained)
     if model.projector is not None:
         torch.manual_seed(derive_seed(seed, "projector") % 2**63)
         model.projector.reset_parameters()
     return model
 
 
-def build_optimizer(model: VLM, optimisation: dict) -> torch.optim.AdamW:
-    """AdamW; weight decay on everything or (as in Prismatic) not on biases and gains."""
-    decayed = [p for p in model.parameters() if p.dim() > 1 or optimisation["decay_vectors"]]
-    plain = [p for p in model.parameters() if p.dim() <= 1 and not optimisation["decay_vectors"]]
-    groups = [{"params": decayed, "weight_decay": optimisation["weight_decay"]}]
-    groups += [{"params": plain, "weight_decay": 0.0}] if plain else []
-    betas = (optimisation["beta1"], optimisation["beta2"])
-    return torch.optim.AdamW(groups, lr=optimisation["peak_lr"], betas=betas, eps=optimisation["epsilon"], fused=True)
+def build_optimizer(model: VLM, optimisation: dict, encoder_rate: float = 1.0) -> torch.optim.AdamW:
+    """AdamW; weight decay on everything or (as in Prismatic) not on biases and gains.
+
+    A group's "multiple" is what the schedule's rate is multiplied by: `encoder_rate` for a trained encoder, else 1.
+    """
+    groups: dict[tuple[float, float], list] = {}
+    for name, parameter in model.named_parameters():
+        multiple = encoder_rate if name.startswith("encoder.") else 1.0
+        decay = optimisation["weight_decay"] if parameter.dim() > 1 or optimisation["decay_vectors"] else 0.0
+        groups.setdefault((multiple, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": ps, "multiple": multiple, "weight_decay": decay} for (multiple, decay), ps in groups.items()],
+        lr=optimisation["peak_lr"],
+        betas=(optimisation["beta1"], optimisation["beta2"]),
+        eps=optimisation["epsilon"],
+        fused=True,
+    )
 
 
 class StudyModel(ComposerModel):
     """Composer's view of the model: logits at labelled positions, and their loss."""
 
-    def __init__(self, model: VLM, encoder: torch.nn.Module | None, z_loss: float):
+    def __init__(self, model: VLM, frozen: torch.nn.Module | None, z_loss: float):
         super().__init__()
         self.model, self.z_loss = model, z_loss
-        self.encoder = [encoder]  # in a list: frozen, and no part of the trained state
+        self.frozen = [frozen]  # in a list: the encoder is no part of what is trained
 
     def forward(self, batch: dict) -> torch.Tensor:
-        if "pixels" in batch:
-            batch = batch | {"features": self.encoder[0](batch["pixels"])}
+        (encoder,) = self.frozen
+        if encoder is not None and "pixels" in batch:
+            batch = batch | {"features": encoder.to(batch["pixels"].device)(batch["pixels"])}
         return self.model(batch)
 
     def loss(self, outputs: torch.Tensor, batch: dict) -> torch.Tensor:
@@ -214,8 +231,9 @@ def run(job, out: Path) -> dict:
     torch.set_num_threads(hardware["threads"])
     plan, size = make_plan(job), ModelSize(**settings["model"])
     batch = optimisation["batch"]
-    model = build_model(size, plan.encoder, settings.get("main_seed", settings["seed"]), settings["seed"])
-    optimizer = build_optimizer(model, optimisation)
+    seed = settings["seed"]
+    model = build_model(size, plan.encoder, settings.get("main_seed", seed), seed, plan.train_encoder)
+    optimizer = build_optimizer(model, optimisation, plan.encoder.trained_rate if plan.encoder else 1.0)
     recorder = Recorder(job, plan, model, optimizer, batch, size.sequence)
     state = resume_point(job)
     if state:
@@ -223,12 +241,12 @@ def run(job, out: Path) -> dict:
     elif plan.parent:
         branch(model, optimizer, plan.parent, plan.moments)
     # The phase's name keeps a cooldown with the text run's own seed from reading the same text in the same order again.
-    loader = data_loader(plan, derive_seed(settings["seed"], job.phase), batch)
-    encoder = frozen_encoder(plan)
+    loader = data_loader(plan, derive_seed(seed, job.phase), batch)
+    frozen = frozen_encoder(plan)
     if model.projector is not None and not model.projector.calibrated and plan.has_images:
-        model.projector.calibrate(first_features(loader, encoder))
+        model.projector.calibrate(first_features(loader, frozen if model.encoder is None else model.encoder))
     if recorder.step < plan.stop:
-        fit(recorder, loader, encoder, optimisation, hardware)
+        fit(recorder, loader, frozen, optimisation, hardware)
     check_seen(recorder, size.sequence)
     save_state(out, model, optimizer, recorder.state, recorder.losses.getvalue())
     return summary(recorder, model, settings, loader)
@@ -247,10 +265,9 @@ def check_seen(recorder: Recorder, sequence: int) -> None:
 def data_loader(plan: Plan, seed: int, batch: int) -> DataLoader:
     """Batches of the plan's mixture, in its order."""
     dataset = OrderedDataset(plan.folders, plan.counts, seed, batch)
-    cached = FeatureStore(plan.features) if plan.features else None
     collate = Collate(
         patches=plan.encoder.patches if plan.encoder else 0,
-        store=cached,
+        store=FeatureStores(plan.features) if plan.features else None,
         pixels=plan.encoder.pixels if plan.encoder else None,
         blind=plan.blind,
     )
@@ -258,14 +275,15 @@ def data_loader(plan: Plan, seed: int, batch: int) -> DataLoader:
 
 
 def frozen_encoder(plan: Plan) -> torch.nn.Module | None:
-    """The image encoder, if this run has images and no cached features of them."""
-    if plan.features or not plan.has_images:
+    """The image encoder, if this run has images, no cached features of them, and does not train it."""
+    if plan.features or plan.train_encoder or not plan.has_images:
         return None
     from pipeline.model.vision import build_encoder
 
     return build_encoder(plan.encoder)
 
 
+@torch.no_grad()
 def first_features(loader: DataLoader, encoder: torch.nn.Module | None, images: int = 256) -> torch.Tensor:
     """Features [n, P, W] of the first `images` images or so of the data, whatever the run's order and mixture."""
     found: list[torch.Tensor] = []
@@ -279,15 +297,15 @@ def first_features(loader: DataLoader, encoder: torch.nn.Module | None, images: 
     return torch.cat(found)
 
 
-def fit(recorder: Recorder, loader: DataLoader, encoder, optimisation: dict, hardware: dict) -> None:
+def fit(recorder: Recorder, loader: DataLoader, frozen, optimisation: dict, hardware: dict) -> None:
     """Train from the recorder's step to the plan's stop."""
     plan, step = recorder.plan, recorder.step
     for group in recorder.optimizer.param_groups:  # LambdaLR multiplies the initial rate; ours gives rates
-        group["lr"] = group["initial_lr"] = 1.0
+        group["lr"] = group["initial_lr"] = group["multiple"]
     # A torch schedule stepped every batch: Composer's own schedulers lag one step behind.
     scheduler = LambdaLR(recorder.optimizer, plan.schedule.rate, last_epoch=step - 1)
     trainer = Trainer(
-        model=StudyModel(recorder.model, encoder, optimisation["z_loss"]),
+        model=StudyModel(recorder.model, frozen, optimisation["z_loss"]),
         optimizers=recorder.optimizer,
         schedulers=scheduler,
         step_schedulers_every_batch=True,
