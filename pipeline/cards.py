@@ -148,7 +148,7 @@ class Ledger:
     @cached_property
     def jobs(self) -> list[Job]:
         """All jobs, parents first."""
-        return lineage(self.study.table1)
+        return lineage(*self.study.tables.values())
 
     def stage_jobs(self, stage: str) -> list[Job]:
         return [job for job in self.jobs if job.phase in STAGES[stage]]

@@ -6,6 +6,7 @@ impossible value) raises `ConfigError`: one line with the file, the key, what wa
 
 from __future__ import annotations
 
+import csv
 import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -30,33 +31,133 @@ class ConfigError(ValueError):
 
     def __init__(self, file: str | Path, key: str, found: object, allowed: str):
         super().__init__(f"{file}: {key}: found {found!r}, allowed: {allowed}")
+        self.file, self.key, self.found, self.allowed = str(file), key, found, allowed
 
 
 # --- params.yaml: what a researcher varies ---------------------------------------------------------------------------
+
+Multiple = Annotated[float, Field(gt=0, le=100)]
+CaptionText = Literal["full", "short", "keywords"]
 
 
 class Recipe(Section):
     """The settings of one model, from its branch to its fine-tuning."""
 
+    size: Literal["base", "larger"] = Field(description="model size: `model` or `larger` of configs/scale/")
+    text_budget: Multiple = Field(description="tokens of the whole text run, as a multiple of the scale's")
     branch_percent: Percent = Field(description="percent of the text tokens seen before images come in")
-    image_fraction: Fraction = Field(description="share of the cooldown's sequences that hold images and captions")
     moments: Literal["keep", "fresh"] = Field(description="Adam's moments at the branch: the parent's, or zero")
+    rewarm_like: Percent | None = Field(
+        description="a branch at 0% or 100% warms up to the text run's rate at this percent; null: to the scale's peak"
+    )
+    cooldown: bool = Field(
+        description="whether there is an image-text phase; without, images first come in fine-tuning"
+    )
+    image_fraction: Fraction = Field(description="share of the cooldown's sequences that hold images")
+    instruction_share: Fraction = Field(description="share of these that are instructions in place of captions")
+    captions: CaptionText = Field(description="text of the captions")
     finetune_epochs: Count = Field(description="passes over the instruction data")
     encoder: str = Field(description="image encoder: a file in configs/encoder/")
+    train_encoder: bool = Field(description="whether the encoder is trained too, in cooldown and fine-tuning")
     seed: int = Field(ge=0, description="seed of the cooldown's and the fine-tuning's data order and new weights")
 
 
-class Timing(Section):
-    """Table 1's grid: the values that recipe settings take; the others stay at the recipe's."""
+# An experiment is a grid: the values that some of the recipe's settings take, the others staying at the recipe's. An
+# experiment without values is not run. Seeds are added by configs/scale/, which says how many a scale affords.
 
-    branch_percent: list[Percent] = Field(min_length=1, description="the branch points, a row each")
-    seed: list[Annotated[int, Field(ge=0)]] = Field(
-        default=[], description="averaged over, and paired by, branch point"
-    )
+
+class Timing(Section):
+    branch_percent: list[Percent] = Field(min_length=1)
+
+
+class ImageFraction(Section):
+    image_fraction: list[Fraction]
+
+
+class FromScratch(Section):
+    branch_percent: list[Percent]
+    image_fraction: list[Fraction]
+
+
+class InstructionShare(Section):
+    instruction_share: list[Fraction]
+
+
+class FinetuneEpochs(Section):
+    finetune_epochs: list[Count]
+
+
+class TextBudget(Section):
+    text_budget: list[Multiple]
+
+
+class Size(Section):
+    size: list[Literal["base", "larger"]]
+    image_fraction: list[Fraction]
+
+
+class Unfrozen(Section):
+    train_encoder: list[bool]
+    image_fraction: list[Fraction]
+    finetune_epochs: list[Count]
+
+
+class Captions(Section):
+    captions: list[CaptionText]
+
+
+class Encoders(Section):
+    encoder: list[str]
+
+
+class Seeds(Section):
+    branch_percent: list[Percent]
+    image_fraction: list[Fraction]
+    finetune_epochs: list[Count]
+    seed: list[Annotated[int, Field(ge=0)]]
+
+
+class UsualWay(Section):
+    cooldown: list[bool]
+    branch_percent: list[Percent]
+
+
+class Rewarm(Section):
+    branch_percent: list[Percent]
+    rewarm_like: list[Percent | None]
+
+
+class TextOnly(Section):
+    branch_percent: list[Percent]
+
+
+class Moments(Section):
+    moments: list[Literal["keep", "fresh"]]
+
+
+class Blind(Section):
+    image_fraction: list[Fraction]
 
 
 class Experiments(Section):
-    timing: Timing = Field(description="table 1 and the timing figure")
+    """The paper's experiments, then the controls that it lacks."""
+
+    timing: Timing = Field(description="table 1, Figures 4 and 9: when should images come in?")
+    image_fraction: ImageFraction = Field(description="Figure 5: how many images?")
+    from_scratch: FromScratch = Field(description="Figure 6: what if there is no text-only phase?")
+    instruction_share: InstructionShare = Field(description="Figure 7: instructions among the images?")
+    finetune_epochs: FinetuneEpochs = Field(description="Figure 8: how long to fine-tune?")
+    text_budget: TextBudget = Field(description="appendix G: more text tokens a parameter")
+    size: Size = Field(description="table 3: with and without images at a larger size")
+    unfrozen: Unfrozen = Field(description="table 4: is a frozen encoder better?")
+    captions: Captions = Field(description="table 5: which captions?")
+    encoder: Encoders = Field(description="table 6: which encoder?")
+    seeds: Seeds = Field(description="table 7: how far do seeds differ?")
+    usual: UsualWay = Field(description="table 9: the usual way, a finished text model that sees images in fine-tuning")
+    rewarm: Rewarm = Field(description="control: is it the learning rate that the 100% branch suffers from?")
+    text_only: TextOnly = Field(description="control: the cooldown on text alone; no fine-tuning")
+    moments: Moments = Field(description="control: Adam's moments kept or fresh at the branch")
+    blind: Blind = Field(description="control: fine-tuned without images")
 
 
 class Params(Section):
@@ -111,8 +212,21 @@ class Hardware(Section):
     save_steps: Count = Field(description="steps between resumable states")
 
 
+class LargerSize(Section):
+    layers: Count
+    heads: Count
+    width: int = Field(ge=8, description="d_model")
+
+
+class Repeats(Section):
+    primary: Count = Field(description="seeds of every cell of the experiments that primary claims are about")
+    other: Count = Field(description="seeds of every other cell")
+
+
 class Scale(Section):
     model: ModelSize
+    larger: LargerSize = Field(description="the second model size; vocabulary and sequence are the first's")
+    repeats: Repeats
     text: TextPhase
     cooldown: CooldownPhase
     finetune: FinetunePhase
@@ -150,9 +264,106 @@ class TextTask(Section):
     stable: bool = Field(description="part of the text stable score")
 
 
+class Captioning(Section):
+    longest: Count = Field(description="tokens a caption may have")
+
+
 class Tasks(Section):
     vision: dict[str, VisionTask]
+    captioning: Captioning
     text: dict[str, TextTask]
+
+
+# --- configs/claims.yaml, configs/published.csv ----------------------------------------------------------------------
+
+Metric = Annotated[str, Field(description="a column of the results' tables, such as vision_average")]
+Arm = Annotated[
+    dict[str, Any],
+    Field(
+        description="a cell: what differs from params.yaml's recipe; `evaluated` model | blind | cooldown and"
+        " `condition` normal | removed | shuffled | mean say what is looked at"
+    ),
+]
+
+
+class Contrast(Section):
+    """Sum of the arms in `plus` less sum of the arms in `minus`, of one metric."""
+
+    metric: Metric
+    plus: list[Arm] = Field(min_length=1)
+    minus: list[Arm] = Field(min_length=1)
+    direction: Literal["greater", "no_worse"] = Field(
+        default="greater", description="greater: above zero; no_worse: above minus the margin"
+    )
+    margin: Fraction | None = Field(default=None, description="for no_worse: what would be worse, in the metric's unit")
+
+
+class Optimum(Section):
+    """One cell is better than every other."""
+
+    metric: Metric
+    best: Arm
+    others: list[Arm] = Field(min_length=1)
+
+
+class Agreement(Section):
+    """Two seeds differ by at most a margin, over several cells (root mean square)."""
+
+    metric: Metric
+    cells: list[Arm] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=2, max_length=2)
+    margin: Fraction
+
+
+class Published(Section):
+    effect: float = Field(description="the effect that the paper reports, in the unit")
+    unit: str
+
+
+class Claim(Section):
+    """A finding as data: exactly one of contrast, all_of, optimum and agreement."""
+
+    says: str
+    source: str = Field(description="where the finding is stated")
+    family: Literal["primary", "control"] = Field(description="p-values are adjusted within each")
+    may_differ: list[str] = Field(description="factors in which the compared runs may differ; see pipeline/design.py")
+    contrast: Contrast | None = None
+    all_of: list[Contrast] | None = Field(default=None, min_length=1)
+    optimum: Optimum | None = None
+    agreement: Agreement | None = None
+    published: Published | None = None
+    note: str = ""
+
+    @property
+    def kind(self) -> str:
+        return next(kind for kind in ("contrast", "all_of", "optimum", "agreement") if getattr(self, kind) is not None)
+
+    @property
+    def contrasts(self) -> list[Contrast]:
+        """What is compared, pair by pair."""
+        if self.optimum:
+            best = self.optimum
+            return [Contrast(metric=best.metric, plus=[best.best], minus=[other]) for other in best.others]
+        return [self.contrast] if self.contrast else self.all_of or []
+
+    @property
+    def arms(self) -> list[dict[str, Any]]:
+        """All cells that it is about."""
+        compared = [arm for contrast in self.contrasts for arm in (*contrast.plus, *contrast.minus)]
+        return compared + (self.agreement.cells if self.agreement else [])
+
+
+class PublishedFigure(Section):
+    """A number that the paper prints, and the cell and column of this study that answer to it (empty: none does)."""
+
+    output: str
+    setting: str
+    task: str
+    value: float
+    unit: Literal["percent", "fraction"]
+    cell: str = Field(description="what differs from the recipe, as KEY=VALUE separated by blanks")
+    column: str
+    note: str
 
 
 class Settings(Section):
@@ -163,6 +374,8 @@ class Settings(Section):
     data: DataSource
     encoders: dict[str, Encoder]
     tasks: Tasks
+    claims: dict[str, Claim]
+    published: list[PublishedFigure]
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------
@@ -260,21 +473,71 @@ def load_settings(root: Path) -> Settings:
     scale: Scale = parse(Scale, choose(root, "scale", params.preset, file, "preset"), scale_file)
     data = parse(DataSource, choose(root, "data", params.data, file, "data"), f"configs/data/{params.data}.yaml")
     tasks = parse(Tasks, choose(root, "tasks", params.tasks, file, "tasks"), f"configs/tasks/{params.tasks}.yaml")
-    name = params.recipe.encoder
+    named = {params.recipe.encoder: "recipe.encoder"}
+    for place, name in enumerate(params.experiments.encoder.encoder):
+        named.setdefault(name, f"experiments.encoder.encoder.{place}")
     encoders = {
-        name: parse(Encoder, choose(root, "encoder", name, file, "recipe.encoder"), f"configs/encoder/{name}.yaml")
+        name: parse(Encoder, choose(root, "encoder", name, file, key), f"configs/encoder/{name}.yaml")
+        for name, key in named.items()
     }
     check_scale(scale, scale_file)
     check_tasks(tasks, f"configs/tasks/{params.tasks}.yaml")
     check_encoders(encoders, scale, scale_file)
-    return Settings(params=params, scale=scale, data=data, encoders=encoders, tasks=tasks)
+    return Settings(
+        params=params,
+        scale=scale,
+        data=data,
+        encoders=encoders,
+        tasks=tasks,
+        claims=load_claims(root),
+        published=load_published(root),
+    )
+
+
+def load_claims(root: Path) -> dict[str, Claim]:
+    """configs/claims.yaml: claims by their name, each of exactly one kind."""
+    file, kinds = "configs/claims.yaml", ("contrast", "all_of", "optimum", "agreement")
+    claims = {}
+    for name, value in load_yaml(root / file, root).items():
+        if not isinstance(value, dict):
+            raise ConfigError(file, name, value, "a mapping of keys to values")
+        given = [kind for kind in kinds if value.get(kind) is not None]
+        if len(given) != 1:
+            raise ConfigError(file, name, given, f"exactly one of {', '.join(kinds)}")
+        try:
+            claims[name] = parse(Claim, value, file)
+        except ConfigError as error:
+            raise ConfigError(file, f"{name}.{error.key}", error.found, error.allowed) from None
+    return claims
+
+
+def load_published(root: Path) -> list[PublishedFigure]:
+    """configs/published.csv: the paper's numbers."""
+    file = "configs/published.csv"
+    try:
+        with open(root / file, encoding="utf-8", newline="") as table:
+            rows = list(csv.DictReader(table))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(file, "(file)", type(error).__name__, "a readable CSV table") from None
+    found = []
+    for number, row in enumerate(rows, 2):
+        try:
+            row = row | {"value": float(row["value"])}
+        except (KeyError, TypeError, ValueError):
+            raise ConfigError(file, f"line {number}.value", row.get("value"), "a number") from None
+        try:
+            found.append(parse(PublishedFigure, row, file))
+        except ConfigError as error:
+            raise ConfigError(file, f"line {number}.{error.key}", error.found, error.allowed) from None
+    return found
 
 
 def check_scale(scale: Scale, file: str) -> None:
     """What no single key can tell: sizes that must fit each other."""
     model = scale.model
-    if model.width % (2 * model.heads):
-        raise ConfigError(file, "model.width", model.width, f"a multiple of 2 x heads = {2 * model.heads}")
+    for name, size in (("model", scale.model), ("larger", scale.larger)):
+        if size.width % (2 * size.heads):
+            raise ConfigError(file, f"{name}.width", size.width, f"a multiple of 2 x heads = {2 * size.heads}")
     for name, phase in (("text", scale.text), ("cooldown", scale.cooldown)):
         step = phase.batch * model.sequence
         if phase.tokens < step:

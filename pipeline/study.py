@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import product
+from typing import Literal
 
+from pipeline import design
 from pipeline.config import ConfigError, Recipe, Settings
 from pipeline.files import digest
-from pipeline.training.schedule import main_schedule
+from pipeline.sections import ModelSize, TextPhase
+from pipeline.training.schedule import Schedule, main_schedule, planned_cooldown
 
 # What carries out each phase: module and function `run(job, out)`. The module and all it imports from this package are
 # the code that the phase's cards fingerprint.
@@ -25,7 +28,7 @@ PHASES = {
     "cooldown": "pipeline.training.train",
     "finetune": "pipeline.training.train",
     "evaluate": "pipeline.evaluation.evaluate",
-    "tables": "pipeline.reporting.table1",
+    "tables": "pipeline.reporting.tables",
 }
 
 # The coarse steps that DVC sees (dvc.yaml), each with the phases whose artifacts it makes.
@@ -82,19 +85,91 @@ class Job:
         return f"results/made_from/{self.label}.json" if self.phase == "tables" else None
 
 
-def text_steps(settings: Settings) -> int:
-    """Updates of the whole text run."""
-    return main_schedule(settings.scale.text, settings.scale.model.sequence).steps
+@dataclass(frozen=True)
+class Cell:
+    """A model of an experiment whatever its seed, and the state of it that is evaluated.
+
+    "model": fine-tuned; "blind": fine-tuned without images; "cooldown": before fine-tuning.
+    """
+
+    recipe: Recipe  # its seed is the recipe's first; runs have their own
+    evaluated: Literal["model", "blind", "cooldown"] = "model"
 
 
-def branch_step(settings: Settings, percent: float) -> int:
-    """The update of the text run after which a branch leaves it: the nearest whole step."""
-    return round(percent / 100 * text_steps(settings))
+@dataclass(frozen=True)
+class Experiment:
+    """What an experiment evaluates, how often, and which other state of each model it looks at too."""
+
+    evaluated: Literal["model", "blind", "cooldown"] = "model"
+    repeats: Literal["primary", "other"] = "other"
+    stages: bool = False  # the model's state after the cooldown is evaluated too
 
 
-def grid(recipe: Recipe, experiment) -> list[Recipe]:
-    """The recipe with every combination of the values that an experiment lists, in its order."""
-    varied = {key: values for key, values in experiment if values}
+EXPERIMENTS = {
+    "timing": Experiment(repeats="primary", stages=True),
+    "image_fraction": Experiment(repeats="primary", stages=True),
+    "from_scratch": Experiment(repeats="primary"),
+    "instruction_share": Experiment(repeats="primary"),
+    "finetune_epochs": Experiment(repeats="primary"),
+    "text_budget": Experiment(),
+    "size": Experiment(),
+    "unfrozen": Experiment(),
+    "captions": Experiment(stages=True),
+    "encoder": Experiment(),
+    "seeds": Experiment(),  # it has its own
+    "usual": Experiment(),
+    "rewarm": Experiment(repeats="primary"),
+    "text_only": Experiment(evaluated="cooldown"),
+    "moments": Experiment(),
+    "blind": Experiment(evaluated="blind", repeats="primary"),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A result of its own: the experiments that it shows, and the files that it leaves in results/."""
+
+    files: tuple[str, ...]
+    experiments: tuple[str, ...] = ()
+
+
+def both(name: str) -> tuple[str, str]:
+    return f"{name}.csv", f"{name}.md"
+
+
+TABLES = {
+    "table1": Table(
+        (*both("table1"), "metrics.json", "figures/timing.png", "figures/timing.csv", "figures/loss.csv"), ("timing",)
+    ),
+    "table2": Table(both("table2"), ("size",)),
+    "table3": Table(both("table3"), ("size",)),
+    "table4": Table(both("table4"), ("unfrozen",)),
+    "table5": Table(both("table5"), ("captions",)),
+    "table6": Table(both("table6"), ("encoder",)),
+    "table7": Table(both("table7"), ("seeds",)),
+    "table8": Table(both("table8")),
+    "table9": Table(both("table9"), ("usual",)),
+    **{
+        name: Table((f"figures/{name}.png", f"figures/{name}.csv"), (name,))
+        for name in ("image_fraction", "from_scratch", "instruction_share", "finetune_epochs", "text_budget")
+    },
+    "controls": Table(
+        (*both("controls"), "figures/rewarm.png", "figures/text_only.png"), ("rewarm", "text_only", "moments", "blind")
+    ),
+    "conditions": Table((*both("conditions"), *both("question_types")), ("timing", "image_fraction")),
+    "drawings": Table(
+        ("figures/schedules.png", "figures/schedules.csv", "figures/pipeline.svg", "figures/pipeline.png"),
+        ("timing", "rewarm"),
+    ),
+    "examples": Table(("figures/examples.png", "figures/examples.csv")),
+    "claims": Table(both("claims"), tuple(EXPERIMENTS)),
+    "comparison": Table(both("comparison"), tuple(EXPERIMENTS)),
+}
+
+
+def grid(recipe: Recipe, sweep) -> list[Recipe]:
+    """The recipe with every combination of the values that a sweep lists, in its order; none if a list is empty."""
+    varied = dict(sweep)
     return [recipe.model_copy(update=dict(zip(varied, combination))) for combination in product(*varied.values())]
 
 
@@ -110,43 +185,101 @@ class Study:
             self.tokenizer,
             self.shards,
             self.features,
+            self.text_schedule,
             self.pretrain,
             self.cooldown,
             self.finetune,
+            self.runs,
         ):
             setattr(self, phase.__name__, cache(phase))
         self.check()
-        self.table1 = self.make_table1()
+        self.tables = {name: self.table(name) for name in TABLES}
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.settings.params.recipe
+
+    # --- experiments ---
+
+    @cached_property
+    def sweeps(self) -> dict[str, list[Recipe]]:
+        """The recipes of every experiment, in the order of its values."""
+        experiments = self.settings.params.experiments
+        return {name: grid(self.recipe, getattr(experiments, name)) for name in EXPERIMENTS}
+
+    def seeds(self, name: str) -> list[int]:
+        """The seeds of an experiment's cells: the recipe's and those after it, as many as the scale says."""
+        own = getattr(getattr(self.settings.params.experiments, name), "seed", None)
+        repeats = getattr(self.settings.scale.repeats, EXPERIMENTS[name].repeats)
+        return own or [self.recipe.seed + n for n in range(repeats)]
+
+    def cells(self, name: str) -> dict[Cell, list[int]]:
+        """The cells of an experiment and their seeds."""
+        kind, seeds = EXPERIMENTS[name].evaluated, self.seeds(name)
+        recipes = self.sweeps[name]
+        if kind == "cooldown":
+            recipes = [recipe.model_copy(update={"image_fraction": 0.0}) for recipe in recipes]
+        return {Cell(recipe.model_copy(update={"seed": self.recipe.seed}), kind): seeds for recipe in recipes}
+
+    def runs(self, name: str) -> dict[tuple[Cell, int], Job]:
+        """The evaluations of an experiment, by cell and seed; those of the state before fine-tuning included."""
+        found = {}
+        for cell, seeds in self.cells(name).items():
+            for seed in seeds:
+                recipe = cell.recipe.model_copy(update={"seed": seed})
+                found[cell, seed] = self.evaluate(self.trained(recipe, cell.evaluated), recipe)
+                if EXPERIMENTS[name].stages and recipe.cooldown:
+                    state = self.evaluate(self.cooldown(recipe), recipe)
+                    found[Cell(cell.recipe, "cooldown"), seed] = state
+        return found
+
+    def trained(self, recipe: Recipe, evaluated: str) -> Job:
+        """The job that makes what a cell evaluates."""
+        if evaluated == "cooldown":
+            return self.cooldown(recipe)
+        return self.finetune(recipe, blind=evaluated == "blind")
+
+    @cached_property
+    def all_runs(self) -> dict[tuple[Cell, int], Job]:
+        """The evaluations of all experiments and of the recipe itself."""
+        found = {run: job for name in EXPERIMENTS for run, job in self.runs(name).items()}
+        for evaluated in ("model", "blind", "cooldown"):
+            cell = Cell(self.recipe, evaluated)
+            if evaluated != "cooldown" or self.recipe.cooldown:
+                job = self.trained(self.recipe, evaluated)
+                found.setdefault((cell, self.recipe.seed), self.evaluate(job, self.recipe))
+        return found
 
     def check(self) -> None:
         """Refuse branch points on the same step, and a cooldown floor above the rate that a branch continues."""
-        seen: dict[int, float] = {}
-        for percent in sorted(r.branch_percent for r in self.timing):
-            step = branch_step(self.settings, percent)
-            if seen.setdefault(step, percent) != percent:
+        recipes = [(f"experiments.{name}.branch_percent", r) for name in EXPERIMENTS for r in self.sweeps[name]]
+        seen: dict[tuple, float] = {}
+        for key, recipe in sorted(
+            [*recipes, ("recipe.branch_percent", self.recipe)], key=lambda r: r[1].branch_percent
+        ):
+            percent, main = recipe.branch_percent, self.text_schedule(recipe.text_budget)
+            step = self.branch_step(recipe)
+            other = seen.setdefault((recipe.text_budget, step), percent)
+            if other != percent:
                 raise ConfigError(
                     "params.yaml",
-                    "experiments.timing.branch_percent",
+                    key,
                     percent,
-                    f"branch points at least one step apart: {seen[step]} is step {step} of"
-                    f" {text_steps(self.settings)} too",
+                    f"branch points at least one step apart: {other:g} is step {step} of {main.steps} too",
                 )
-        floor = self.settings.scale.cooldown.floor_lr
-        main = main_schedule(self.settings.scale.text, self.settings.scale.model.sequence)
-        for step in seen:
+            floor = self.settings.scale.cooldown.floor_lr
             if 0 < step < main.steps and main.rate(step) < floor:
                 file = f"configs/scale/{self.settings.params.preset}.yaml"
-                allowed = f"at most the rate {main.rate(step):.3g} that the branch at {seen[step]:g}% continues"
+                allowed = f"at most the rate {main.rate(step):.3g} that the branch at {percent:g}% continues"
                 raise ConfigError(file, "cooldown.floor_lr", floor, allowed)
+            peak = self.rewarm_peak(recipe)
+            if peak is not None and peak < floor:
+                key = f"{key.rsplit('.', 1)[0]}.rewarm_like"
+                raise ConfigError("params.yaml", key, recipe.rewarm_like, f"a percent whose rate is at least {floor:g}")
 
     def add(self, phase: str, label: str, settings: dict, parents: dict[str, Job] | None = None, **context) -> Job:
         job = Job(phase, label, settings, parents or {}, **context)
         return self.jobs.setdefault(job.key, job)
-
-    @cached_property
-    def timing(self) -> list[Recipe]:
-        """A recipe a model of table 1."""
-        return grid(self.settings.params.recipe, self.settings.params.experiments.timing)
 
     # --- data ---
 
@@ -162,144 +295,320 @@ class Study:
         parents = {part: self.source(part) for part in ("text", "captions", "instructions")}
         return self.add("tokenizer", "bpe", {"vocabulary": self.settings.scale.model.vocabulary}, parents)
 
-    def shards(self, part: str, encoder: str | None = None) -> Job:
+    def shards(self, part: str, encoder: str | None = None, captions: str | None = None) -> Job:
         """A part as MDS shards of full training sequences; with images, for an encoder's number of patches."""
         settings = {"part": part, "sequence": self.settings.scale.model.sequence}
         if encoder:
             settings["patches"] = self.settings.encoders[encoder].patches
-        return self.add("shards", part, settings, {"source": self.source(part), "tokenizer": self.tokenizer()})
+        if captions:
+            settings["captions"] = captions
+        label = f"{part}-{captions}" if captions else part
+        return self.add("shards", label, settings, {"source": self.source(part), "tokenizer": self.tokenizer()})
 
     def features(self, part: str, encoder: str) -> Job:
         """An encoder's features of all images of a part, computed once."""
-        settings = {"encoder": self.settings.encoders[encoder].model_dump(exclude={"cache"}), "part": part}
+        settings = {"encoder": self.encoder_settings(encoder, exclude={"cache", "trained_rate"}), "part": part}
         return self.add("features", f"{part}-{encoder}", settings, {"source": self.source(part)})
+
+    def encoder_settings(self, name: str, exclude: set[str] = frozenset()) -> dict:
+        return self.settings.encoders[name].model_dump(exclude=set(exclude))
+
+    def cached_features(self, part: str, recipe: Recipe, role: str = "features") -> dict[str, Job]:
+        """The features of a part's images as a parent, unless the encoder runs in the model."""
+        if recipe.train_encoder or not self.settings.encoders[recipe.encoder].cache:
+            return {}
+        return {role: self.features(part, recipe.encoder)}
 
     # --- training ---
 
-    def train_settings(self, phase: str, seed: int) -> dict:
+    def model_size(self, size: str) -> ModelSize:
+        model, larger = self.settings.scale.model, self.settings.scale.larger
+        return model if size == "base" else model.model_copy(update=larger.model_dump())
+
+    def text_phase(self, budget: float) -> TextPhase:
+        """The text run's optimisation, with its tokens for a multiple of the scale's budget: whole steps."""
+        text = self.settings.scale.text
+        step = text.batch * self.settings.scale.model.sequence
+        return text.model_copy(update={"tokens": round(budget * text.tokens / step) * step})
+
+    def text_schedule(self, budget: float) -> Schedule:
+        return main_schedule(self.text_phase(budget), self.settings.scale.model.sequence)
+
+    def branch_step(self, recipe: Recipe) -> int:
+        """The update of the text run after which a branch leaves it: the nearest whole step."""
+        return round(recipe.branch_percent / 100 * self.text_schedule(recipe.text_budget).steps)
+
+    def rewarm_peak(self, recipe: Recipe) -> float | None:
+        """The rate that a branch at an end of the text run warms up to; None: the scale's peak, or no warm-up."""
+        main = self.text_schedule(recipe.text_budget)
+        if recipe.rewarm_like is None or self.branch_step(recipe) not in (0, main.steps):
+            return None
+        return main.rate(round(recipe.rewarm_like / 100 * main.steps))
+
+    def train_settings(self, phase: str, recipe: Recipe, seed: int) -> dict:
         """What every training job depends on: sizes, optimisation, seed; and threads, which change the last bits."""
         scale = self.settings.scale
-        optimisation = getattr(scale, {"pretrain": "text"}.get(phase, phase)).model_dump()
-        hardware = scale.hardware.model_dump(include={"device", "threads", "microbatch"})
-        return {"model": scale.model.model_dump(), "optimisation": optimisation, "seed": seed, "hardware": hardware}
+        optimisation = self.text_phase(recipe.text_budget) if phase == "pretrain" else getattr(scale, phase)
+        return {
+            "model": self.model_size(recipe.size).model_dump(),
+            "optimisation": optimisation.model_dump(),
+            "seed": seed,
+            "hardware": scale.hardware.model_dump(include={"device", "threads", "microbatch"}),
+        }
 
-    def pretrain(self, step: int) -> Job:
-        """The text run after `step` updates, optimizer state included."""
-        settings = self.train_settings("pretrain", self.settings.params.text_seed) | {"stop": step}
-        earlier = [s for s in self.text_stops if s < step]
+    def pretrain(self, size: str, budget: float, step: int) -> Job:
+        """A text run after `step` updates, optimizer state included."""
+        recipe = self.recipe.model_copy(update={"size": size, "text_budget": budget})
+        label = f"text-{step}" + ("-larger" if size == "larger" else "") + (f"-x{budget:g}" if budget != 1 else "")
+        settings = self.train_settings("pretrain", recipe, self.settings.params.text_seed) | {"stop": step}
+        earlier = [s for s in self.text_stops[size, budget] if s < step]
         return self.add(
             "pretrain",
-            f"text-{step}",
+            label,
             settings,
             {"text": self.shards("text")},
-            continues=self.pretrain(max(earlier)) if earlier else None,
+            continues=self.pretrain(size, budget, max(earlier)) if earlier else None,
         )
 
     @cached_property
-    def text_stops(self) -> list[int]:
-        """Steps at which the text run leaves a checkpoint: the branch points of all experiments, and its end."""
-        percents = [r.branch_percent for r in self.timing] + [self.settings.params.recipe.branch_percent, 100]
-        return sorted({branch_step(self.settings, p) for p in percents} - {0})
+    def text_stops(self) -> dict[tuple[str, float], list[int]]:
+        """Steps at which each text run (size, budget) leaves a checkpoint: the branch points of all experiments.
+
+        The recipe's run is trained to its end, whatever branches from it.
+        """
+        stops: dict[tuple[str, float], set[int]] = {}
+        finished = self.recipe.model_copy(update={"branch_percent": 100})
+        for recipe in (self.recipe, finished, *(r for recipes in self.sweeps.values() for r in recipes)):
+            stops.setdefault((recipe.size, recipe.text_budget), set()).add(self.branch_step(recipe))
+        return {run: sorted(steps - {0}) for run, steps in stops.items()}
+
+    def text_state(self, recipe: Recipe) -> Job | None:
+        """The state of the text run that a branch starts from; None at 0%."""
+        step = self.branch_step(recipe)
+        return self.pretrain(recipe.size, recipe.text_budget, step) if step else None
+
+    def in_cooldown(self, recipe: Recipe) -> Recipe:
+        """A recipe without what its cooldown has no use for: two that are the same then have the same cooldown."""
+        unused: dict = {"cooldown": True, "finetune_epochs": 1}
+        if not recipe.image_fraction:
+            unused |= {"captions": "full", "instruction_share": 0.0, "encoder": self.recipe.encoder}
+            unused |= {"train_encoder": False}
+        if not self.branch_step(recipe):
+            unused |= {"moments": "fresh"}  # there is nothing to keep before the first step
+        if self.rewarm_peak(recipe) is None:
+            unused |= {"rewarm_like": None}
+        return recipe.model_copy(update=unused)
 
     def cooldown(self, recipe: Recipe) -> Job:
-        step = branch_step(self.settings, recipe.branch_percent)
-        settings = self.train_settings("cooldown", recipe.seed) | {
+        recipe = self.in_cooldown(recipe)
+        step, images = self.branch_step(recipe), recipe.image_fraction > 0
+        settings = self.train_settings("cooldown", recipe, recipe.seed) | {
             "branch_step": step,
-            "main": self.settings.scale.text.model_dump(),
+            "main": self.text_phase(recipe.text_budget).model_dump(),
             "main_seed": self.settings.params.text_seed,
+            "moments": recipe.moments,
+            "rewarm": self.rewarm_peak(recipe),
             "image_fraction": recipe.image_fraction,
-            "moments": recipe.moments if step else "fresh",  # nothing to keep before the first step
-            "encoder": self.settings.encoders[recipe.encoder].model_dump(),
+            "instruction_share": recipe.instruction_share,
+            "encoder": self.encoder_settings(recipe.encoder) if images else None,
+            "train_encoder": recipe.train_encoder,
         }
         parents = {"text": self.shards("text")}
-        if recipe.image_fraction:
-            parents["captions"] = self.shards("captions", recipe.encoder)
-            parents |= self.cached_features("captions", recipe.encoder)
-        if step:
-            parents["branch"] = self.pretrain(step)
-        label = f"b{recipe.branch_percent:g}-i{100 * recipe.image_fraction:g}-s{recipe.seed}"
+        if images and recipe.instruction_share < 1:
+            parents["captions"] = self.shards("captions", recipe.encoder, recipe.captions)
+            parents |= self.cached_features("captions", recipe)
+        if images and recipe.instruction_share:
+            parents["instructions"] = self.shards("instructions", recipe.encoder)
+            parents |= self.cached_features("instructions", recipe, role="instruction_features")
+        if state := self.text_state(recipe):
+            parents["branch"] = state
+        label = f"b{recipe.branch_percent:g}-i{100 * recipe.image_fraction:g}{suffix(recipe)}-s{recipe.seed}"
         return self.add("cooldown", label, settings, parents)
-
-    def cached_features(self, part: str, encoder: str) -> dict[str, Job]:
-        if not self.settings.encoders[encoder].cache:
-            return {}
-        return {"features": self.features(part, encoder)}
 
     def finetune(self, recipe: Recipe, blind: bool = False) -> Job:
         """Fine-tuning on instructions; `blind` takes the images away: the language prior."""
-        settings = self.train_settings("finetune", recipe.seed) | {
+        settings = self.train_settings("finetune", recipe, recipe.seed) | {
             "epochs": recipe.finetune_epochs,
-            "encoder": self.settings.encoders[recipe.encoder].model_dump(),
+            "encoder": self.encoder_settings(recipe.encoder),
+            "train_encoder": recipe.train_encoder,
             "blind": blind,
         }
-        parents = {
-            "instructions": self.shards("instructions", recipe.encoder),
-            "branch": self.cooldown(recipe),
-        } | ({} if blind else self.cached_features("instructions", recipe.encoder))
-        label = f"{'blind-' if blind else ''}{parents['branch'].label}-e{recipe.finetune_epochs}"
-        return self.add("finetune", label, settings, parents)
+        parents = {"instructions": self.shards("instructions", recipe.encoder)}
+        if not blind:
+            parents |= self.cached_features("instructions", recipe)
+        if recipe.cooldown:
+            parents["branch"] = self.cooldown(recipe)
+        else:
+            settings["main_seed"] = self.settings.params.text_seed  # the decoder's weights, if this is from scratch
+            parents |= {"branch": state} if (state := self.text_state(recipe)) else {}
+        start = parents["branch"].label if "branch" in parents else f"b0{suffix(recipe)}"
+        label = f"{'blind-' if blind else ''}{start}-e{recipe.finetune_epochs}"
+        return self.add("finetune", label if recipe.cooldown else f"{label}-s{recipe.seed}", settings, parents)
 
-    # --- evaluation and results ---
+    # --- evaluation ---
 
     def evaluate(self, model: Job, recipe: Recipe) -> Job:
-        """Per-example scores of a model: text tasks for all, vision tasks once it has seen instructions."""
+        """Per-example scores of a state: text tasks for all, captions and vision tasks once it has seen their like."""
         tasks, scale = self.settings.tasks, self.settings.scale
-        vision = model.phase == "finetune"
-        blind = model.settings.get("blind", False)
-        conditions = [] if not vision else ["removed"] if blind else ["normal", "removed", "shuffled"]
+        vision, blind = model.phase == "finetune", model.settings.get("blind", False)
+        images = vision or bool(model.settings.get("image_fraction"))
+        conditions = [] if not vision else ["removed"] if blind else ["normal", "removed", "mean", "shuffled"]
         settings = {
-            "model": scale.model.model_dump(),
+            "model": self.model_size(recipe.size).model_dump(),
             "evaluation": scale.evaluation.model_dump(),
             "hardware": scale.hardware.model_dump(include={"device", "threads"}),
-            "encoder": self.settings.encoders[recipe.encoder].model_dump() if vision else None,
+            "encoder": self.encoder_settings(recipe.encoder) if images else None,
+            "train_encoder": model.settings.get("train_encoder", False),
             "vision": {name: task.model_dump() for name, task in tasks.vision.items()} if vision else {},
+            "captioning": tasks.captioning.model_dump() if images and not blind else None,
             "text": {name: task.model_dump() for name, task in tasks.text.items()} if not blind else {},
             "conditions": conditions,
             "split": self.settings.params.split,
         }
         parents = {"checkpoint": model, "tokenizer": self.tokenizer(), "text": self.source("text")}
-        if vision:
+        if images:
             parents["questions"] = self.source("evaluation")
             if not blind:
-                parents |= self.cached_features("evaluation", recipe.encoder)
+                parents |= self.cached_features("evaluation", recipe)
         return self.add("evaluate", f"{model.phase}-{model.label}", settings, parents)
 
-    def make_table1(self) -> Job:
-        """The timing table: a row a branch point, with the text run's checkpoints and a blind model for reference."""
-        recipe = self.settings.params.recipe
-        rows = {}
-        parents = {
-            "blind": self.evaluate(self.finetune(recipe, blind=True), recipe),
-            "questions": self.source("evaluation"),
-            "instructions": self.source("instructions"),
-        }
-        for variant in self.timing:
-            model = self.finetune(variant)
-            name = model.id
-            rows[name] = {"branch_percent": variant.branch_percent, "seed": variant.seed}
-            parents[f"scores/{name}"] = self.evaluate(model, variant)
-            parents[f"finetune/{name}"] = model
-            parents[f"cooldown/{name}"] = model.parents["branch"]
-            if "branch" in model.parents["branch"].parents:
-                parents[f"pretrain/{name}"] = model.parents["branch"].parents["branch"]
-        checkpoints = {}
-        for step in self.text_stops:
-            checkpoint = self.pretrain(step)
-            checkpoints[checkpoint.label] = step / text_steps(self.settings) * 100
-            parents[f"scores/{checkpoint.label}"] = self.evaluate(checkpoint, recipe)
-            parents[f"pretrain/{checkpoint.label}"] = checkpoint
-        settings = {
-            "rows": rows,
-            "checkpoints": checkpoints,
+    # --- results ---
+
+    def table(self, name: str) -> Job:
+        """A table: its rows (runs by cell and seed), and the artifacts that it reads."""
+        runs = self.all_runs if name in ("claims", "comparison") else self.table_runs(name)
+        settings: dict = {
+            "make": name,
             "tasks": self.settings.tasks.model_dump(),
             "split": self.settings.params.split,
             "preset": self.settings.params.preset,
+            "recipe": self.recipe.model_dump(),
+            "published": [row for row in self.published if name in (row["output"], "comparison")],
+            "rows": [],
         }
-        return self.add("tables", "table1", settings, parents)
+        parents: dict[str, Job] = {}
+        if any(cell.evaluated == "model" for cell, _ in runs):
+            parents["blind"] = self.evaluate(self.finetune(self.recipe, blind=True), self.recipe)
+            parents |= {part: self.source(part) for part in ("evaluation", "instructions")}
+        for (cell, seed), scores in runs.items():
+            settings["rows"].append({"run": scores.id, **self.describe(cell, seed, TABLES[name].experiments)})
+            parents[f"scores/{scores.id}"] = scores
+            parents |= {f"{job.phase}/{scores.id}": job for job in training(scores)}
+        if name in ("table1", "table2", "table8", "controls"):
+            settings["text"] = self.text_rows(name, parents)
+        if name == "drawings":
+            settings |= self.drawn()
+        if name == "claims":
+            settings["claims"] = design.resolve(self)
+        return self.add("tables", name, settings, parents)
+
+    @cached_property
+    def published(self) -> list[dict]:
+        """The paper's figures, each with the name of the cell that answers to it."""
+        return [
+            row.model_dump() | {"cell": self.cell_name(design.published_cell(self, row)) if row.cell else ""}
+            for row in self.settings.published
+        ]
+
+    def table_runs(self, name: str) -> dict[tuple[Cell, int], Job]:
+        """The runs that a table shows: its experiments', and the recipe itself where it is what they compare with."""
+        runs = {run: job for experiment in TABLES[name].experiments for run, job in self.runs(experiment).items()}
+        if name in ("table2", "table8", "table9", "controls", "examples"):
+            states = ("model", "cooldown") if name == "table8" else ("model",)
+            mine = {run: job for run, job in self.all_runs.items() if run[0] in [Cell(self.recipe, s) for s in states]}
+            runs = mine | runs
+        if name == "examples":
+            runs = {run: job for run, job in runs.items() if run[1] == self.recipe.seed}
+        return runs
+
+    def describe(self, cell: Cell, seed: int, shown: tuple[str, ...]) -> dict:
+        """What a table can group a row by: its cell, seed and settings, and in which of the shown experiments it is."""
+        recipe = cell.recipe.model_dump(exclude={"seed"})
+        experiments = [name for name in shown if (cell, seed) in self.runs(name)]
+        return {
+            "cell": self.cell_name(cell),
+            "seed": seed,
+            "evaluated": cell.evaluated,
+            "settings": recipe,
+            "experiments": experiments,
+        }
+
+    def cell_name(self, cell: Cell) -> str:
+        """What a cell has that the recipe has not: "branch_percent=100", or "recipe"; and which state is evaluated."""
+        settings = cell.recipe.model_dump(exclude={"seed"})
+        changed = [f"{key}={named(value)}" for key, value in settings.items() if value != getattr(self.recipe, key)]
+        state = [] if cell.evaluated == "model" else [f"evaluated={cell.evaluated}"]
+        return " ".join(changed + state) or "recipe"
+
+    def text_rows(self, name: str, parents: dict[str, Job]) -> dict[str, dict]:
+        """The text runs' own states, for reference: label -> percent, size and budget; adds them to the parents."""
+        rows = {}
+        for (size, budget), steps in self.text_stops.items():
+            if name != "table2" and (size, budget) != (self.recipe.size, self.recipe.text_budget):
+                continue
+            for step in steps if name != "table2" else steps[-1:]:
+                state = self.pretrain(size, budget, step)
+                percent = 100 * step / self.text_schedule(budget).steps
+                rows[state.id] = {"percent": percent, "size": size, "text_budget": budget}
+                parents[f"pretrain/{state.id}"] = state
+                if name != "table2":
+                    parents[f"scores/{state.id}"] = self.evaluate(state, self.recipe)
+        return rows
+
+    def drawn(self) -> dict:
+        """What the drawings show: the text run's schedule, the branches', and how many jobs a phase has."""
+        scale = self.settings.scale
+        branches = {}
+        for recipe in dict.fromkeys((*self.sweeps["timing"], *self.sweeps["rewarm"])):
+            job = self.cooldown(recipe)
+            title = f"{recipe.branch_percent:g}%"
+            title += f", re-warmed as at {recipe.rewarm_like:g}%" if job.settings["rewarm"] else ""
+            branches[title] = {"step": self.branch_step(recipe), **planned_cooldown(job.settings).describe()}
+        counts: dict[str, int] = {}
+        for job in {job.key: job for scores in self.all_runs.values() for job in lineage(scores)}.values():
+            counts[job.phase] = counts.get(job.phase, 0) + 1
+        return {
+            "main": self.text_schedule(self.recipe.text_budget).describe(),
+            "branches": branches,
+            "tokens_a_step": {
+                "main": scale.text.batch * scale.model.sequence,
+                "cooldown": scale.cooldown.batch * scale.model.sequence,
+            },
+            "counts": counts | {"tables": len(TABLES)},
+        }
 
 
-def lineage(job: Job) -> list[Job]:
-    """A job's ancestors and itself, each once, parents first."""
+def named(value: object) -> str:
+    """A setting as a word, as YAML writes it: 100, not 100.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def suffix(recipe: Recipe) -> str:
+    """The parts of a label that say in what a model is not the usual one."""
+    parts = {
+        "larger": recipe.size == "larger",
+        f"x{recipe.text_budget:g}": recipe.text_budget != 1,
+        "fresh": recipe.moments == "fresh" and recipe.branch_percent > 0,
+        f"like{recipe.rewarm_like or 0:g}": recipe.rewarm_like is not None,
+        f"n{100 * recipe.instruction_share:g}": recipe.instruction_share > 0,
+        recipe.captions: recipe.captions != "full",
+        recipe.encoder: recipe.encoder != "efficientnet_lite0",
+        "unfrozen": recipe.train_encoder,
+    }
+    return "".join(f"-{part}" for part, shown in parts.items() if shown)
+
+
+def training(scores: Job) -> list[Job]:
+    """The training jobs behind an evaluation, the text run's state first."""
+    found, job = [], scores.parents.get("checkpoint")
+    while job:
+        found.insert(0, job)
+        job = job.parents.get("branch")
+    return found
+
+
+def lineage(*jobs: Job) -> list[Job]:
+    """Jobs and their ancestors, each once, parents first."""
     found: dict[tuple[str, str], Job] = {}
 
     def visit(job: Job) -> None:
@@ -308,5 +617,6 @@ def lineage(job: Job) -> list[Job]:
                 visit(parent)
             found[job.key] = job
 
-    visit(job)
+    for job in jobs:
+        visit(job)
     return list(found.values())

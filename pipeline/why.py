@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.artifacts import ARTIFACTS, ASIDE, CARD
 from pipeline.cards import Ledger
 from pipeline.files import read_json
-from pipeline.study import Job, lineage
+from pipeline.study import TABLES, Job, lineage
 
 
 def why(ledger: Ledger, target: str) -> str:
@@ -30,9 +30,14 @@ def find(ledger: Ledger, target: str) -> Job:
     """The job that makes a file, a folder or an id."""
     parts = Path(target).parts
     for job in ledger.jobs:
-        if job.id in parts or (job.published and parts[:1] == ("results",)):
+        if job.id in parts or target in results_of(job):
             return job
     raise ValueError(f"{target} is not in the study of params.yaml; it has {', '.join(job.id for job in ledger.jobs)}")
+
+
+def results_of(job: Job) -> list[str]:
+    """The files that a table leaves in results/."""
+    return [job.published, *(f"results/{file}" for file in TABLES[job.label].files)] if job.published else []
 
 
 def is_root(ledger: Ledger, job: Job) -> bool:
@@ -78,8 +83,7 @@ def is_card(card: object) -> bool:
 
 def differences(old: dict, new: dict) -> list[str]:
     """Settings with their old and new values, changed modules, and other parents, in this order."""
-    before, after = flatten(old["settings"]), flatten(new["settings"])
-    lines = [f"{key}: {shown(before, key)} -> {shown(after, key)}" for key in changed(before, after)]
+    lines = list(setting_changes(old["settings"], new["settings"]))
     lines += [f"code of {module} changed" for module in changed(old["code"], new["code"])]
     return lines + [f"parent {role} changed" for role in changed(old["parents"], new["parents"])]
 
@@ -88,16 +92,26 @@ def changed(before: dict, after: dict) -> list[str]:
     return [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
 
 
-def flatten(settings: dict, prefix: str = "") -> dict[str, object]:
-    """{"optimisation.peak_lr": 0.01, ...}"""
-    flat: dict[str, object] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
+def setting_changes(before: dict, after: dict, prefix: str = "") -> Iterator[str]:
+    """ "optimisation.peak_lr: 0.01 -> 0.02" for every setting; one line for a section that only one side has."""
+    for key in changed(before, after):
+        old, new = by_name(before.get(key)), by_name(after.get(key))
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from setting_changes(old, new, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            yield f"{prefix}{key}: {shown(old, key in before)} -> {shown(new, key in after)}"
 
 
-def shown(values: dict, key: str) -> str:
-    return repr(values[key]) if key in values else "nothing"
+def by_name(value: object) -> object:
+    """A list of sections that have names (a table's runs, claims) as one section; anything else as it is."""
+    if (
+        value
+        and isinstance(value, list)
+        and all(isinstance(item, dict) and {"run", "name"} & item.keys() for item in value)
+    ):
+        return {item.get("run") or item["name"]: item for item in value}
+    return value
+
+
+def shown(value: object, there: bool) -> str:
+    return "a section" if isinstance(value, dict) else repr(value) if there else "nothing"

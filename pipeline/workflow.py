@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.cards import Ledger
 from pipeline.config import ConfigError, load_settings
 from pipeline.processes import OWNER, Presence, end_with_dvc, remove_stale_locks
-from pipeline.study import STAGES, Job, Study
+from pipeline.study import STAGES, TABLES, Job, Study, lineage
 
 
 def open_ledger(root: Path) -> Ledger:
@@ -52,8 +52,9 @@ class Workflow:
             self.ledger.write_jobs()
 
     @property
-    def table1(self) -> Job:
-        return self.study.table1
+    def tables(self) -> dict[str, Job]:
+        """The tables and figures, each a rule of its own."""
+        return self.study.tables
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -84,9 +85,19 @@ class Workflow:
                     inputs.pop(earlier.key, None)
         return sorted(parent.card for parent in inputs.values())
 
-    def broken(self) -> list[str]:
-        """The cards of artifacts that were here and are damaged or gone."""
-        return [job.card for job in self.ledger.broken]
+    def table_inputs(self, name: str) -> dict[str, str | list[str]]:
+        """What a table's rule asks for: its expected card, and its parents' cards."""
+        return {"job": self.job_file(self.tables[name]), "parents": self.parents(self.tables[name])}
+
+    def table_outputs(self, name: str) -> list[str]:
+        """A table's card, the list of what its files in results/ were made from, and these."""
+        job = self.tables[name]
+        return [job.card, job.published, *(f"results/{file}" for file in TABLES[name].files)]
+
+    def broken(self, name: str) -> list[str]:
+        """The cards of artifacts behind a table that were here and are damaged or gone."""
+        behind = {job.key for job in lineage(self.tables[name])} if self.ledger.broken else set()
+        return [job.card for job in self.ledger.broken if job.key in behind]
 
     def stage(self, stage: str) -> list[str]:
         """The cards of all artifacts of a stage, and the tables' files in results/."""

@@ -2,12 +2,13 @@
 
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline import artifacts, cards
+from pipeline import artifacts, cards, study
 from pipeline.cards import Ledger, code_fingerprint
 from pipeline.config import load_settings
 from pipeline.files import stable_json
@@ -18,6 +19,7 @@ SOURCE = Path(__file__).parent.parent
 SCALE = "configs/scale/small.yaml"
 SIZES = {
     "model": {"vocabulary": 512, "layers": 2, "heads": 2, "width": 32, "sequence": 64},
+    "larger": {"layers": 3, "heads": 2, "width": 48},
     "text": {"tokens": 51200, "batch": 8, "peak_lr": 0.01, "floor_lr": 0.0001, "warmup_steps": 5},  # 100 steps
     "cooldown": {"tokens": 10240, "batch": 8, "peak_lr": 0.003, "floor_lr": 0.0001, "warmup_steps": 2},  # 20 steps
     "finetune": {"batch": 8, "peak_lr": 0.003, "floor_lr": 0.0},
@@ -114,21 +116,33 @@ def shared_fingerprint(root: Path, phase: str) -> dict[str, str]:
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Project:
     monkeypatch.setattr(cards, "code_fingerprint", shared_fingerprint)
+    monkeypatch.setattr(study, "TABLES", {"table1": study.TABLES["table1"]})  # one table, of one experiment
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no test's files need to survive a power cut
     root = tmp_path / "project"
     root.mkdir()
     shutil.copytree(SOURCE / "configs", root / "configs")
-    shutil.copy(SOURCE / "params.yaml", root)
     (root / "pipeline").symlink_to(SOURCE / "pipeline")
-    scale = yaml.safe_load((root / "configs/scale/tiny.yaml").read_text(encoding="utf-8"))
     for file in (root / "configs/scale").iterdir():
         file.unlink()
+    made = Project(root)
+    made.write(SCALE, small_scale())
+    made.write("params.yaml", small_params())
+    return made
+
+
+@cache
+def small_scale() -> str:
+    scale = yaml.safe_load((SOURCE / "configs/scale/tiny.yaml").read_text(encoding="utf-8"))
     for section, sizes in SIZES.items():
         scale[section] |= sizes
-    made = Project(root)
-    made.write(SCALE, yaml.safe_dump(scale))
-    made.set("params.yaml", "preset", "small")
-    for key, value in RECIPE.items():
-        made.set("params.yaml", f"recipe.{key}", value)
-    made.set("params.yaml", "experiments.timing", {"branch_percent": [0, 50, 80, 100]})
-    return made
+    return yaml.safe_dump(scale)
+
+
+@cache
+def small_params() -> str:
+    """The real settings with the tests' recipe and one experiment, timing."""
+    params = yaml.safe_load((SOURCE / "params.yaml").read_text(encoding="utf-8")) | {"preset": "small"}
+    params["recipe"] |= RECIPE
+    params["experiments"] = {name: {key: [] for key in sweep} for name, sweep in params["experiments"].items()}
+    params["experiments"]["timing"] = {"branch_percent": [0, 50, 80, 100]}
+    return yaml.safe_dump(params, sort_keys=False)

@@ -144,7 +144,7 @@ def test_read_module_takes_a_root(tmp_path):
 
 def ids(study) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {phase: set() for phase in PHASES}
-    for job in lineage(study.table1):
+    for job in lineage(study.tables["table1"]):
         found[job.phase].add(job.id)
     return found
 
@@ -156,7 +156,7 @@ def test_ids_are_the_same_every_time(project):
 def test_ids_do_not_depend_on_the_process(project):
     code = (
         "from pathlib import Path; from pipeline.config import load_settings; from pipeline.study import Study;"
-        f"print(Study(load_settings(Path({str(project.root)!r}))).table1.id)"
+        f"print(Study(load_settings(Path({str(project.root)!r}))).tables['table1'].id)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code],
@@ -166,7 +166,7 @@ def test_ids_do_not_depend_on_the_process(project):
         text=True,
         check=True,
     )
-    assert ran.stdout.strip() == project.study().table1.id
+    assert ran.stdout.strip() == project.study().tables["table1"].id
 
 
 def test_ids_do_not_depend_on_the_order_of_keys(project):
@@ -185,11 +185,11 @@ def test_comments_in_settings_change_no_id(project):
 
 
 def test_ids_begin_with_the_label(project):
-    assert all(job.id.startswith(job.label + "-") for job in lineage(project.study().table1))
+    assert all(job.id.startswith(job.label + "-") for job in lineage(project.study().tables["table1"]))
 
 
 def test_no_two_jobs_share_a_folder(project):
-    jobs = lineage(project.study().table1)
+    jobs = lineage(project.study().tables["table1"])
     assert len({job.card for job in jobs}) == len(jobs)
 
 
@@ -204,7 +204,7 @@ def test_memory_and_save_interval_change_no_id(project):
 def test_recipes_that_agree_share_their_jobs(project):
     study = project.study()
     recipe = study.settings.params.recipe
-    twin = next(variant for variant in study.timing if variant.branch_percent == recipe.branch_percent)
+    twin = next(variant for variant in study.sweeps["timing"] if variant.branch_percent == recipe.branch_percent)
     assert study.finetune(recipe) is study.finetune(twin)
     assert study.cooldown(recipe) is study.finetune(recipe, blind=True).parents["branch"]
 
@@ -246,7 +246,11 @@ def test_another_image_fraction_changes_what_comes_after_it_and_nothing_before(p
         assert new[phase] == old[phase]
     for phase in ("cooldown", "finetune", "tables"):
         assert old[phase] and not new[phase] & old[phase]
-    of_text = {job.id for job in lineage(before.table1) if job.phase == "evaluate" and job.label.startswith("pretrain")}
+    of_text = {
+        job.id
+        for job in lineage(before.tables["table1"])
+        if job.phase == "evaluate" and job.label.startswith("pretrain")
+    }
     assert of_text and new["evaluate"] & old["evaluate"] == of_text
 
 
@@ -381,14 +385,14 @@ def test_edited_results_make_their_table_stale_alone(project, name):
     project.make()
     assert not stale(project)
     project.damage(f"results/{name}")
-    assert stale(project) == {project.ledger().study.table1.key}
+    assert stale(project) == {project.ledger().study.tables["table1"].key}
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "parts/0.bin", "made_from/table1.json"])
 def test_deleted_results_make_their_table_stale_alone(project, name):
     project.make()
     (project.root / "results" / name).unlink()
-    assert stale(project) == {project.ledger().study.table1.key}
+    assert stale(project) == {project.ledger().study.tables["table1"].key}
 
 
 def test_results_of_another_table_are_stale(project):
@@ -396,7 +400,7 @@ def test_results_of_another_table_are_stale(project):
     project.set(PARAMS, "split", "validation")
     project.make()
     project.set(PARAMS, "split", "test")
-    assert stale(project) == {project.ledger().study.table1.key}
+    assert stale(project) == {project.ledger().study.tables["table1"].key}
 
 
 def test_other_files_in_results_are_nobodys_business(project):
@@ -487,7 +491,7 @@ def test_artifacts_of_changed_code_are_not_broken(project):
 def test_tables_are_never_broken(project, name):
     project.make()
     assert not stale(project)
-    table = project.ledger().study.table1
+    table = project.ledger().study.tables["table1"]
     (project.root / table.folder / name).unlink()
     (project.root / "results/rows.csv").unlink()
     assert stale(project) == {table.key} and not broken(project)
@@ -589,7 +593,7 @@ def test_artifacts_of_other_code_are_not_taken_back(project):
 
 def test_a_table_that_left_is_set_aside_but_its_results_stay(project):
     project.make()
-    table = project.ledger().study.table1
+    table = project.ledger().study.tables["table1"]
     project.set(PARAMS, "split", "validation")
     project.ledger().set_aside("report")
     assert not (project.root / table.folder).exists()
@@ -646,7 +650,7 @@ def test_a_stale_table_that_carries_an_old_date_still_has_a_newer_job_file(proje
     project.make()
     dates(project)
     project.set(SCALE, "evaluation.text_items", 11)
-    table = project.ledger().study.table1
+    table = project.ledger().study.tables["table1"]
     published = project.root / table.published
     os.utime(published, (LONG_AGO - 1000, LONG_AGO - 1000))
     assert dates(project)[table.key] > LONG_AGO
@@ -684,7 +688,7 @@ def test_the_job_file_of_a_deleted_artifact_is_dated_now(project):
 def test_the_job_file_of_a_table_with_edited_results_is_newer_than_its_list(project):
     project.make()
     dates(project)
-    table = project.ledger().study.table1
+    table = project.ledger().study.tables["table1"]
     project.damage("results/rows.csv")
     assert dates(project)[table.key] > (project.root / table.published).stat().st_mtime
 

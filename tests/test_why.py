@@ -25,7 +25,7 @@ def first(project, phase: str, label: str = "") -> Job:
 def test_a_current_target_is_up_to_date(project):
     project.make()
     ledger = project.ledger()
-    assert tell(project, TABLE) == f"{TABLE}: up to date (card {ledger.digest(ledger.study.table1)})"
+    assert tell(project, TABLE) == f"{TABLE}: up to date (card {ledger.digest(ledger.study.tables['table1'])})"
 
 
 @pytest.mark.parametrize("target", ["{id}", "{folder}", "{folder}/", "./{folder}", "{card}", "{folder}/parts/0.bin"])
@@ -93,7 +93,9 @@ def test_an_ancestor_of_an_ancestor_comes_first(project):
 def test_a_setting_of_the_table_itself_needs_no_name(project):
     project.make()
     project.set(PARAMS, "experiments.timing.branch_percent", [0, 80, 100])
-    assert tell(project, TABLE).startswith(f"{TABLE}: stale: checkpoints.text-50: 50.0 -> nothing; ")
+    line = tell(project, TABLE)
+    assert line.startswith(f"{TABLE}: stale: rows.cooldown-b50-")
+    assert line.split(";")[0].endswith(": a section -> nothing")
 
 
 def test_what_was_set_aside_still_explains(project):

@@ -1,0 +1,190 @@
+"""The design of a comparison: claims name cells, and the runs compared may differ only in what the claim declares.
+
+What a run is made from is all in the cards of its lineage. Two runs are compared setting by setting; whatever differs
+must belong to a factor that the claim lists under `may_differ`. Anything else (tokens, data order, rate, weights) is an
+error that names the key: a confound is found before anything is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from pipeline.config import Claim, ConfigError, PublishedFigure, Recipe, explain
+from pipeline.training.schedule import planned_cooldown
+
+if TYPE_CHECKING:
+    from pipeline.study import Cell, Job, Study
+
+FILE = "configs/claims.yaml"
+
+# What may differ between two runs because of a factor, as patterns of keys: PHASE.setting, or PHASE alone where only
+# one of the runs has that phase. A rate is a factor of its own: it comes with a branch point, but it is not the same.
+FACTORS = {
+    "branch_percent": ("pretrain", "pretrain.stop", "cooldown.branch_step", "shards/text"),
+    "learning_rate": ("cooldown.first_rate", "cooldown.peak_rate", "cooldown.warmup_steps", "cooldown.rewarm"),
+    "moments": ("cooldown.moments",),
+    "cooldown": ("cooldown", "shards/captions", "features/captions", "finetune.main_seed"),
+    "image_fraction": ("cooldown.image_fraction",),
+    "instruction_share": ("cooldown.instruction_share", "shards/captions", "features/captions"),
+    "captions": ("shards/captions.captions",),
+    "finetune_epochs": ("finetune.epochs",),
+    "encoder": ("*.encoder*", "features/*", "shards/*.patches"),
+    "train_encoder": ("*.train_encoder", "features/*"),
+    "size": ("*.model.layers", "*.model.heads", "*.model.width"),
+    "text_budget": ("pretrain.optimisation.tokens", "cooldown.main.tokens", "pretrain.stop", "cooldown.branch_step"),
+    "blind": ("finetune.blind", "features/*", "evaluate.conditions", "evaluate.captioning*", "evaluate.text*"),
+    "fine-tuning": ("finetune", "shards/instructions", "features/instructions", "evaluate.*", "sources/evaluation"),
+}
+# Without any image there is no encoder, no caption and no instruction in a cooldown, and no caption to ask for.
+NO_IMAGES = (
+    *("cooldown.encoder*", "cooldown.train_encoder", "cooldown.instruction_share", "shards/captions", "features/*"),
+    *("evaluate.encoder*", "evaluate.train_encoder", "evaluate.captioning*", "sources/evaluation"),
+    *("shards/instructions", "sources/instructions"),
+)
+METRICS = ("vision_average", "text_stable", "bits_per_byte", "cider")  # and every task
+STATES, CONDITIONS = ("model", "blind", "cooldown"), ("normal", "removed", "mean", "shuffled")
+
+
+def resolve(study: Study) -> list[dict]:
+    """Every claim with its arms as cells: what the phase of the claims gets. Raises ConfigError for a confound."""
+    return [{"name": name, **resolve_claim(study, name, claim)} for name, claim in study.settings.claims.items()]
+
+
+def resolve_claim(study: Study, name: str, claim: Claim) -> dict:
+    unknown = [factor for factor in claim.may_differ if factor not in FACTORS]
+    if unknown:
+        raise ConfigError(FILE, f"{name}.may_differ", unknown[0], ", ".join(FACTORS))
+    resolved = claim.model_dump(exclude={"contrast", "all_of", "optimum", "agreement", "may_differ"})
+    contrasts = []
+    for contrast in claim.contrasts:
+        arms = [arm_of(study, name, arm) for arm in (*contrast.plus, *contrast.minus)]
+        check_metric(study, name, contrast.metric, arms)
+        lint(study, name, claim, arms)
+        named = [{"cell": study.cell_name(cell), "condition": condition} for cell, condition in arms]
+        plus = len(contrast.plus)
+        contrasts.append(contrast.model_dump() | {"plus": named[:plus], "minus": named[plus:]})
+    resolved |= {"kind": claim.kind, "contrasts": contrasts}
+    if claim.agreement:
+        arms = [arm_of(study, name, arm) for arm in claim.agreement.cells]
+        check_metric(study, name, claim.agreement.metric, arms)
+        resolved["agreement"] = claim.agreement.model_dump() | {"cells": [study.cell_name(cell) for cell, _ in arms]}
+    return resolved
+
+
+def published_cell(study: Study, row: PublishedFigure) -> Cell:
+    """The cell of a line of configs/published.csv: "KEY=VALUE KEY=VALUE". Raises ConfigError."""
+    name = f"{row.output}, {row.setting}: cell"
+    pairs = [part.split("=", 1) for part in row.cell.split()]
+    if not all(len(pair) == 2 for pair in pairs):
+        raise ConfigError("configs/published.csv", name, row.cell, "KEY=VALUE, separated by blanks")
+    return arm_of(study, name, {key: yaml.safe_load(value) for key, value in pairs}, "configs/published.csv")[0]
+
+
+def arm_of(study: Study, name: str, arm: dict[str, Any], file: str = FILE) -> tuple[Cell, str]:
+    """The cell and the condition that an arm of a claim names. Raises ConfigError for unknown keys and values."""
+    from pipeline.study import Cell
+
+    changes = dict(arm)
+    evaluated, condition = changes.pop("evaluated", "model"), changes.pop("condition", "normal")
+    for key, value, allowed in (("evaluated", evaluated, STATES), ("condition", condition, CONDITIONS)):
+        if value not in allowed:
+            raise ConfigError(file, f"{name}: {key}", value, ", ".join(allowed))
+    if "seed" in changes:
+        raise ConfigError(file, f"{name}: seed", changes["seed"], "no seed: arms are compared seed by seed")
+    try:
+        recipe = Recipe.model_validate(study.recipe.model_dump() | changes)
+    except ValidationError as error:
+        problem = explain(Recipe, error.errors()[0], file)
+        raise ConfigError(file, f"{name}: {problem.key}", problem.found, problem.allowed) from None
+    return Cell(recipe, evaluated), condition
+
+
+def check_metric(study: Study, name: str, metric: str, arms: list[tuple[Cell, str]]) -> None:
+    """Refuse a metric that there is not, or that is not measured of an arm. Raises ConfigError."""
+    tasks = study.settings.tasks
+    if metric not in (*METRICS, *tasks.vision, *tasks.text):
+        raise ConfigError(FILE, f"{name}: metric", metric, ", ".join((*METRICS, *tasks.vision, *tasks.text)))
+    vision = metric == "vision_average" or metric in tasks.vision
+    for cell, condition in arms:
+        seen = cell.evaluated == "model" or cell.recipe.image_fraction > 0
+        if vision:
+            fits = cell.evaluated == "model" or (cell.evaluated == "blind" and condition == "removed")
+        else:
+            fits = cell.evaluated != "blind" and condition == "normal" and (metric != "cider" or seen)
+        if not fits:
+            allowed = "a model, or a blind one with condition removed" if vision else "a model or cooldown, as it is"
+            allowed += ", that has seen images" if metric == "cider" else ""
+            raise ConfigError(FILE, f"{name}: {metric} of", f"{cell.evaluated} ({condition})", allowed)
+
+
+def lint(study: Study, name: str, claim: Claim, arms: list[tuple[Cell, str]]) -> None:
+    """Compare the arms' runs seed by seed. Arms that the study does not have are left out. Raises ConfigError."""
+    allowed = [pattern for factor in claim.may_differ for pattern in FACTORS[factor]]
+    if "image_fraction" in claim.may_differ and any(cell.recipe.image_fraction == 0 for cell, _ in arms):
+        allowed += NO_IMAGES
+    seeds = [{seed for cell, seed in study.all_runs if cell == arm} for arm, _ in arms]
+    for seed in sorted(set.intersection(*seeds)):
+        first, *others = (facts(study.all_runs[arm, seed]) for arm, _ in arms)
+        for other in others:
+            for key, values in differences(first, other).items():
+                if not any(fnmatch(key, pattern) for pattern in allowed):
+                    factors = [factor for factor in FACTORS if any(fnmatch(key, p) for p in FACTORS[factor])]
+                    remedy = f" (it belongs to the factor {' or '.join(factors)})" if factors else ""
+                    raise ConfigError(
+                        FILE,
+                        f"{name}.may_differ",
+                        claim.may_differ,
+                        f"all that differs; but {key} is {brief(values[0])} in one run and {brief(values[1])} in another{remedy}",
+                    )
+
+
+def brief(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else repr(value)
+
+
+def facts(scores: Job) -> dict[str, object]:
+    """All settings behind an evaluation: PHASE.setting -> value, PHASE -> "used", and the rates of its cooldown."""
+    found: dict[str, object] = {}
+    for job in ancestry(scores):
+        phase = f"{job.phase}/{job.settings['part']}" if "part" in job.settings else job.phase
+        found[phase] = "used"
+        found |= {f"{phase}.{key}": value for key, value in leaves(job.settings)}
+        if phase == "cooldown":
+            schedule = planned_cooldown(job.settings)
+            found["cooldown.first_rate"], found["cooldown.peak_rate"] = schedule.rate(0), schedule.peak
+            found["cooldown.warmup_steps"] = schedule.warmup
+    return found
+
+
+def differences(one: dict[str, object], other: dict[str, object]) -> dict[str, tuple]:
+    """Keys whose values differ; of a phase that only one of the runs has, the phase alone."""
+    only = {key for key in one.keys() ^ other.keys() if "." not in key}
+    keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    inside = [key for key in keys if key in only or key.split(".")[0] not in only]
+    return {key: (one.get(key, "not there"), other.get(key, "not there")) for key in inside}
+
+
+def ancestry(job: Job) -> list[Job]:
+    """A job and all that its files are made from, each once."""
+    found: dict[tuple[str, str], Job] = {}
+    waiting = [job]
+    while waiting:
+        job = waiting.pop()
+        if job.key not in found:
+            found[job.key] = job
+            waiting += job.parents.values()
+    return list(found.values())
+
+
+def leaves(settings: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Settings below settings, with dotted keys."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
