@@ -6,6 +6,7 @@ was trained; with several seeds an example's score is its mean over them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +32,17 @@ def read_scores(folders: list[Path], file: str) -> pd.DataFrame:
         scores.append(frame["score"] if "score" in frame else frame["nats"])
     first["score"] = pd.concat(scores, axis=1).mean(axis=1)
     return first.reset_index()
+
+
+def mean(rows: pd.DataFrame) -> Estimate:
+    """Mean score over images."""
+    return mean_of_means(rows["score"].to_numpy(), ["all"] * len(rows), rows["image"].tolist())
+
+
+def bits(rows: pd.DataFrame) -> Estimate:
+    """Bits a byte of held-out documents: all their bits over all their bytes."""
+    share = rows["score"].to_numpy() / math.log(2) / rows["bytes"].mean()
+    return mean_of_means(share, ["all"] * len(rows), rows["id"].tolist())
 
 
 def majority_scores(tasks: Mapping[str, dict], questions: Path, instructions: Path) -> pd.DataFrame:

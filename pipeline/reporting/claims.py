@@ -1,0 +1,368 @@
+"""Verdicts on the claims of configs/claims.yaml, from the runs of the study: claims.csv and claims.md.
+
+The effect of a claim is a contrast of cells. Its interval comes from one least-squares fit of all runs of the study that
+have the metric (score = cell + seed), so that the scatter between runs is pooled, and from the images, which all runs
+share. `pipeline/evaluation/verdicts.py` says what follows from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.evaluation import statistics
+from pipeline.evaluation.verdicts import (
+    BITS,
+    MIN_SEEDS,
+    NOT_RUN,
+    POINTS,
+    TRIVIAL,
+    Evidence,
+    Judgement,
+    Part,
+    Tested,
+    Unit,
+    judge,
+)
+from pipeline.files import write_text
+from pipeline.reporting import scores
+from pipeline.reporting.rows import Rows, markdown_table, stable, write_table
+
+INTEREST = 0.02  # the effect for which power is given, where the paper reports none
+UNITS = {"bits_per_byte": BITS, "cider": Unit("CIDEr-D", 1, 3)}  # all others: points
+Arm = tuple[str, str]  # a cell and a condition
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What is known of one contrast: the evidence, and what else stands in the table."""
+
+    evidence: Evidence
+    covers: str = ""  # what its interval covers
+    bootstrap: tuple[float, float] = (math.nan, math.nan)
+    run_sd: float = math.nan  # of a run about its cell and seed
+    power: float = math.nan  # to find the effect of interest
+    seeds_needed: int | None = None
+
+
+class Results:
+    """Scores of all runs: by arm and seed as one number, and item by item."""
+
+    def __init__(self, rows: Rows):
+        self.rows = rows
+        self.cells = {cell.name: cell for cell in rows.cells()}
+        self.items = cache(self.items)
+        self.grid = cache(self.grid)
+
+    def seeds(self, arm: Arm) -> set[int]:
+        return set(self.cells[arm[0]].runs) if arm[0] in self.cells else set()
+
+    def items(self, arm: Arm, seed: int, metric: str) -> pd.DataFrame:
+        """What a metric is the mean of: group (task), id, cluster and value of every item, sorted."""
+        folder = self.rows.folder(self.cells[arm[0]].runs[seed])
+        found = metric_items(folder, metric, arm[1], self.rows.tasks)
+        return found.sort_values(["group", "id"], ignore_index=True)
+
+    def score(self, arm: Arm, seed: int, metric: str) -> float:
+        """A run's score: the mean over groups of the mean over their items."""
+        return float(self.items(arm, seed, metric).groupby("group")["value"].mean().mean())
+
+    def grid(self, metric: str, evaluated: str) -> list[tuple[Arm, int]]:
+        """All runs of one state under normal conditions: what a fit pools."""
+        file = "vision.csv" if is_vision(metric, self.rows.tasks) else FILES.get(metric, "text.csv")
+        return [
+            ((cell.name, "normal"), seed)
+            for cell in self.cells.values()
+            if cell.evaluated == evaluated
+            for seed, run in sorted(cell.runs.items())
+            if (self.rows.folder(run) / file).exists()
+        ]
+
+    def beats_prior(self, arm: Arm, seeds: list[int], metric: str) -> bool:
+        """Whether an arm is surely above answering without looking (vision) or chance (text stable score)."""
+        folders = [self.rows.folder(self.cells[arm[0]].runs[seed]) for seed in seeds]
+        if is_vision(metric, self.rows.tasks):
+            if self.cells[arm[0]].evaluated == "blind" or arm[1] != "normal":
+                return False
+            chance = dict.fromkeys(tasks_of(metric, self.rows.tasks), 0.0)
+            found = scores.read_scores(folders, "vision.csv")
+            pairs = scores.paired(found[found["condition"] == "normal"], self.rows.prior)
+            return scores.average(pairs.assign(gain=pairs["score"] - pairs["prior_score"]), chance, "gain").low > 0
+        if metric == "text_stable":
+            return self.rows.text(folders)["text_stable_low"] > 0
+        return True
+
+
+FILES = {"bits_per_byte": "heldout.csv", "cider": "captions.csv"}
+
+
+def is_vision(metric: str, tasks: dict) -> bool:
+    return metric == "vision_average" or metric in tasks["vision"]
+
+
+def tasks_of(metric: str, tasks: dict) -> list[str]:
+    """The tasks that a metric averages."""
+    wholes = {"vision_average": tasks["vision"], "text_stable": tasks["text"]}
+    return list(stable(wholes[metric])) if metric in wholes else [metric]
+
+
+def metric_items(folder: Path, metric: str, condition: str, tasks: dict) -> pd.DataFrame:
+    """group, id, cluster, value of the items of a metric in one evaluation. Raises ValueError if there are none."""
+    file = "vision.csv" if is_vision(metric, tasks) else FILES.get(metric, "text.csv")
+    found = pd.read_csv(folder / file, dtype={"id": str}, keep_default_na=False)
+    if file == "heldout.csv":
+        share = found["nats"] / math.log(2) / found["bytes"].mean()
+        made = pd.DataFrame({"group": "all", "id": found["id"], "cluster": found["id"], "value": share})
+    elif file == "captions.csv":
+        made = pd.DataFrame({"group": "all", "id": found["id"], "cluster": found["image"], "value": found["score"]})
+    else:
+        found = found[found["task"].isin(tasks_of(metric, tasks))]
+        if file == "vision.csv":
+            found = found[found["condition"] == condition]
+        chance = stable(tasks["text"]) if metric == "text_stable" else {}
+        value = found["score"] - found["task"].map(lambda task: chance.get(task, 0.0))
+        cluster = found["image"] if file == "vision.csv" else found["task"] + "/" + found["id"]
+        made = pd.DataFrame({"group": found["task"], "id": found["id"], "cluster": cluster, "value": value})
+    if not len(made):
+        raise ValueError(f"{folder / file}: nothing of {metric} ({condition})")
+    return made
+
+
+# --- effects ---------------------------------------------------------------------------------------------------------
+
+
+def measure(results: Results, contrast: dict, interest: float) -> Effect:
+    """The evidence for a contrast. Arms that are not in the study leave it not run."""
+    weights: dict[Arm, float] = {}
+    for sign, arms in ((1.0, contrast["plus"]), (-1.0, contrast["minus"])):
+        for arm in arms:
+            key = (arm["cell"], arm["condition"])
+            weights[key] = weights.get(key, 0.0) + sign
+    metric, seeds = contrast["metric"], sorted(set.intersection(*(results.seeds(arm) for arm in weights)))
+    if not seeds:
+        return Effect(NOT_RUN)
+    differences, frame = item_differences(results, weights, seeds, metric)
+    items = statistics.mean_of_means(differences.mean(0), frame["group"].tolist(), frame["cluster"].tolist())
+    at_floor = not any(results.beats_prior(arm, seeds, metric) for arm in weights)
+    runs = min(len(results.seeds(arm)) for arm in weights)
+    fit = pooled_fit(results, weights, metric)
+    if len(seeds) < MIN_SEEDS or not fit.df:
+        # An effect to look at; `judge` calls it not testable, because other seeds may say otherwise.
+        return Effect(Evidence.of(items, len(seeds), runs, at_floor), covers="examples")
+    estimate = fit.contrast(weights, item_se=items.se)
+    squares = sum(weight**2 for weight in weights.values())
+    bootstrap = statistics.hierarchical_bootstrap(differences, frame["cluster"].tolist(), frame["group"].tolist())
+    return Effect(
+        Evidence.of(estimate, len(seeds), runs, at_floor),
+        covers="examples and seeds",
+        bootstrap=bootstrap,
+        run_sd=fit.sd,
+        power=statistics.power(interest, estimate.se, estimate.df),
+        seeds_needed=statistics.seeds_for_power(
+            interest, fit.sd, items.se, weights_square_sum=squares, cells=len(fit.cells)
+        ),
+    )
+
+
+def item_differences(
+    results: Results, weights: dict[Arm, float], seeds: list[int], metric: str
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """The contrast of every item in every seed [seeds, items], and the items. Raises ValueError if arms differ in them."""
+    frame = results.items(next(iter(weights)), seeds[0], metric)[["group", "id", "cluster"]]
+    found = np.zeros((len(seeds), len(frame)))
+    for arm, weight in weights.items():
+        for row, seed in enumerate(seeds):
+            items = results.items(arm, seed, metric)
+            if not items[["group", "id"]].equals(frame[["group", "id"]]):
+                raise ValueError(f"{arm} was not asked the same questions of {metric} as {next(iter(weights))}")
+            found[row] += weight * items["value"].to_numpy()
+    return found, frame
+
+
+def pooled_fit(results: Results, weights: dict[Arm, float], metric: str) -> statistics.BlockFit:
+    """The fit over every run of the study that is evaluated as the arms are, and the arms' own.
+
+    Blind models, which guess, say nothing of the scatter of those that look: they count only as arms.
+    """
+    kinds = {results.cells[cell].evaluated for cell, _ in weights} - {"blind"}
+    runs = [run for kind in sorted(kinds) for run in results.grid(metric, kind)]
+    runs += [(arm, seed) for arm in weights for seed in sorted(results.seeds(arm))]
+    runs = list(dict.fromkeys(runs))
+    values = [results.score(arm, seed, metric) for arm, seed in runs]
+    return statistics.block_fit([arm for arm, _ in runs], [seed for _, seed in runs], values)
+
+
+def measure_spread(results: Results, agreement: dict) -> Effect:
+    """How far two seeds differ over some cells: root mean square of the difference."""
+    first, second = agreement["seeds"]
+    cells = [cell for cell in agreement["cells"] if {first, second} <= results.seeds((cell, "normal"))]
+    if not cells:
+        return Effect(NOT_RUN)
+    differences = [
+        results.score((cell, "normal"), first, agreement["metric"])
+        - results.score((cell, "normal"), second, agreement["metric"])
+        for cell in cells
+    ]
+    spread = float(np.sqrt(np.mean(np.square(differences))))
+    at_floor = not any(results.beats_prior((cell, "normal"), [first, second], agreement["metric"]) for cell in cells)
+    evidence = Evidence.of_spread(spread, len(cells), 2, 2 * len(cells), at_floor)
+    return Effect(evidence, covers="these seeds and examples")
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def make(rows: Rows, out: Path) -> None:
+    results, claims = Results(rows), rows.settings["claims"]
+    effects = [list(effects_of(results, claim)) for claim in claims]
+    judgements = judge([tested_claim(claim, found) for claim, found in zip(claims, effects, strict=True)])
+    table = pd.DataFrame(
+        [
+            line(claim, number, effect, judgement)
+            for claim, found, judgement in zip(claims, effects, judgements, strict=True)
+            for number, effect in enumerate(found)
+        ]
+    )
+    write_table(table, out / "claims.csv")
+    write_text(out / "claims.md", markdown(rows, table))
+
+
+def effects_of(results: Results, claim: dict) -> Iterator[Effect]:
+    """The effects of a claim's parts, in order."""
+    for contrast in claim["contrasts"]:
+        yield measure(results, contrast, interest(claim))
+    if claim.get("agreement"):
+        yield measure_spread(results, claim["agreement"])
+
+
+def interest(claim: dict) -> float:
+    """The effect whose power is given: the published one, or two points."""
+    return abs(claim["published"]["effect"]) / 100 if claim["published"] else INTEREST
+
+
+def tested_claim(claim: dict, effects: list[Effect]) -> Tested:
+    if claim["kind"] == "agreement":
+        parts = [Part(effects[0].evidence, "within", claim["agreement"]["margin"])]
+    else:
+        parts = [
+            Part(
+                effect.evidence,
+                contrast["direction"],
+                contrast["margin"] or 0.0,
+                unit=unit_of(contrast["metric"]),
+                name=part_name(contrast),
+            )
+            for contrast, effect in zip(claim["contrasts"], effects, strict=True)
+        ]
+    return Tested(claim["kind"], claim["family"], parts)
+
+
+def unit_of(metric: str) -> Unit:
+    return UNITS.get(metric, POINTS)
+
+
+def part_name(contrast: dict) -> str:
+    """ "vision_average: branch_percent=100 less recipe" """
+
+    def arms(some: list[dict]) -> str:
+        return " + ".join(a["cell"] + (f" ({a['condition']})" if a["condition"] != "normal" else "") for a in some)
+
+    return f"{contrast['metric'].replace('_', ' ')}: {arms(contrast['plus'])} less {arms(contrast['minus'])}"
+
+
+def line(claim: dict, number: int, effect: Effect, judgement: Judgement) -> dict:
+    """A part of a claim: its effect in its unit, and the verdict of the part and of the whole claim."""
+    agreement = claim.get("agreement")
+    contrast = claim["contrasts"][number] if not agreement else None
+    metric = contrast["metric"] if contrast else agreement["metric"]
+    evidence, unit = effect.evidence, unit_of(metric)
+    return {
+        "claim": claim["name"],
+        "family": claim["family"],
+        "kind": claim["kind"],
+        "verdict": judgement.verdict,
+        "part": part_name(contrast)
+        if contrast
+        else f"{metric}: seeds {agreement['seeds'][0]} and {agreement['seeds'][1]}",
+        "part_verdict": judgement.parts[number].verdict,
+        "metric": metric,
+        "unit": unit.name,
+        "effect": unit.scale * evidence.estimate,
+        "low": unit.scale * evidence.low,
+        "high": unit.scale * evidence.high,
+        "interval_covers": effect.covers,
+        "bootstrap_low": unit.scale * effect.bootstrap[0],
+        "bootstrap_high": unit.scale * effect.bootstrap[1],
+        "p": judgement.parts[number].p,
+        "p_holm": judgement.p_holm,
+        "seeds": evidence.seeds,
+        "run_sd": unit.scale * effect.run_sd,
+        "power_at": unit.scale * interest(claim) if effect.covers else None,
+        "power": effect.power,
+        "seeds_needed": effect.seeds_needed,
+        "published": claim["published"]["effect"] if claim["published"] else None,
+        "published_unit": claim["published"]["unit"] if claim["published"] else None,
+        "reason": judgement.reason,
+        "says": claim["says"],
+        "source": claim["source"],
+        "note": claim["note"],
+    }
+
+
+def markdown(rows: Rows, table: pd.DataFrame) -> str:
+    """The claims for reading, the paper's first; a line a claim and one below it for each further part."""
+    lines = [
+        f"# What these runs say of each claim (preset `{rows.settings['preset']}`, {rows.settings['split']} split)",
+        "",
+        "A claim is *supported* if its effect is surely positive (95% interval above 0, and Holm's p within its family at",
+        f"most 0.05), *refuted* if it is surely below the trivial {100 * TRIVIAL:g} point, *not testable* with fewer than"
+        f" {MIN_SEEDS} shared seeds",
+        "or where neither side beats answering without looking. Power: the chance to find an effect of the size given in",
+        "brackets, the paper's or 2 points; seeds: how many runs of each arm there are, and how many 80% power would need.",
+    ]
+    for family, title in (("primary", "The paper's findings"), ("control", "Controls that the paper lacks")):
+        lines += ["", f"## {title}", ""]
+        part = table[table["family"] == family]
+        header = ["claim", "verdict", "effect (95% interval)", "power", "seeds", "paper", "why"]
+        lines += markdown_table(header, [cells_of(row, first) for row, first in with_first(part)])
+    return "\n".join([*lines, ""])
+
+
+def with_first(table: pd.DataFrame) -> Iterator[tuple[pd.Series, bool]]:
+    """Every row, and whether it is the first of its claim."""
+    seen = set()
+    for _, row in table.iterrows():
+        yield row, row["claim"] not in seen
+        seen.add(row["claim"])
+
+
+def cells_of(row: pd.Series, first: bool) -> list[str]:
+    effect = ""
+    if row["effect"] == row["effect"]:
+        unit = "" if row["unit"] == "points" else f" {row['unit']}"
+        effect = f"{row['effect']:+.2f} ({row['low']:.2f} to {row['high']:.2f}){unit}"
+        effect += "; examples alone" if row["interval_covers"] == "examples" else ""
+    several = row["kind"] in ("all_of", "optimum")
+    power = f"{row['power']:.2f} [{row['power_at']:g}]" if row["power"] == row["power"] else ""
+    needed = row["seeds_needed"]
+    seeds = f"{row['seeds']}" + (f" (needs {needed:g})" if needed is not None and needed == needed else "")
+    paper = (
+        f"{row['published']:+g} {row['published_unit']}"
+        if first and row["published"] == row["published"] and row["published"] is not None
+        else ""
+    )
+    return [
+        f"**{row['claim']}** {row['says']}" if first else "",
+        f"**{row['verdict']}**" if first else row["part_verdict"],
+        (f"{row['part']}: {effect}" if several else effect),
+        power,
+        seeds,
+        paper,
+        (row["reason"] + (f" {row['note']}" if row["note"] else "")) if first else "",
+    ]

@@ -1,0 +1,98 @@
+"""What the answers owe to the image: scores with the image removed, averaged or swapped, and by question type."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.files import write_text
+from pipeline.reporting import scores
+from pipeline.reporting.rows import Cell, Rows, interval, markdown_table, percent, stable, write_table
+
+CONDITIONS = ("normal", "removed", "mean", "shuffled")
+
+
+def make(rows: Rows, out: Path) -> None:
+    cells = rows.cells(evaluated="model")
+    by_condition = pd.DataFrame([row for cell in cells for row in condition_rows(rows, cell)])
+    write_table(by_condition, out / "conditions.csv")
+    by_type = pd.DataFrame([row for cell in cells for row in type_rows(rows, cell)])
+    write_table(by_type, out / "question_types.csv")
+    heading = f"(preset `{rows.settings['preset']}`, {rows.settings['split']} split)"
+    names = [cell.name for cell in cells]
+    write_text(
+        out / "conditions.md",
+        "\n".join(
+            [
+                f"# What the answers owe to the image {heading}",
+                "",
+                "Vision average in percent with 95% intervals. Removed: the prompt alone. Mean: the mean of all images'",
+                "features. Shuffled: another image of the same task and question type.",
+                "",
+                *markdown_table(["image", *names], pivot(by_condition, "condition", names)),
+                "",
+            ]
+        ),
+    )
+    by_type["kind"] = by_type["task"] + ": " + by_type["kind"]
+    write_text(
+        out / "question_types.md",
+        "\n".join(
+            [
+                f"# Scores by question type {heading}",
+                "",
+                "Percent correct with 95% intervals, with the image.",
+                "",
+                *markdown_table(["question type", "questions", *names], pivot(by_type, "kind", names, "questions")),
+                "",
+            ]
+        ),
+    )
+
+
+def condition_rows(rows: Rows, cell: Cell) -> list[dict]:
+    """The vision average of a cell under every condition."""
+    zero = dict.fromkeys(stable(rows.tasks["vision"]), 0.0)
+    folders = [rows.folder(run) for run in cell.runs.values()]
+    return [
+        {"cell": cell.name, "condition": condition, "seeds": len(folders)}
+        | interval(
+            "score",
+            rows.estimate(folders, "vision.csv", partial(scores.average, chance=zero), condition=condition),
+        )
+        for condition in CONDITIONS
+    ]
+
+
+def type_rows(rows: Rows, cell: Cell) -> list[dict]:
+    """The score of a cell on every type of question of every task."""
+    folders = [rows.folder(run) for run in cell.runs.values()]
+    asked = scores.read_scores(folders[:1], "vision.csv")
+    kinds = asked[asked["condition"] == "normal"].groupby(["task", "kind"], sort=True).size()
+    return [
+        {"cell": cell.name, "task": task, "kind": kind, "questions": int(count), "seeds": len(folders)}
+        | interval(
+            "score",
+            rows.estimate(
+                folders,
+                "vision.csv",
+                partial(scores.average, chance={task: 0.0}),
+                condition="normal",
+                task=task,
+                kind=kind,
+            ),
+        )
+        for (task, kind), count in kinds.items()
+    ]
+
+
+def pivot(table: pd.DataFrame, key: str, names: list[str], *more: str) -> list[list[str]]:
+    """A line a value of `key`, a column a cell."""
+    lines = []
+    for value in dict.fromkeys(table[key]):
+        part = table[table[key] == value].set_index("cell")
+        extra = [str(part[column].iloc[0]) for column in more]
+        lines.append([value, *extra, *(percent(part.loc[name], "score") for name in names)])
+    return lines

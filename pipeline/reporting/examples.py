@@ -1,0 +1,105 @@
+"""A contact sheet: images with questions, right answers and the recommended model's, right and wrong.
+
+Nobody picks: of every task the right answers with the smallest SHA-256 of their ids are shown, and so the wrong ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from pipeline.data import formats
+from pipeline.evaluation.metrics import parse_box
+from pipeline.evaluation.tasks import ask
+from pipeline.reporting import scores
+from pipeline.reporting.figures import save
+from pipeline.reporting.rows import Rows, write_table
+
+RIGHT, WRONG = 2, 2
+GREEN, RED = "#1b7837", "#b2182b"
+
+
+def make(rows: Rows, out: Path) -> None:
+    cell = next(cell for cell in rows.cells(evaluated="model") if cell.name == "recipe")
+    answers = scores.read_scores([rows.folder(next(iter(cell.runs.values())))], "vision.csv")
+    examples = pick(answers[answers["condition"] == "normal"], RIGHT, WRONG)
+    folder = rows.inputs["evaluation"] / "evaluation" / rows.settings["split"]
+    asked = questions(rows.tasks["vision"], folder)
+    examples["question"] = [asked[key] for key in zip(examples["task"], examples["id"])]
+    write_table(examples, out / "figures/examples.csv")
+    contact_sheet(examples, folder / "images", out / "figures/examples.png")
+
+
+def pick(rows: pd.DataFrame, right: int, wrong: int) -> pd.DataFrame:
+    """Of every task `right` examples that score at least a half and `wrong` others, by the hash of their ids."""
+    order = rows["id"].map(lambda name: hashlib.sha256(name.encode()).hexdigest())
+    rows = rows.assign(order=order, right=rows["score"] >= 0.5).sort_values(["task", "right", "order"])
+    parts = [
+        rows[(rows["task"] == task) & (rows["right"] == is_right)].head(count)
+        for task in sorted(rows["task"].unique())
+        for is_right, count in ((True, right), (False, wrong))
+    ]
+    return pd.concat(parts).drop(columns=["order", "valid"], errors="ignore").reset_index(drop=True)
+
+
+def questions(tasks: dict, folder: Path) -> dict[tuple[str, str], str]:
+    """What is asked, by task and id."""
+    return {
+        (name, question.id): ask(task, question)
+        for name, task in tasks.items()
+        for question in formats.read_questions(task["format"], folder / name, images=folder / "images", task=name)
+    }
+
+
+def contact_sheet(examples: pd.DataFrame, images: Path, file: Path) -> None:
+    """A row a task: right answers on the left, wrong ones on the right."""
+    tasks = list(examples["task"].unique())
+    columns = RIGHT + WRONG
+    figure, axes = plt.subplots(len(tasks), columns, figsize=(2.3 * columns, 2.75 * len(tasks)), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for line, task in zip(axes, tasks):
+        part = examples[examples["task"] == task]
+        for is_right, first in ((True, 0), (False, RIGHT)):
+            for axis, (_, row) in zip(line[first:], part[part["right"] == is_right].iterrows()):
+                draw(axis, row, images)
+        line[0].text(
+            -0.04, 0.5, task.replace("_", " "), rotation=90, ha="right", va="center", transform=line[0].transAxes
+        )
+    title = "The recommended model's answers, right and wrong, chosen by the hash of their ids"
+    below = "below each image: the right answer, then the model's; boxes: solid the right one, dashed the model's"
+    figure.suptitle(f"{title}\n{below}", y=0.995, fontsize=10)
+    figure.subplots_adjust(left=0.04, right=0.995, top=0.957, bottom=0.035, wspace=0.05, hspace=0.5)
+    save(figure, file)
+
+
+def draw(axis, row: pd.Series, images: Path) -> None:
+    """An image, its question, the right answer and the model's."""
+    with Image.open(images / row["image"]) as image:
+        axis.imshow(image.convert("RGB"))
+        width, height = image.size
+    colour, mark = (GREEN, "right") if row["right"] else (RED, "wrong")
+    truth, given = parse_box(str(row["answer"])), parse_box(str(row["prediction"]))
+    for box, style in ((truth, "-"), (given, "--")):
+        if truth and box:
+            x1, y1, x2, y2 = box
+            axis.add_patch(
+                Rectangle(
+                    (x1 * width, y1 * height),
+                    (x2 - x1) * width,
+                    (y2 - y1) * height,
+                    fill=False,
+                    ec="black" if style == "-" else colour,
+                    ls=style,
+                )
+            )
+    axis.set_title(row["question"], fontsize=7, wrap=True)
+    answer = "" if truth else f"{row['answer']}\n"
+    axis.text(
+        0, -0.04, f"{answer}{mark}: {row['prediction']}", fontsize=7, color=colour, va="top", transform=axis.transAxes
+    )

@@ -1,0 +1,191 @@
+"""Rows of tables: a row a cell (a model whatever its seed), with scores, intervals and costs as columns.
+
+Scores are fractions (0..1) with 95% intervals. With one seed an interval covers which examples were asked, clustered by
+image (vision) or item (text); with several it covers the seeds too (`statistics.with_runs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.evaluation.statistics import Estimate, with_runs
+from pipeline.files import read_json
+from pipeline.reporting import scores
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model of the study whatever its seed: its settings, which state is evaluated, and its runs by seed."""
+
+    name: str
+    evaluated: str
+    settings: dict
+    runs: dict[int, str]
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(self.runs)
+
+
+class Rows:
+    """What a table's job knows of its runs: cells, score files and costs."""
+
+    def __init__(self, settings: dict, inputs: dict[str, Path]):
+        self.settings, self.inputs, self.tasks = settings, inputs, settings["tasks"]
+
+    def cells(self, experiment: str | None = None, evaluated: str | None = None) -> list[Cell]:
+        """The cells in the order of the study; of one experiment, or of one state."""
+        found: dict[str, Cell] = {}
+        for row in self.settings["rows"]:
+            if experiment not in (None, *row["experiments"]) or evaluated not in (None, row["evaluated"]):
+                continue
+            cell = found.setdefault(row["cell"], Cell(row["cell"], row["evaluated"], row["settings"], {}))
+            cell.runs[row["seed"]] = row["run"]
+        return list(found.values())
+
+    def folder(self, run: str) -> Path:
+        return self.inputs[f"scores/{run}"]
+
+    @cached_property
+    def prior(self) -> pd.DataFrame:
+        """Task by task what answering without looking scores: the stronger of majority and blind-trained."""
+        blind = scores.read_scores([self.inputs["blind"]], "vision.csv")
+        questions = self.inputs["evaluation"] / "evaluation" / self.settings["split"]
+        majority = scores.majority_scores(self.tasks["vision"], questions, self.inputs["instructions"])
+        return scores.language_prior(majority, blind)
+
+    def estimate(self, folders: list[Path], file: str, value: Callable[[pd.DataFrame], Estimate], **where) -> Estimate:
+        """An estimate from rows averaged over runs, its interval widened by how the runs differ."""
+
+        def rows(some: list[Path]) -> pd.DataFrame:
+            found = scores.read_scores(some, file)
+            for column, wanted in where.items():
+                found = found[found[column] == wanted]
+            return found
+
+        whole = value(rows(folders))
+        if len(folders) == 1 or whole.se == 0:  # without any scatter its interval is Wilson's already
+            return whole
+        return with_runs(whole, [value(rows([folder])).estimate for folder in folders])
+
+    # --- columns ---
+
+    def row(self, cell: Cell) -> dict:
+        """All columns of a cell."""
+        folders = [self.folder(run) for run in cell.runs.values()]
+        columns: dict = {"cell": cell.name, "status": "ok", "seeds": len(folders), **cell.settings}
+        if cell.evaluated == "model":
+            columns |= self.vision(folders)
+        if cell.evaluated != "blind":
+            columns |= self.text(folders) | self.captions(folders)
+        return columns | self.cost(next(iter(cell.runs.values())))
+
+    def table(self, cells: Iterable[Cell]) -> pd.DataFrame:
+        return pd.DataFrame([self.row(cell) for cell in cells])
+
+    def text(self, folders: list[Path]) -> dict:
+        """Accuracy of every text task, the text stable score, and bits per byte of held-out text."""
+        columns: dict = {}
+        for name in self.tasks["text"]:
+            accuracy = partial(scores.average, chance={name: 0.0}, cluster="id")
+            columns |= interval(name, self.estimate(folders, "text.csv", accuracy))
+
+        def stable_score(rows: pd.DataFrame) -> Estimate:
+            # An item belongs to one task; its id alone may recur in another.
+            rows = rows.assign(item=rows["task"] + "/" + rows["id"])
+            return scores.average(rows, stable(self.tasks["text"]), cluster="item")
+
+        columns |= interval("text_stable", self.estimate(folders, "text.csv", stable_score))
+        return columns | interval("bits_per_byte", self.estimate(folders, "heldout.csv", scores.bits))
+
+    def vision(self, folders: list[Path]) -> dict:
+        """Accuracy of every vision task, the stable score, conditions, and the gain over the language prior."""
+
+        def normal(value: Callable[[pd.DataFrame], Estimate]) -> Estimate:
+            return self.estimate(folders, "vision.csv", value, condition="normal")
+
+        chance = stable(self.tasks["vision"])
+        zero = dict.fromkeys(chance, 0.0)
+
+        def gain(rows: pd.DataFrame) -> Estimate:
+            pairs = scores.paired(rows, self.prior)
+            return scores.average(pairs.assign(gain=pairs["score"] - pairs["prior_score"]), zero, "gain")
+
+        columns: dict = {}
+        for name in self.tasks["vision"]:
+            columns |= interval(name, normal(partial(scores.average, chance={name: 0.0})))
+        columns |= interval("vision_stable", normal(partial(scores.average, chance=chance)))
+        columns |= interval("vision_average", normal(partial(scores.average, chance=zero)))
+        columns |= {"language_prior": scores.average(self.prior.assign(image=self.prior["id"]), zero).estimate}
+        columns |= interval("vision_gain", normal(gain))
+        for condition in ("removed", "mean", "shuffled"):
+            other = self.estimate(folders, "vision.csv", partial(scores.average, chance=zero), condition=condition)
+            columns[f"vision_average_{condition}"] = other.estimate
+        rows = scores.read_scores(folders, "vision.csv")
+        asked = rows[(rows["condition"] == "normal") & rows["task"].isin(list(chance))]
+        return columns | {"valid_answers": float(asked["valid"].mean())}
+
+    def captions(self, folders: list[Path]) -> dict:
+        """CIDEr-D of captions of the evaluation images, where captions were asked for."""
+        if not all((folder / "captions.csv").exists() for folder in folders):
+            return {}
+        return interval("cider", self.estimate(folders, "captions.csv", scores.mean))
+
+    def cost(self, run: str) -> dict:
+        """Tokens by kind and FLOPs of a run's whole ancestry."""
+        measured = {
+            phase: read_json(self.inputs[f"{phase}/{run}"] / "measured.json")
+            for phase in ("pretrain", "cooldown", "finetune")
+            if f"{phase}/{run}" in self.inputs
+        }
+        text = measured.get("pretrain", {})
+        columns: dict = {"text_run_tokens": text.get("tokens", {}).get("positions", 0)}
+        for phase in ("cooldown", "finetune"):
+            for kind in ("text", "image", "image_text", "padding"):
+                columns[f"{phase}_{kind}_tokens"] = measured.get(phase, {}).get("tokens", {}).get(kind, 0)
+        if "cooldown" in measured:
+            cooldown = measured["cooldown"]
+            columns["image_fraction_of_sequences"] = cooldown["image_fraction"]["of_sequences"]
+            columns["image_fraction_of_tokens"] = cooldown["image_fraction"]["of_positions"]
+            columns["cooldown_first_lr"] = cooldown["learning_rates"]["first"]
+            columns["cooldown_peak_lr"] = cooldown["learning_rates"]["peak"]
+        columns["parameters"] = max((part["parameters"] for part in measured.values()), default=0)
+        return columns | {"training_flops": sum(part["training_flops"] for part in measured.values())}
+
+
+def interval(name: str, estimate: Estimate) -> dict[str, float]:
+    """Three columns: the estimate and its interval's ends."""
+    return {name: estimate.estimate, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def stable(tasks: dict) -> dict[str, float]:
+    """Chance level of each task of a stable score."""
+    return {name: task["chance"] for name, task in tasks.items() if task["stable"]}
+
+
+def write_table(table: pd.DataFrame, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def percent(row: pd.Series | dict, stem: str, factor: float = 100.0, digits: int = 1) -> str:
+    """`41.2 (38.0 to 44.4)`: a score in percent (or times another factor) with its interval, or nothing."""
+    value = row.get(stem)
+    if value is None or not np.isfinite(value):
+        return ""
+    text = f"{factor * value:.{digits}f}"
+    low, high = row.get(f"{stem}_low"), row.get(f"{stem}_high")
+    if low is None or not np.isfinite(low):
+        return text
+    return f"{text} ({factor * low:.{digits}f} to {factor * high:.{digits}f})"
+
+
+def markdown_table(header: list[str], rows: Iterable[list[str]]) -> list[str]:
+    """Lines of a Markdown table; the first column is what a row is about."""
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]

@@ -1,0 +1,260 @@
+"""Verdicts on claims from result files made by hand: every verdict, and what stands beside it."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.reporting import claims
+from pipeline.reporting.rows import Rows
+
+TASKS = {
+    "vision": {"short_answer": {"chance": 0.0, "stable": True}, "presence": {"chance": 0.5, "stable": True}},
+    "text": {"cloze": {"chance": 0.5, "stable": True}},
+}
+IMAGES = 100
+
+
+class Results:
+    """A folder of evaluations: `add` makes those of a cell, one a seed, that score as a test wants."""
+
+    def __init__(self, folder):
+        self.folder, self.rows, self.inputs = folder, [], {}
+        self.noise = np.random.default_rng(1)
+
+    def add(self, cell, score, seeds=5, evaluated="model", run_sd=0.003, bits=2.0, first=0):
+        """Runs with this expected score of every task, whose means scatter by run_sd and share a seed's effect."""
+        for seed in range(first, first + seeds):
+            name = f"{cell}-{evaluated}-{seed}"
+            place = self.folder / name
+            place.mkdir()
+            shared = 0.02 * math.sin(seed)  # what a seed does to every cell: pairing takes it out
+            level = score + shared + self.noise.normal(0, run_sd)
+            questions = [
+                {"task": task, "condition": condition, "id": f"{n}", "image": f"{n}.png", "score": level + item}
+                for task in TASKS["vision"]
+                for condition, change in (("normal", 0.0), ("removed", -0.2))
+                for n, item in enumerate(np.linspace(-0.1, 0.1, IMAGES) + change)
+            ]
+            pd.DataFrame(questions).to_csv(place / "vision.csv", index=False)
+            text = [{"task": "cloze", "id": f"{n}", "score": score + shared} for n in range(40)]
+            pd.DataFrame(text).to_csv(place / "text.csv", index=False)
+            nats = [{"id": f"{n}", "nats": bits * 100 * math.log(2), "bytes": 100} for n in range(40)]
+            pd.DataFrame(nats).to_csv(place / "heldout.csv", index=False)
+            self.inputs[f"scores/{name}"] = place
+            row = {"run": name, "cell": cell, "seed": seed, "evaluated": evaluated, "settings": {}, "experiments": []}
+            self.rows.append(row)
+
+    def judge(self, *asked, prior=0.1) -> pd.DataFrame:
+        """claims.csv, with a line a part. prior: what answering without looking scores."""
+        settings = {"make": "claims", "tasks": TASKS, "preset": "x", "split": "test", "claims": list(asked)}
+        rows = Rows(settings | {"rows": self.rows}, self.inputs)
+        guesses = [{"task": t, "id": f"{n}", "score": prior} for t in TASKS["vision"] for n in range(IMAGES)]
+        rows.__dict__["prior"] = pd.DataFrame(guesses).assign(prior="blind")
+        out = self.folder / "out"
+        claims.make(rows, out)
+        self.text = (out / "claims.md").read_text()
+        return pd.read_csv(out / "claims.csv")
+
+
+@pytest.fixture
+def results(tmp_path) -> Results:
+    return Results(tmp_path)
+
+
+def arm(cell, condition="normal"):
+    return {"cell": cell, "condition": condition}
+
+
+def difference(plus="recipe", minus="other", metric="vision_average", direction="greater", margin=None):
+    plus, minus = ([arm(a) if isinstance(a, str) else a for a in arms] for arms in (listed(plus), listed(minus)))
+    return {"metric": metric, "plus": plus, "minus": minus, "direction": direction, "margin": margin}
+
+
+def listed(value):
+    return value if isinstance(value, list) else [value]
+
+
+def claim(*contrasts, kind="contrast", name="the_claim", family="primary", **more):
+    about = {"says": "One is better.", "source": "a test", "published": None, "note": ""}
+    return {"name": name, "family": family, "kind": kind, "contrasts": list(contrasts), **about, **more}
+
+
+@pytest.mark.parametrize(
+    ("effect", "direction", "margin", "verdict"),
+    [
+        (0.04, "greater", None, "supported"),
+        (-0.04, "greater", None, "refuted"),
+        (0.0, "greater", None, "refuted"),  # surely less than half a point
+        (0.0, "no_worse", 0.02, "supported"),
+        (-0.04, "no_worse", 0.02, "refuted"),
+    ],
+)
+def test_an_effect_far_larger_than_the_scatter_decides(results, effect, direction, margin, verdict):
+    results.add("recipe", 0.6 + effect, run_sd=0.001)
+    results.add("other", 0.6, run_sd=0.001)
+    (row,) = results.judge(claim(difference(direction=direction, margin=margin))).to_dict("records")
+    assert row["verdict"] == row["part_verdict"] == verdict
+    assert row["low"] < 100 * effect < row["high"]  # in points
+    assert row["interval_covers"] == "examples and seeds"
+    assert row["power"] > 0.99
+    assert row["seeds_needed"] <= 5
+    assert f"**{verdict}**" in results.text
+
+
+def test_an_effect_within_the_scatter_is_inconclusive_and_says_how_many_seeds_it_takes(results):
+    results.add("recipe", 0.61, run_sd=0.03)
+    results.add("other", 0.6, run_sd=0.03)
+    (row,) = results.judge(claim(difference())).to_dict("records")
+    assert row["verdict"] == "inconclusive"
+    assert row["low"] < 0 < row["high"]
+    assert row["power"] < 0.8
+    assert row["seeds_needed"] > 5
+    assert row["p"] > 0.05
+
+
+def test_one_seed_supports_nothing_however_large_its_effect(results):
+    results.add("recipe", 0.9, seeds=1)
+    results.add("other", 0.5, seeds=1)
+    (row,) = results.judge(claim(difference())).to_dict("records")
+    assert row["verdict"] == "not testable"
+    assert row["effect"] == pytest.approx(40, abs=2)
+    assert row["interval_covers"] == "examples"
+    assert "1 of the 3 shared seeds" in row["reason"]
+
+
+def test_only_seeds_that_both_sides_have_are_compared(results):
+    results.add("recipe", 0.9, seeds=4)
+    results.add("other", 0.5, seeds=4, first=2)
+    (row,) = results.judge(claim(difference())).to_dict("records")
+    assert (row["verdict"], row["seeds"]) == ("not testable", 2)
+
+
+def test_models_that_do_no_better_than_guessing_are_not_testable(results):
+    results.add("recipe", 0.6, run_sd=0.001)
+    results.add("other", 0.5, run_sd=0.001)
+    guessing = results.judge(claim(difference()), prior=0.7)
+    assert list(guessing["verdict"]) == ["not testable"]
+    assert "language prior" in guessing["reason"][0]
+    assert list(results.judge(claim(difference()), prior=0.3)["verdict"]) == ["supported"]
+
+
+def test_a_cell_that_the_study_lacks_is_not_run(results):
+    results.add("recipe", 0.6)
+    (row,) = results.judge(claim(difference())).to_dict("records")
+    assert row["verdict"] == "not_run"
+    assert math.isnan(row["effect"])
+    assert "not_run" in results.text
+
+
+def test_all_parts_must_hold_and_one_that_fails_decides(results):
+    for cell, score in (("recipe", 0.6), ("worse", 0.5), ("better", 0.7)):
+        results.add(cell, score, run_sd=0.001)
+    both = claim(difference(minus="worse"), difference(minus="better"), kind="all_of")
+    table = results.judge(both)
+    assert list(table["verdict"]) == ["refuted", "refuted"]
+    assert list(table["part_verdict"]) == ["supported", "refuted"]
+    table = results.judge(claim(difference(minus="worse"), difference(minus="absent"), kind="all_of"))
+    assert set(table["verdict"]) == {"not_run"}
+
+
+def test_an_optimum_holds_if_it_beats_every_other(results):
+    for cell, score in (("recipe", 0.6), ("a", 0.5), ("b", 0.55)):
+        results.add(cell, score, run_sd=0.001)
+    asked = claim(difference(minus="a"), difference(minus="b"), kind="optimum")
+    assert set(results.judge(asked)["verdict"]) == {"supported"}
+
+
+def test_more_claims_in_a_family_ask_for_more_evidence(results):
+    results.add("recipe", 0.62, run_sd=0.0)
+    results.add("other", 0.6, run_sd=0.0)
+    for seed in range(5):  # by hand, so that p is between .01 and .05: supported alone, and not among ten
+        file = results.folder / f"recipe-model-{seed}" / "vision.csv"
+        rows = pd.read_csv(file)
+        rows.assign(score=rows["score"] + (0.012, -0.012, 0.015, -0.015, 0.0)[seed]).to_csv(file, index=False)
+    alone = results.judge(claim(difference()))
+    assert list(alone["verdict"]) == ["supported"]
+    assert 0.01 < alone["p"][0] < 0.05
+    nulls = [claim(difference("other", "recipe"), name=f"null_{n}") for n in range(9)]
+    among = results.judge(claim(difference()), *nulls).set_index("claim")
+    assert among.loc["the_claim", "verdict"] == "inconclusive"
+    assert among.loc["the_claim", "p_holm"] > 0.05
+    in_another_family = [null | {"family": "control"} for null in nulls]
+    assert results.judge(claim(difference()), *in_another_family)["verdict"][0] == "supported"
+
+
+def test_a_seed_effect_that_all_cells_share_cancels(results):
+    # It is two points, ten times the scatter: unpaired, nothing could be told.
+    results.add("recipe", 0.61, run_sd=0.002)
+    results.add("other", 0.6, run_sd=0.002)
+    (row,) = results.judge(claim(difference())).to_dict("records")
+    assert row["verdict"] == "supported"
+    assert row["run_sd"] < 0.5
+
+
+def test_seeds_agree_within_a_margin_or_do_not(results):
+    for cell in "abcd":
+        results.add(cell, 0.6, run_sd=0.0)
+    agreement = {"metric": "short_answer", "cells": list("abcd"), "seeds": [0, 3], "margin": 0.02}
+    asked = claim(kind="agreement", agreement=agreement)
+    apart = 2 * abs(math.sin(0) - math.sin(3))
+    (row,) = results.judge(asked).to_dict("records")
+    assert row["effect"] == pytest.approx(apart, abs=1e-6)
+    assert row["verdict"] == "supported"
+    agreement["margin"] = 0.001
+    assert results.judge(asked)["verdict"][0] == "refuted"
+    assert results.judge(asked, prior=0.9)["verdict"][0] == "not testable"
+    agreement["seeds"] = [0, 77]
+    assert results.judge(asked)["verdict"][0] == "not_run"
+
+
+def test_bits_per_byte_are_shown_as_they_are(results):
+    results.add("recipe", 0.6, bits=2.1)
+    results.add("other", 0.6, bits=2.0)
+    (row,) = results.judge(claim(difference(metric="bits_per_byte"))).to_dict("records")
+    assert row["effect"] == pytest.approx(0.1)
+    assert row["unit"] == "bits per byte"
+
+
+def test_a_difference_in_differences_takes_the_guessing_out(results):
+    results.add("recipe", 0.7, run_sd=0.001)
+    results.add("none", 0.6, run_sd=0.001)
+    results.add("recipe blind", 0.55, evaluated="blind", run_sd=0.001)
+    results.add("none blind", 0.52, evaluated="blind", run_sd=0.001)
+    blind = [arm("none blind", "removed"), arm("recipe blind", "removed")]
+    contrast = difference([arm("recipe"), blind[0]], [blind[1], arm("none")])
+    (row,) = results.judge(claim(contrast)).to_dict("records")
+    assert row["effect"] == pytest.approx(10 - 3, abs=0.5)
+    assert row["verdict"] == "supported"
+
+
+def test_the_claims_stand_in_their_order_with_the_published_effect_beside_ours(results):
+    results.add("recipe", 0.63)
+    results.add("other", 0.6)
+    published = {"effect": 2.0, "unit": "points of vision average"}
+    names = ["zebra", "apple", "mango"]
+    table = results.judge(*(claim(difference(), name=name, published=published) for name in names))
+    assert list(table["claim"]) == names
+    assert list(table["published"]) == [2.0] * 3
+    assert list(table["power_at"]) == [2.0] * 3
+    assert "+2 points of vision average" in results.text
+    assert results.text.index("zebra") < results.text.index("apple") < results.text.index("mango")
+
+
+def test_no_verdict_is_stronger_than_its_interval(results):
+    levels = (0.55, 0.58, 0.6, 0.605, 0.61, 0.63, 0.66)
+    for number, level in enumerate(levels):
+        results.add(f"cell{number}", level, run_sd=0.008)
+    asked = [
+        claim(difference(f"cell{a}", f"cell{b}"), name=f"{a}-{b}")
+        for a in range(len(levels))
+        for b in range(len(levels))
+        if a != b
+    ]
+    table = results.judge(*asked)
+    assert {"supported", "refuted", "inconclusive"} <= set(table["verdict"])
+    assert (table.loc[table["verdict"] == "supported", "low"] > 0).all()
+    assert (table.loc[table["verdict"] == "refuted", "high"] < 0.5).all()
+    assert (table.loc[table["verdict"] == "supported", "p_holm"] <= 0.05).all()
+    assert ((table["low"] < table["effect"]) & (table["effect"] < table["high"])).all()
