@@ -40,16 +40,13 @@ from pipeline.cards import Ledger
 from pipeline.config import load_settings
 from pipeline.files import stable_json, write_text
 from pipeline.run import publish
-from pipeline.study import Study
+from pipeline.study import TABLES, Study
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
 RESULT = ROOT / "benchmarks/results/engines.json"
 PROJECT = ("Snakefile", "dvc.yaml", "params.yaml", "configs", "pipeline", "profiles", ".dvcignore", ".gitignore")
-SWEEP = {  # 10 x 30 = 300 models, and the blind one
-    "branch_percent": [0, 12, 24, 36, 48, 60, 72, 84, 96, 100],
-    "seed": list(range(1, 31)),
-}
+BRANCH_POINTS, SEEDS = [0, 12, 24, 36, 48, 60, 72, 84, 96, 100], 30  # 300 models, the recipe's and the blind one
 NOTE = "Artifacts are faked, a few bytes each: hashing files of real sizes is not in these figures."
 NOTHING = "Nothing to be done"
 
@@ -102,32 +99,31 @@ def copy_project(folder: Path) -> Path:
 
 
 def sweep(folder: Path) -> Path:
-    """Make a project's timing experiment one of 300 models."""
+    """Make a project's timing experiment one of 300 models, and its only one."""
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    params["experiments"]["timing"] = SWEEP
+    for experiment in params["experiments"].values():
+        experiment |= {key: [] for key in experiment}
+    params["experiments"]["timing"]["branch_percent"] = BRANCH_POINTS
     write_text(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
+    scale = folder / f"configs/scale/{params['preset']}.yaml"
+    sizes = yaml.safe_load(scale.read_text(encoding="utf-8"))
+    sizes["repeats"]["primary"] = SEEDS
+    write_text(scale, yaml.safe_dump(sizes, sort_keys=False))
     return folder
-
-
-def results_files(folder: Path) -> list[str]:
-    """What the report leaves in results/, relative to it, apart from the lists of what that was made from."""
-    report = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["report"]
-    outs = [path.removeprefix("results/") for out in report["outs"] for path in out if path.startswith("results/")]
-    return [path for path in outs if not path.startswith("made_from/")]
 
 
 def fake_artifacts(folder: Path, ledger: Ledger) -> None:
     """Leave what every job would leave, but for the contents: a small file, the list of hashes, the card."""
     for job in ledger.jobs:
         made = folder / job.folder
-        for name in ("measured.json", *(results_files(folder) if job.published else ["rows.csv"])):
+        for name in ("measured.json", *(TABLES[job.label].files if job.published else ["rows.csv"])):
             (made / name).parent.mkdir(parents=True, exist_ok=True)
             (made / name).write_text("{}\n")
         artifacts.make_manifest(made, ledger.digest(job))
         (made / artifacts.CARD).write_text(stable_json(ledger.card(job)))
         if job.published:
             publish(made, folder / job.published)
-    call(folder, "snakemake", "--touch", "--forceall")  # leaves the notes on its runs that Snakemake asks for
+    call(folder, "snakemake", "study", "--touch", "--forceall")  # leaves the notes on its runs that Snakemake asks for
 
 
 def commit_all(folder: Path) -> None:
@@ -207,11 +203,19 @@ def prepare(folder: Path) -> tuple[list[Case], dict[str, dict[str, int]]]:
         Case(imports, [sys.executable, "-c", "import snakemake.cli"], empty),
         Case(snakemake, ["snakemake", "--cores", "all"], empty),
         Case(dvc, ["dvc", "repro"], stage, done),
-        Case("snakemake no-op, default study", ["snakemake"], default, NOTHING, 4, snakemake),
-        Case("snakemake -n, default study", ["snakemake", "-n"], default, NOTHING, 4, snakemake),
+        Case("snakemake no-op, default study", ["snakemake", "study"], default, NOTHING, 4, snakemake),
+        Case("snakemake -n, default study", ["snakemake", "-n", "study"], default, NOTHING, 4, snakemake),
         Case("dvc repro no-op, default study", ["dvc", "repro"], default, done, 5, dvc),
-        Case("snakemake -n, 300 models, none made", ["snakemake", "-n"], plan, f"total {jobs}", 6, snakemake, True),
-        Case("snakemake -n, 300 models, all made", ["snakemake", "-n"], made, NOTHING, 6, snakemake),
+        Case(
+            "snakemake -n, 300 models, none made",
+            ["snakemake", "-n", "study"],
+            plan,
+            f"total {jobs + 1}",
+            6,
+            snakemake,
+            True,
+        ),
+        Case("snakemake -n, 300 models, all made", ["snakemake", "-n", "study"], made, NOTHING, 6, snakemake),
     ]
     return cases, {"default": size(ledger), "300 models": size(large)}
 
