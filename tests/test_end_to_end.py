@@ -357,7 +357,7 @@ def test_every_experiment_shares_what_it_can_and_an_empty_one_is_not_run(copy):
     set_lists(copy, "finetune_epochs", {"finetune_epochs": "[1, 2]"})
     plan = planned(copy, "study")
     assert {rule: count for rule, count in plan.items() if rule in RULES} == {"finetune": 1, "evaluate": 1}
-    assert set(plan) - set(RULES) == {"finetune_epochs", "claims", "comparison", "drawings"}
+    assert set(plan) - set(RULES) == {"study", "finetune_epochs", "claims", "comparison", "drawings"}
     snakemake(copy, "study")
     assert all(folder_hashes(p) == hashes for p, hashes in before.items() if p.parent.name != "tables")
 

@@ -9,8 +9,20 @@ import pandas as pd
 import pytest
 
 from pipeline.evaluation import statistics
-from pipeline.reporting import claims, comparison, conditions, controls, drawings, examples, figures, rows, sweeps
-from pipeline.reporting.rows import Rows
+from pipeline.reporting import (
+    claims,
+    comparison,
+    conditions,
+    controls,
+    drawings,
+    examples,
+    figures,
+    rows,
+    sweeps,
+    table1,
+)
+from pipeline.reporting.rows import Cell, Rows
+from pipeline.study import TABLES
 from pipeline.training.schedule import Schedule
 
 TASKS = {
@@ -72,6 +84,25 @@ def training(folder):
     return folder
 
 
+def again(made: Rows, **states: dict) -> Rows:
+    """The same Rows with changes to what is listed of some cells: evaluated, experiments."""
+    for row in made.settings["rows"]:
+        row |= states.get(row["cell"], {})
+    return made
+
+
+def with_text_run(made: Rows, folder) -> Rows:
+    """The same Rows with two states of a text run, listed backwards, and with the losses of every phase."""
+    made.settings["text"] = {f"text-{n}": {"percent": n, "size": "base", "text_budget": 1.0} for n in (100.0, 50.0)}
+    for run in made.settings["text"]:
+        made.inputs[f"scores/{run}"] = evaluation(folder / run, 0.0)
+        made.inputs[f"pretrain/{run}"] = training(folder / "pretrain")
+    losses = pd.DataFrame({"step": range(1, 101), "loss": np.linspace(5, 3, 100)})
+    for phase in ("pretrain", "cooldown", "finetune"):
+        losses.to_csv(training(folder / phase) / "losses.csv", index=False)
+    return made
+
+
 def vision_average(folders) -> statistics.Estimate:
     found = pd.concat([pd.read_csv(folder / "vision.csv") for folder in folders])
     found = found[found["condition"] == "normal"].groupby(["task", "image"], as_index=False)["score"].mean()
@@ -114,6 +145,72 @@ def test_no_right_answer_in_any_seed_is_not_a_certain_zero(study):
     assert row["short_answer_high"] == pytest.approx(statistics.wilson(0, 40)[1])
 
 
+def test_cells_stand_in_the_order_of_the_study_with_all_their_seeds():
+    listed = [("late", 9, "model", ["timing"]), ("early", 7, "model", ["timing", "seeds"]), ("late", 7, "model", [])]
+    listed += [("early, before", 7, "cooldown", ["timing"])]
+    keys = ("cell", "seed", "evaluated", "experiments")
+    made = Rows(
+        {
+            "tasks": TASKS,
+            "rows": [dict(zip(keys, row)) | {"run": f"r{n}", "settings": {}} for n, row in enumerate(listed)],
+        },
+        {},
+    )
+    late = Cell("late", "model", {}, {9: "r0", 7: "r2"})
+    early, before = Cell("early", "model", {}, {7: "r1"}), Cell("early, before", "cooldown", {}, {7: "r3"})
+    assert made.cells() == [late, early, before]
+    assert late.seeds == [7, 9]
+    assert made.cells("timing") == [Cell("late", "model", {}, {9: "r0"}), early, before]
+    assert made.cells("timing", "cooldown") == [before]
+    assert made.cells("seeds", "model") == [early]
+    assert made.cells("size") == []
+
+
+def test_an_estimate_of_one_folder_is_left_as_it_is_and_of_several_is_widened(study):
+    made = study("table5", ("recipe", 7, {}, 0.6), ("recipe", 8, {}, 0.5))
+
+    def share(found: pd.DataFrame) -> statistics.Estimate:
+        return statistics.clustered_estimate(found["score"], found["image"].tolist())
+
+    folders = [made.folder("recipe-7"), made.folder("recipe-8")]
+    read = [
+        pd.read_csv(folder / "vision.csv").query("condition == 'normal' and task == 'presence'") for folder in folders
+    ]
+    alone = [made.estimate([folder], "vision.csv", share, condition="normal", task="presence") for folder in folders]
+    for found, asked in zip(alone, read):
+        assert found == pytest.approx(share(asked))
+    averaged = share(read[0].assign(score=(read[0]["score"] + read[1]["score"].to_numpy()) / 2))
+    both = made.estimate(folders, "vision.csv", share, condition="normal", task="presence")
+    assert both == pytest.approx(statistics.with_runs(averaged, [0.6, 0.5]))
+    assert both.estimate == pytest.approx(0.55)
+    assert both.high - both.low > averaged.high - averaged.low
+
+
+def test_captions_are_a_column_only_where_every_run_has_them(study):
+    made = study("table5", ("recipe", 7, {}, 0.6), ("recipe", 8, {}, 0.6))
+    folders = [made.folder("recipe-7"), made.folder("recipe-8")]
+    captions = pd.DataFrame({"id": ["1", "2", "3"], "image": ["a", "b", "b"], "score": [1.0, 2.0, 6.0]})
+    captions.to_csv(folders[0] / "captions.csv", index=False)
+    assert made.captions(folders) == {}
+    assert made.captions(folders[:1])["cider"] == pytest.approx(3)
+    captions.assign(score=1.0).to_csv(folders[1] / "captions.csv", index=False)
+    assert made.captions(folders)["cider"] == pytest.approx(2)
+
+
+def test_costs_are_of_the_whole_ancestry_and_nothing_where_there_is_none(study):
+    made = study("table5", ("recipe", 7, {}, 0.6))
+    columns = made.cost("recipe-7")
+    assert columns["text_run_tokens"] == 1000
+    assert columns["cooldown_image_tokens"] == columns["finetune_image_tokens"] == 100
+    assert (columns["cooldown_first_lr"], columns["cooldown_peak_lr"]) == (0.001, 0.002)
+    assert (columns["parameters"], columns["training_flops"]) == (7, 15)
+    del made.inputs["pretrain/recipe-7"], made.inputs["cooldown/recipe-7"]
+    columns = made.cost("recipe-7")
+    assert columns["text_run_tokens"] == columns["cooldown_image_tokens"] == 0
+    assert "cooldown_first_lr" not in columns
+    assert columns["training_flops"] == 5
+
+
 def test_with_runs_adds_the_variances_of_questions_and_runs():
     items = statistics.t_estimate(0.5, 0.03, 50)
     found = statistics.with_runs(items, [0.4, 0.5, 0.6])
@@ -124,6 +221,20 @@ def test_with_runs_adds_the_variances_of_questions_and_runs():
     assert found.df == pytest.approx(variance**2 / (between**2 / 2 + 0.03**4 / 50))
     with pytest.raises(ValueError, match="1 runs"):
         statistics.with_runs(items, [0.5])
+
+
+def test_with_runs_by_hand():
+    # Variance of the runs 2, of their mean 1; with the items' 4 it is 5; 25 / (1 / 1 + 16 / 8) degrees of freedom.
+    found = statistics.with_runs(statistics.t_estimate(2.0, 2.0, 8), [1.0, 3.0])
+    assert (found.estimate, found.se, found.df) == pytest.approx((2.0, math.sqrt(5), 25 / 3))
+    # Without scatter between items it is the t interval of the runs: 12.7062 standard errors on one degree of freedom.
+    found = statistics.with_runs(statistics.t_estimate(2.0, 0.0, 8), [1.0, 3.0])
+    assert (found.df, found.low, found.high) == pytest.approx((1, 2 - 12.7062, 2 + 12.7062), rel=1e-5)
+    # Without scatter between runs it is the items' own.
+    items = statistics.t_estimate(2.0, 2.0, 8)
+    assert statistics.with_runs(items, [2.0, 2.0, 2.0]) == pytest.approx(items)
+    with pytest.raises(ValueError, match="runs"):
+        statistics.with_runs(items, [])
 
 
 def test_with_runs_covers_the_truth_as_often_as_it_says():
@@ -141,6 +252,17 @@ def test_percent_shows_an_interval_or_nothing():
     assert rows.percent({"a": 0.25, "a_low": 0.2, "a_high": 0.3}, "a") == "25.0 (20.0 to 30.0)"
     assert rows.percent({"a": 1.25}, "a", 1, 2) == "1.25"
     assert rows.percent({"a": math.nan}, "a") == rows.percent({}, "a") == ""
+
+
+def test_tables_are_written_the_same_everywhere(tmp_path):
+    assert rows.markdown_table(["", "a"], [["x", "1"], ["y", ""]]) == [
+        "|  | a |",
+        "| --- | --- |",
+        "| x | 1 |",
+        "| y |  |",
+    ]
+    rows.write_table(pd.DataFrame({"a": [1 / 3, None], "b": ["x, y", "z"], "c": [1, 20]}), tmp_path / "new" / "t.csv")
+    assert (tmp_path / "new" / "t.csv").read_bytes() == b'a,b,c\n0.333333,"x, y",1\n,z,20\n'
 
 
 # --- tables ---
@@ -205,6 +327,111 @@ def test_conditions_and_question_types(study, tmp_path):
     assert "short_answer: a" in (tmp_path / "question_types.md").read_text()
 
 
+def test_published_points_stay_and_an_output_without_them_gives_no_lines(study, tmp_path):
+    printed = {"output": "table4", "setting": "frozen", "task": "VQAv2", "value": 58.7, "unit": "percent", "note": ""}
+    cell = {"cell": "recipe", "column": "vision_average"}
+    made = study("comparison", ("recipe", 7, {}, 0.6), ("other", 7, {}, 0.1), published=[printed | cell])
+    comparison.make(made, tmp_path)
+    (row,) = pd.read_csv(tmp_path / "comparison.csv").to_dict("records")
+    assert (row["published"], row["unit"], row["ours"], row["status"]) == (58.7, "points", 60, "ok")
+    assert row["delta"] == pytest.approx(1.3)
+    assert row["ours_low"] < 60 < row["ours_high"]
+    assert "| +1.3 |" in (tmp_path / "comparison.md").read_text()
+    made.settings["published"] = []
+    beside = comparison.beside(made, pd.DataFrame([{"cell": "recipe", "vision_average": 0.6}]))
+    assert list(beside.columns) == comparison.COLUMNS
+    assert comparison.comparison_lines(beside) == []
+
+
+def test_a_figure_of_two_cells_and_two_seeds_has_a_row_a_cell(study, tmp_path):
+    longer, shorter = {"finetune_epochs": 2}, {"finetune_epochs": 1}
+    runs = [("recipe", 7, longer, 0.6), ("one", 7, shorter, 0.4), ("recipe", 8, longer, 0.5), ("one", 8, shorter, 0.4)]
+    made = study("finetune_epochs", *runs, ("after", 7, shorter, 0.0), experiments=["finetune_epochs"])
+    sweeps.figure(again(made, after={"evaluated": "cooldown"}), tmp_path)
+    table = pd.read_csv(tmp_path / "figures/finetune_epochs.csv")
+    assert list(table["cell"]) == ["recipe", "one"]
+    assert list(table["seeds"]) == [2, 2]
+    assert list(table["vision_average"]) == pytest.approx([0.55, 0.4])
+    width = table["vision_average_high"] - table["vision_average_low"]
+    assert width[0] > width[1]  # its seeds differ
+    assert list(table["cooldown_bits_per_byte"].notna()) == [False, True]
+    assert table["cooldown_bits_per_byte"][1] == pytest.approx(104.5 / 50, rel=1e-5)
+
+
+def test_conditions_of_two_cells_and_two_seeds_have_a_row_a_cell(study, tmp_path):
+    runs = [("recipe", 7, {}, 0.6), ("recipe", 8, {}, 0.5), ("other", 7, {}, 0.4), ("other", 8, {}, 0.4)]
+    conditions.make(study("conditions", *runs), tmp_path)
+    table = pd.read_csv(tmp_path / "conditions.csv")
+    assert list(zip(table["cell"], table["condition"])) == [(c, n) for c in ("recipe", "other") for n in CONDITIONS]
+    expected = [score + change for score in (0.55, 0.4) for change in CONDITIONS.values()]
+    np.testing.assert_allclose(table["score"], expected, atol=1e-6)
+    assert set(table["seeds"]) == {2}
+    kinds = pd.read_csv(tmp_path / "question_types.csv")
+    assert len(kinds) == 2 * len(TASKS["vision"]) * 2
+    assert kinds.groupby("cell")["score"].mean().to_dict() == pytest.approx({"recipe": 0.55, "other": 0.4})
+    assert "| image | recipe | other |" in (tmp_path / "conditions.md").read_text()
+
+
+def test_controls_stand_beside_the_recipe(study, tmp_path):
+    made = study(
+        "controls",
+        ("recipe", 7, {}, 0.6),
+        ("end", 7, {"branch_percent": 100.0}, 0.5),
+        ("text", 7, {}, 0.0),
+        ("blind", 7, {}, 0.5),
+    )
+    states = {"end": {"experiments": ["rewarm"]}, "text": {"experiments": ["text_only"], "evaluated": "cooldown"}}
+    controls.make(again(made, **states, blind={"experiments": ["blind"], "evaluated": "blind"}), tmp_path)
+    table = pd.read_csv(tmp_path / "controls.csv").set_index(["control", "cell"])
+    assert list(table.index) == [("rewarm", "recipe"), ("rewarm", "end"), ("text_only", "text"), ("blind", "blind")]
+    assert list(table["vision_average"][:2]) == [0.6, 0.5]
+    assert table["vision_average"][2:].isna().all()
+    text = (tmp_path / "controls.md").read_text()
+    assert text.count("Not run.") == 1  # moments
+    assert "| blind | 1 | 20.0 (" in text  # asked without the image
+    assert {file for file in TABLES["controls"].files if (tmp_path / file).exists()} == set(TABLES["controls"].files)
+
+
+def test_table_1_has_the_text_run_and_a_row_a_branch_point_in_order(study, tmp_path):
+    end, start = {"branch_percent": 100.0}, {"branch_percent": 0.0}
+    runs = [("b100", 7, end, 0.4), ("b100", 8, end, 0.4), ("b0", 7, start, 0.6), ("b0", 8, start, 0.5)]
+    runs += [("after", 7, start, 0.0)]
+    made = with_text_run(study("table1", *runs, experiments=["timing"]), tmp_path)
+    table1.make(again(made, after={"evaluated": "cooldown"}), tmp_path / "out")
+    assert {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.*")} == set(
+        TABLES["table1"].files
+    )
+    table = pd.read_csv(tmp_path / "out" / "table1.csv")
+    assert list(table["model"]) == ["text only", "text only", "vlm", "vlm"]
+    assert list(table["branch_percent"]) == [50, 100, 0, 100]
+    assert list(table["seeds"]) == [1, 1, 2, 2]
+    np.testing.assert_allclose(table["vision_average"], [np.nan, np.nan, 0.55, 0.4])
+    assert list(table["cooldown_bits_per_byte"].notna()) == [False, False, True, False]
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["vision_stable"] == {"0%": 30, "100%": 15}
+    assert found["bits_per_byte"] == {"0%": 2.09, "100%": 2.09}
+    loss = pd.read_csv(tmp_path / "out" / "figures/loss.csv")
+    assert list(loss.columns) == ["percent", "text run", "cooldown", "finetune"]
+    assert list(loss["percent"]) == list(range(2, 101, 2))
+    assert loss["cooldown"].iloc[0] == pytest.approx(np.linspace(5, 3, 100)[:2].mean(), rel=1e-4)
+    text = (tmp_path / "out" / "table1.md").read_text()
+    assert "they cover the 2 or more training seeds too" in text
+    assert "| 0% | 100% | text run at 100% |" in text
+
+
+def test_stages_and_sizes_have_the_text_run_in_front(study, tmp_path):
+    runs = [("recipe", 7, {"size": "base", "text_budget": 1.0}, 0.6), ("before", 7, {}, 0.0)]
+    made = again(with_text_run(study("table8", *runs), tmp_path), before={"evaluated": "cooldown"})
+    sweeps.stages(made, tmp_path)
+    table = pd.read_csv(tmp_path / "table8.csv")
+    # The recipe leaves the text run at 80%: the state at its end is none of its own.
+    assert list(table["stage"]) == ["text, 50%", "cooldown", "fine-tuning"]
+    assert list(table["vision_average"].notna()) == [False, False, True]
+    sweeps.sizes(made, tmp_path)
+    table = pd.read_csv(tmp_path / "table2.csv").set_index("phase")["training_flops"]
+    assert table.to_dict() == {"text run to 100%": 5, "text run to 50%": 5, "whole model (recipe)": 15}
+
+
 def test_what_names_a_metric_in_claims_is_what_the_design_allows():
     from pipeline import design
 
@@ -254,6 +481,43 @@ def test_the_branch_at_the_end_is_hollow_and_intervals_are_the_tables(monkeypatc
     np.testing.assert_allclose(ends, [[25, 40], [35, 50], [45, 60]])  # points
 
 
+def test_a_sweep_draws_the_tables_values_in_the_units_of_its_labels(monkeypatch, tmp_path):
+    table = points(seeds=2).iloc[[2, 0, 1]].assign(image_fraction=[0.5, 0.0, 0.1])
+    figure = captured(
+        monkeypatch,
+        lambda: figures.sweep_figure(table, "image_fraction", "images (%)", "title", tmp_path / "x.png", hollow=[0.5]),
+    )
+    assert len(figure.axes) == len(figures.PANELS)
+    for axis, (score, (label, factor)) in zip(figure.axes, figures.PANELS.items()):
+        assert (axis.get_xlabel(), axis.get_ylabel()) == ("images (%)", label)
+        assert any(unit in label for unit in ("%", "points", "bits per byte"))
+        drawn = [bar.lines[0].get_xydata()[0] for bar in axis.containers]
+        np.testing.assert_allclose(drawn, [[0, 0.3 * factor], [10, 0.4 * factor], [50, 0.5 * factor]])
+        assert [bar.lines[0].get_markerfacecolor() for bar in axis.containers] == [figures.COLOUR] * 2 + ["white"]
+        ends = [bar.lines[2][0].get_segments()[0][:, 1] for bar in axis.containers]
+        ordered = table.sort_values("image_fraction")
+        np.testing.assert_allclose(ends, factor * ordered[[f"{score}_low", f"{score}_high"]])
+        line = axis.lines[0]  # a hollow one is not joined to the others
+        np.testing.assert_allclose(line.get_xdata(), [0, 10])
+    prior = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    np.testing.assert_allclose(prior[0].get_ydata(), 10)
+
+
+def test_words_stand_apart_and_a_score_that_is_not_there_has_no_panel(monkeypatch, tmp_path):
+    table = points().drop(columns=["vision_average", "bits_per_byte"]).assign(captions=["short", "full", "none"])
+    figure = captured(monkeypatch, lambda: figures.sweep_figure(table, "captions", "x", "title", tmp_path / "x.png"))
+    (axis,) = figure.axes
+    assert axis.get_ylabel() == figures.PANELS["text_stable"][0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["short", "full", "none"]
+    assert max(len(line.get_xdata()) for line in axis.lines) == 1
+
+
+@pytest.mark.parametrize("table", [pd.DataFrame(), points().assign(vision_average=None)[["vision_average"]]])
+def test_a_sweep_without_rows_says_that_it_was_not_run(monkeypatch, tmp_path, table):
+    figure = captured(monkeypatch, lambda: figures.sweep_figure(table, "x", "x", "How many?", tmp_path / "x.png"))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["How many?\nnot run"]
+
+
 @pytest.mark.parametrize(("seeds", "words"), [(1, "one seed"), (5, "5 seeds")])
 def test_a_figure_says_what_its_bars_cover(monkeypatch, tmp_path, seeds, words):
     table = points(seeds=seeds)
@@ -281,6 +545,27 @@ def test_a_branch_starts_at_the_rate_of_the_text_run():
     assert first.loc["100%", "learning_rate"] < 0.003
 
 
+def test_the_drawings_are_those_that_the_study_publishes_and_branches_that_warm_up_are_hollow(monkeypatch, tmp_path):
+    main = Schedule(peak=0.01, floor=0.0001, steps=100, warmup=5)
+    kept, warm = (Schedule(0.004, 0.0001, warmup, 20).describe() for warmup in (0, 4))
+    # Out of order, and two that leave at the same step.
+    branches = {"100%, re-warmed as at 60%": {"step": 100, **warm}, "60%": {"step": 60, **kept}}
+    branches |= {"100%": {"step": 100, **warm}, "0%": {"step": 0, **warm}}
+    settings = {"tasks": {}, "main": main.describe(), "branches": branches, "counts": {"tables": 20}}
+    made = Rows(settings | {"tokens_a_step": {"main": 10, "cooldown": 10}}, {})
+    drawings.make(made, tmp_path)
+    assert {f"figures/{file.name}" for file in (tmp_path / "figures").iterdir()} == set(TABLES["drawings"].files)
+    curves = pd.read_csv(tmp_path / "figures/schedules.csv")
+    assert list(curves["branch"].unique()) == ["text run", "0%", "60%", "100%", "100%, re-warmed as at 60%"]
+    kept_figures = []
+    monkeypatch.setattr(drawings, "save", lambda figure, file: kept_figures.append(figure))
+    drawings.schedules_figure(curves, tmp_path / "x.png")
+    (axis,) = kept_figures[0].axes
+    assert ("tokens" in axis.get_xlabel(), axis.get_ylabel()) == (True, "learning rate")
+    starts = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() == "white" for line in starts] == [True, False, True, True]
+
+
 # --- examples ---
 
 
@@ -297,3 +582,26 @@ def test_examples_are_picked_by_the_hash_of_their_ids():
 def test_a_task_without_right_answers_shows_its_wrong_ones():
     table = pd.DataFrame({"task": "boxes", "id": ["1", "2", "3"], "score": 0.0})
     assert len(examples.pick(table, right=2, wrong=2)) == 2
+
+
+def test_every_task_has_at_most_so_many_examples_of_each_kind():
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame({"task": ["a"] * 20 + ["b"] * 20, "id": [f"{n % 20}" for n in range(40)], "valid": 1})
+    table["score"] = [*rng.random(20), *([1.0] + [0.0] * 19)]
+    picked = examples.pick(table, right=2, wrong=1)
+    assert picked.groupby(["task", "right"]).size().to_dict() == {
+        ("a", False): 1,
+        ("a", True): 2,
+        ("b", False): 1,
+        ("b", True): 1,
+    }
+    assert (picked["right"] == (picked["score"] >= 0.5)).all()
+    assert list(picked.columns) == ["task", "id", "score", "right"]
+
+
+def test_seeds_that_cancel_question_by_question_are_no_certainty(study):
+    made = study("table5", ("recipe", 7, {}, 0.0), ("recipe", 8, {}, 1.0))
+    row = made.row(made.cells()[0])
+    assert row["short_answer"] == 0.5
+    assert row["short_answer_low"] < 0
+    assert row["short_answer_high"] > 1

@@ -70,9 +70,10 @@ class Rows:
             return found
 
         whole = value(rows(folders))
-        if len(folders) == 1 or whole.se == 0:  # without any scatter its interval is Wilson's already
-            return whole
-        return with_runs(whole, [value(rows([folder])).estimate for folder in folders])
+        runs = [value(rows([folder])).estimate for folder in folders]
+        if len(runs) == 1 or max(whole.se, max(runs) - min(runs)) < 1e-12:
+            return whole  # one run, or no scatter at all: then its interval is Wilson's
+        return with_runs(whole, runs)
 
     # --- columns ---
 

@@ -69,7 +69,10 @@ def loss_curves(rows: Rows, cells: list, points: int = 50) -> pd.DataFrame:
     runs |= {phase: [f"{phase}/{run}" for run in models] for phase in ("cooldown", "finetune")}
     curves = {}
     for title, roles in runs.items():
-        losses = pd.concat([pd.read_csv(rows.inputs[role] / "losses.csv") for role in roles if role in rows.inputs])
+        made = [rows.inputs[role] / "losses.csv" for role in roles if role in rows.inputs]
+        if not made:
+            continue
+        losses = pd.concat([pd.read_csv(file) for file in made])
         part = (losses["step"] * points / losses["step"].max()).apply(math.ceil)
         curves[title] = losses.groupby(part)["loss"].mean()
     table = pd.DataFrame(curves)
