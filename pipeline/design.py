@@ -127,7 +127,7 @@ def lint(study: Study, name: str, claim: Claim, arms: list[tuple[Cell, str]]) ->
     allowed = [pattern for factor in claim.may_differ for pattern in FACTORS[factor]]
     if "image_fraction" in claim.may_differ and any(cell.recipe.image_fraction == 0 for cell, _ in arms):
         allowed += NO_IMAGES
-    seeds = [{seed for cell, seed in study.all_runs if cell == arm} for arm, _ in arms]
+    seeds = [study.seeds_run.get(arm, set()) for arm, _ in arms]
     for seed in sorted(set.intersection(*seeds)):
         first, *others = (facts(study.all_runs[arm, seed]) for arm, _ in arms)
         for other in others:

@@ -250,6 +250,14 @@ class Study:
                 found.setdefault((cell, self.recipe.seed), self.evaluate(job, self.recipe))
         return found
 
+    @cached_property
+    def seeds_run(self) -> dict[Cell, set[int]]:
+        """The seeds of every cell that is evaluated."""
+        found: dict[Cell, set[int]] = {}
+        for cell, seed in self.all_runs:
+            found.setdefault(cell, set()).add(seed)
+        return found
+
     def check(self) -> None:
         """Refuse branch points on the same step, and a cooldown floor above the rate that a branch continues."""
         recipes = [(f"experiments.{name}.branch_percent", r) for name in EXPERIMENTS for r in self.sweeps[name]]
@@ -515,7 +523,8 @@ class Study:
         runs = {run: job for experiment in TABLES[name].experiments for run, job in self.runs(experiment).items()}
         if name in ("table2", "table8", "table9", "controls", "examples"):
             states = ("model", "cooldown") if name == "table8" else ("model",)
-            mine = {run: job for run, job in self.all_runs.items() if run[0] in [Cell(self.recipe, s) for s in states]}
+            cells = {Cell(self.recipe, state) for state in states}
+            mine = {run: job for run, job in self.all_runs.items() if run[0] in cells}
             runs = mine | runs
         if name == "examples":
             runs = {run: job for run, job in runs.items() if run[1] == self.recipe.seed}
