@@ -1,4 +1,4 @@
-"""Command line of the study: carry out a job, say why something is stale, set aside what left the study."""
+"""Command line of the study: what it will cost, why something is stale; and what Snakemake and DVC call."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ def main(argv: list[str] | None = None) -> int:
     run = commands.add_parser("run", help="carry out one job; Snakemake calls this")
     run.add_argument("job", type=Path, help="a file below .study/jobs/")
     run.add_argument("--log", type=Path, help="file for the job's output; progress still goes to the screen")
+    plan = commands.add_parser("plan", help="say what a target will cost before anything runs")
+    plan.add_argument("target", nargs="?", default="study", help="study, a table, a file of results/, an artifact's id")
+    plan.add_argument("--budget", type=float, help="device-hours; more than that to do is an error (exit code 3)")
     why = commands.add_parser("why", help="say in one line why a file or an artifact is stale, or that it is not")
     why.add_argument("target", help="a file of results/, a folder of artifacts/, or an artifact's id")
     aside = commands.add_parser(
@@ -37,10 +40,19 @@ def main(argv: list[str] | None = None) -> int:
         for folder in ledger.set_aside(arguments.stage):
             print(f"set aside, as it is not in the study any more: {folder}")
         return 0
+    from pipeline.plan import OverBudget, Plan
     from pipeline.why import why as explain
 
     try:
-        print(explain(ledger, arguments.target))
+        if arguments.command == "plan":
+            costs = Plan(ledger, arguments.target)
+            print(costs)
+            costs.check(arguments.budget)
+        else:
+            print(explain(ledger, arguments.target))
+    except OverBudget as error:
+        print(error, file=sys.stderr)
+        return 3
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -168,6 +168,10 @@ class Params(Section):
     split: Literal["test", "validation"] = Field(description="evaluation split; validation while tuning")
     recipe: Recipe
     experiments: Experiments
+    variant: Literal["paper", "as_run"] = Field(
+        default="paper",
+        description="where the paper and its authors' scripts differ; as_run: the preset's section of that name",
+    )
     wandb: Literal["disabled", "offline", "online"] = Field(description="Weights & Biases logging")
 
 
@@ -177,10 +181,14 @@ class Params(Section):
 class CooldownPhase(Optimisation):
     tokens: Count = Field(description="tokens of one cooldown, text and images")
     warmup_steps: int = Field(ge=0, description="warm-up of the 0% and 100% branches; the others have none")
+    rewarm_all: bool = Field(default=False, description="whether every branch warms up to peak_lr, as 0% and 100% do")
 
 
 class FinetunePhase(Optimisation):
     warmup_fraction: Fraction
+    expected_pass_tokens: Count = Field(
+        description="positions of one pass over the instructions; the plan reckons with them until there are shards"
+    )
 
 
 class DataSize(Section):
@@ -210,6 +218,11 @@ class Hardware(Section):
     microbatch: Count = Field(description="sequences a forward pass; the rest of the batch accumulates")
     memory_mb: Count = Field(description="memory that a training job asks of the scheduler")
     save_steps: Count = Field(description="steps between resumable states")
+    # What the plan reckons with where no benchmark has measured this preset.
+    tflops: float | None = Field(default=None, gt=0, description="peak of one device, in 1e12 operations a second")
+    mfu: float | None = Field(
+        default=None, gt=0, le=1, description="share of the peak that training is expected to reach"
+    )
 
 
 class LargerSize(Section):
@@ -225,12 +238,16 @@ class Repeats(Section):
 
 class Scale(Section):
     model: ModelSize
-    larger: LargerSize = Field(description="the second model size; vocabulary and sequence are the first's")
+    larger: LargerSize | None = Field(
+        default=None, description="the second model size; vocabulary and sequence are the first's"
+    )
     repeats: Repeats
     text: TextPhase
     cooldown: CooldownPhase
     finetune: FinetunePhase
-    data: DataSize
+    data: DataSize | None = Field(
+        default=None, description="sizes of a source that is made here; corpora have their own"
+    )
     evaluation: EvaluationSize
     hardware: Hardware
 
@@ -470,7 +487,7 @@ def load_settings(root: Path) -> Settings:
         raise ConfigError(file, "(file)", "no such file", "a params.yaml in the working folder")
     params: Params = parse(Params, load_yaml(root / file, root), file)
     scale_file = f"configs/scale/{params.preset}.yaml"
-    scale: Scale = parse(Scale, choose(root, "scale", params.preset, file, "preset"), scale_file)
+    scale = load_scale(choose(root, "scale", params.preset, file, "preset"), scale_file, params.variant)
     data = parse(DataSource, choose(root, "data", params.data, file, "data"), f"configs/data/{params.data}.yaml")
     tasks = parse(Tasks, choose(root, "tasks", params.tasks, file, "tasks"), f"configs/tasks/{params.tasks}.yaml")
     named = {params.recipe.encoder: "recipe.encoder"}
@@ -492,6 +509,35 @@ def load_settings(root: Path) -> Settings:
         claims=load_claims(root),
         published=load_published(root),
     )
+
+
+def load_scale(value: dict, file: str, variant: str) -> Scale:
+    """A preset, with the values of its section `as_run` in the place of the paper's if that is the variant.
+
+    Both are checked, whichever is wanted.
+    """
+    as_run = value.pop("as_run", None)
+    scale = parse(Scale, value, file)
+    if as_run is None:
+        if variant == "as_run":
+            raise ConfigError("params.yaml", "variant", variant, f"'paper': {file} has no section as_run")
+        return scale
+    if not isinstance(as_run, dict):
+        raise ConfigError(file, "as_run", as_run, "a mapping of sections to what differs in them")
+    if strange := sorted(as_run.keys() - value.keys()):
+        raise ConfigError(
+            file, f"as_run.{strange[0]}", as_run[strange[0]], f"a section of the preset: {', '.join(value)}"
+        )
+    try:
+        differing = parse(Scale, {key: merged(section, as_run.get(key)) for key, section in value.items()}, file)
+    except ConfigError as error:
+        raise ConfigError(file, f"as_run.{error.key}", error.found, error.allowed) from None
+    check_scale(differing, file)
+    return differing if variant == "as_run" else scale
+
+
+def merged(section: object, changes: object) -> object:
+    return {**section, **changes} if isinstance(section, dict) and isinstance(changes, dict) else changes or section
 
 
 def load_claims(root: Path) -> dict[str, Claim]:
@@ -536,7 +582,7 @@ def check_scale(scale: Scale, file: str) -> None:
     """What no single key can tell: sizes that must fit each other."""
     model = scale.model
     for name, size in (("model", scale.model), ("larger", scale.larger)):
-        if size.width % (2 * size.heads):
+        if size and size.width % (2 * size.heads):
             raise ConfigError(file, f"{name}.width", size.width, f"a multiple of 2 x heads = {2 * size.heads}")
     for name, phase in (("text", scale.text), ("cooldown", scale.cooldown)):
         step = phase.batch * model.sequence

@@ -66,6 +66,9 @@ class Encoder(Section):
     patches: Count = Field(description="image tokens")
     width: Count = Field(description="numbers a patch")
     cache: bool = Field(description="compute every image's features once for the whole study")
+    tflops_an_image: float = Field(
+        default=0.0, ge=0, description="1e12 operations of a forward pass of one image; for the plan alone"
+    )
     trained_rate: Rate = Field(
         default=0.1, description="learning rate of a trained encoder, as a multiple of the model's"
     )

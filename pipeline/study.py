@@ -207,6 +207,11 @@ class Study:
         experiments = self.settings.params.experiments
         return {name: grid(self.recipe, getattr(experiments, name)) for name in EXPERIMENTS}
 
+    @property
+    def recipes(self) -> list[Recipe]:
+        """Every recipe of the study, the params' own first."""
+        return [self.recipe, *(recipe for recipes in self.sweeps.values() for recipe in recipes)]
+
     def seeds(self, name: str) -> list[int]:
         """The seeds of an experiment's cells: the recipe's and those after it, as many as the scale says."""
         own = getattr(getattr(self.settings.params.experiments, name), "seed", None)
@@ -319,7 +324,8 @@ class Study:
         return self.add("features", f"{part}-{encoder}", settings, {"source": self.source(part)})
 
     def encoder_settings(self, name: str, exclude: set[str] = frozenset()) -> dict:
-        return self.settings.encoders[name].model_dump(exclude=set(exclude))
+        hidden = {"tflops_an_image": True, "parts": {"__all__": {"tflops_an_image"}}}
+        return self.settings.encoders[name].model_dump(exclude=hidden | dict.fromkeys(exclude, True))
 
     def cached_features(self, part: str, recipe: Recipe, role: str = "features") -> dict[str, Job]:
         """The features of a part's images as a parent, unless the encoder runs in the model."""
@@ -347,8 +353,10 @@ class Study:
         return round(recipe.branch_percent / 100 * self.text_schedule(recipe.text_budget).steps)
 
     def rewarm_peak(self, recipe: Recipe) -> float | None:
-        """The rate that a branch at an end of the text run warms up to; None: the scale's peak, or no warm-up."""
-        main = self.text_schedule(recipe.text_budget)
+        """The rate that a branch warms up to, where that is not the scale's peak at an end of the text run."""
+        main, cooldown = self.text_schedule(recipe.text_budget), self.settings.scale.cooldown
+        if cooldown.rewarm_all and self.branch_step(recipe) not in (0, main.steps):
+            return cooldown.peak_lr
         if recipe.rewarm_like is None or self.branch_step(recipe) not in (0, main.steps):
             return None
         return main.rate(round(recipe.rewarm_like / 100 * main.steps))
@@ -359,7 +367,7 @@ class Study:
         optimisation = self.text_phase(recipe.text_budget) if phase == "pretrain" else getattr(scale, phase)
         return {
             "model": self.model_size(recipe.size).model_dump(),
-            "optimisation": optimisation.model_dump(),
+            "optimisation": optimisation.model_dump(exclude={"rewarm_all", "expected_pass_tokens"}),
             "seed": seed,
             "hardware": scale.hardware.model_dump(include={"device", "threads", "microbatch"}),
         }
@@ -386,7 +394,7 @@ class Study:
         """
         stops: dict[tuple[str, float], set[int]] = {}
         finished = self.recipe.model_copy(update={"branch_percent": 100})
-        for recipe in (self.recipe, finished, *(r for recipes in self.sweeps.values() for r in recipes)):
+        for recipe in (finished, *self.recipes):
             stops.setdefault((recipe.size, recipe.text_budget), set()).add(self.branch_step(recipe))
         return {run: sorted(steps - {0}) for run, steps in stops.items()}
 
@@ -403,8 +411,8 @@ class Study:
             unused |= {"train_encoder": False}
         if not self.branch_step(recipe):
             unused |= {"moments": "fresh"}  # there is nothing to keep before the first step
-        if self.rewarm_peak(recipe) is None:
-            unused |= {"rewarm_like": None}
+        if 0 < self.branch_step(recipe) < self.text_schedule(recipe.text_budget).steps:
+            unused |= {"rewarm_like": None}  # it is about the two ends
         return recipe.model_copy(update=unused)
 
     def cooldown(self, recipe: Recipe) -> Job:

@@ -25,6 +25,7 @@ SIZES = {
     "finetune": {"batch": 8, "peak_lr": 0.003, "floor_lr": 0.0},
     "hardware": {"threads": 1, "microbatch": 8},
 }
+SHARDS = {"pieces": 90, "sequences": 10, "positions": 640, "labels": 320, "image_positions": 160, "padding": 0}
 RECIPE = {"branch_percent": 80, "image_fraction": 0.1, "finetune_epochs": 2, "seed": 7}
 
 
@@ -84,7 +85,7 @@ class Project:
             folder = self.root / job.folder
             shutil.rmtree(folder, ignore_errors=True)
             (folder / "parts").mkdir(parents=True)
-            (folder / "measured.json").write_text("{}\n")
+            (folder / "measured.json").write_text(stable_json(SHARDS if job.phase == "shards" else {}))
             (folder / "rows.csv").write_text(f"made by,{job.id}\n")
             (folder / "parts" / "0.bin").write_bytes(bytes(range(256)))
             artifacts.make_manifest(folder, ledger.digest(job))

@@ -17,7 +17,7 @@ from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.metrics import cider_d, tokenise_caption
 from pipeline.evaluation.tasks import shuffled_images
-from pipeline.model.decoder import DecoderShape
+from pipeline.model.sizes import DecoderShape
 from pipeline.model.vision import build_encoder, decode_image
 from pipeline.model.vlm import VLM, greedy
 from pipeline.sections import Encoder

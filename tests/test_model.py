@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from reference_decoder import LayerWeights, Weights
 from reference_decoder import logits as reference_logits
 
-from pipeline.model.decoder import Decoder, DecoderShape
+from pipeline.model.decoder import Decoder
+from pipeline.model.sizes import DecoderShape, training_flops
 from pipeline.model.vision import PLACE_SCALE, build_encoder
-from pipeline.model.vlm import IGNORE, VLM, greedy, label_loss, training_flops
+from pipeline.model.vlm import IGNORE, VLM, greedy, label_loss
 from pipeline.sections import Encoder, find_weights
 from pipeline.training.batches import Collate
 

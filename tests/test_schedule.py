@@ -107,9 +107,11 @@ def test_a_re_warmed_end_warms_up_to_the_rate_it_is_given(step):
     assert cooldown.describe() == leave(step).describe() | {"peak": again}
 
 
-def test_a_branch_in_the_middle_cannot_re_warm():
-    with pytest.raises(ValueError, match="step 500 continues the main run's rate"):
-        leave(500, rewarm=1e-3)
+def test_a_branch_in_the_middle_re_warms_only_if_it_is_told_to():
+    assert leave(500).rate(0) == SMALL.rate(500)
+    again = leave(500, rewarm=1e-3)
+    assert again.rate(0) == pytest.approx(1e-3 / 20)
+    assert max(again.rate(i) for i in range(200)) == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize(("step", "rewarm"), [(0, None), (500, None), (1000, None), (1000, 2e-3)])

@@ -29,7 +29,7 @@ from pipeline.data.store import FeatureStore, image_id
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.evaluation.metrics import cider_d, tokenise_caption
 from pipeline.evaluation.tasks import ask, score_answer, shuffled_images, subset
-from pipeline.model.decoder import DecoderShape
+from pipeline.model.sizes import DecoderShape
 from pipeline.model.vision import build_encoder, decode_image
 from pipeline.model.vlm import IGNORE, VLM, greedy
 from pipeline.sections import Encoder, ModelSize

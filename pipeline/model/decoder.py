@@ -7,29 +7,15 @@ Shapes: B rows, T positions, D width, H heads.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.model.sizes import DecoderShape
+
 EPS = 1e-5
 ROPE_BASE = 10_000.0
-
-
-@dataclass(frozen=True)
-class DecoderShape:
-    """Sizes of a decoder; `width` must be a multiple of 2 * `heads` (RoPE turns pairs)."""
-
-    vocabulary: int
-    layers: int
-    heads: int
-    width: int
-
-    @property
-    def hidden(self) -> int:
-        """SwiGLU's hidden width: 8/3 of the width, rounded up to a multiple of 256."""
-        return 256 * math.ceil(int(8 * self.width / 3) / 256)
 
 
 class Norm(nn.Module):

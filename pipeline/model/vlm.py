@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.decoder import Decoder, DecoderShape, draw
+from pipeline.model.decoder import Decoder, draw
+from pipeline.model.sizes import DecoderShape
 
 IGNORE = -100  # target of a position without a label
 
@@ -98,21 +99,6 @@ def label_loss(logits: Tensor, targets: Tensor, z_weight: float = 0.0) -> Tensor
     if z_weight:
         total = total + z_weight * logits.logsumexp(-1).square().sum()
     return total / max(len(targets), 1)
-
-
-def training_flops(shape: DecoderShape, features: int | None, counts: dict[str, int], sequence: int) -> int:
-    """Floating-point operations of training (forward and backward: 3 x forward) on what `counts` says was seen.
-
-    Two a multiply-add: the layers' matrices and causal attention on all positions, the head on labels, the projector
-    on image positions. `counts` has "positions", "labels" and "image". The encoder is not in it, frozen or trained.
-    """
-    d, h = shape.width, shape.hidden
-    matrices = shape.layers * (4 * d * d + 3 * d * h)
-    attention = shape.layers * sequence * d  # QK and AV, half of the square each
-    projector = (features + d) * d if features else 0
-    forward = counts["positions"] * (matrices + attention)
-    forward += counts["labels"] * d * shape.vocabulary + counts["image"] * projector
-    return 3 * 2 * forward
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
 Main run (DCLM-1B's schedule): linear warm-up to the peak, then a cosine to a floor.
 Cooldown (paper, Figure 3): a branch in the middle starts at the main schedule's rate at its point and decays along a
 cosine to the floor, with no warm-up; a branch at 0% or 100% has no rate to continue and warms up to its own peak. That
-is the cooldown's, or for a re-warmed branch the rate that it is to be compared at.
+is the cooldown's, or for a re-warmed branch the rate that it is to be compared at. (The authors' scripts warm up every
+branch of their small models; a preset says so with `rewarm_all`.)
 Steps count from 0: `rate(0)` is used by the first update.
 """
 
@@ -56,15 +57,13 @@ def cooldown_schedule(
 ) -> Schedule:
     """The schedule of a cooldown of `steps` updates that leaves the main run after `branch_step` updates.
 
-    `peak` and `warmup` apply at the two ends of the main run only (branch_step 0 and main.steps), and so does `rewarm`,
-    a rate to warm up to in place of `peak`. Raises ValueError for a rate to re-warm to anywhere else.
+    `peak` and `warmup` apply at the two ends of the main run (branch_step 0 and main.steps). `rewarm` is a rate to warm
+    up to in place of `peak`, and anywhere else in place of the rate that is to be continued.
     """
     if not 0 <= branch_step <= main.steps:
         raise ValueError(f"branch step {branch_step} is outside the main run's {main.steps} steps")
-    if branch_step in (0, main.steps):
+    if rewarm is not None or branch_step in (0, main.steps):
         return Schedule(peak=peak if rewarm is None else rewarm, floor=floor, warmup=warmup, steps=steps)
-    if rewarm is not None:
-        raise ValueError(f"a branch at step {branch_step} continues the main run's rate: it cannot re-warm to {rewarm}")
     return Schedule(peak=main.rate(branch_step), floor=floor, warmup=0, steps=steps)
 
 

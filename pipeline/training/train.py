@@ -23,8 +23,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from pipeline.data.store import count_samples
-from pipeline.model.decoder import DecoderShape
-from pipeline.model.vlm import VLM, label_loss, training_flops
+from pipeline.model.sizes import DecoderShape, training_flops
+from pipeline.model.vlm import VLM, label_loss
 from pipeline.sections import Encoder, ModelSize, TextPhase
 from pipeline.training.batches import Collate, FeatureStores, OrderedDataset, count_tokens, split_batch
 from pipeline.training.mixture import derive_seed, split_budget
