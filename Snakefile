@@ -210,6 +210,10 @@ for stage in study.stages:
             study.stage(stage),
 
 
+onstart:
+    study.start()
+
+
 onsuccess:
     study.record()
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import csv
 import difflib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
+from pipeline.data.frames import Fit
+from pipeline.model.vit import VITS, find_fault
 from pipeline.sections import (
     Count,
     Encoder,
@@ -263,6 +266,9 @@ class Licence(Section):
 
 class DataSource(Section):
     source: Literal["scenes"] = Field(description="which module of pipeline/data writes the official formats")
+    boxes: Fit = Field(
+        default="resize", description="frame of the boxes in the instructions' texts; LLaVA's are of the letterbox"
+    )
     licences: list[Licence]
 
 
@@ -630,3 +636,17 @@ def check_encoders(encoders: dict[str, Encoder], scale: Scale, scale_file: str) 
             raise ConfigError(
                 f"configs/encoder/{name}.yaml", "weights", encoder.weights, "an installed package or an existing folder"
             )
+
+
+def check_weights(encoders: dict[str, Encoder]) -> None:
+    """What jobs with a vision transformer need: timm, and a whole file of its weights. Raises ConfigError.
+
+    Apart from `check_encoders`, as what a study costs can be asked before there is such a file.
+    """
+    for name, encoder in encoders.items():
+        file = f"configs/encoder/{name}.yaml"
+        for part in [part for part in encoder.parts or [encoder] if part.kind in VITS]:
+            if find_spec("timm") is None:
+                raise ConfigError(file, "kind", part.kind, "this with timm installed (uv sync --extra vit)")
+            if fault := find_fault(Path(part.weights), VITS[part.kind]):
+                raise ConfigError(file, "weights", part.weights, f"a safetensors file of {part.kind} ({fault})")

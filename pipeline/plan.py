@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.cards import Ledger
 from pipeline.files import read_json
 from pipeline.model.sizes import DecoderShape, training_flops
+from pipeline.sections import Encoder
 from pipeline.study import PHASES, STAGES, Job, lineage
 from pipeline.why import find, is_root, reason
 
@@ -162,7 +163,8 @@ class Plan:
         """Forward operations of the decoder and projector; see `training_flops` of pipeline/model/vlm.py."""
         size = job.settings["model"]
         encoder = job.settings.get("encoder")
-        return training_flops(shape(size), encoder["width"] if encoder else None, counts, size["sequence"]) / 3
+        features, layers = projector(encoder)
+        return training_flops(shape(size), features, counts, size["sequence"], layers) / 3
 
     def evaluation(self, job: Job) -> Cost:
         """Every question is read once under every condition, and every choice of a text task; answers are short."""
@@ -188,8 +190,7 @@ class Plan:
 
     def parameters(self, job: Job) -> int:
         """Parameters of a training job's model, a trained encoder not counted."""
-        encoder = job.settings.get("encoder")
-        return shape(job.settings["model"]).parameters(encoder["width"] if encoder else None)
+        return shape(job.settings["model"]).parameters(*projector(job.settings.get("encoder")))
 
     def patches(self, job: Job) -> int:
         encoder = job.settings.get("encoder")
@@ -324,6 +325,11 @@ class Plan:
 
 def shape(size: dict) -> DecoderShape:
     return DecoderShape(size["vocabulary"], size["layers"], size["heads"], size["width"])
+
+
+def projector(encoder: dict | None) -> tuple[int | None, int]:
+    """The width of what a projector is given, if there is one, and its layers."""
+    return (encoder["width"], Encoder(**encoder).projector) if encoder else (None, 2)
 
 
 def memory(size: dict, microbatch: int, parameters: int) -> int:

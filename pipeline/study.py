@@ -313,6 +313,8 @@ class Study:
         settings = {"part": part, "sequence": self.settings.scale.model.sequence}
         if encoder:
             settings["patches"] = self.settings.encoders[encoder].patches
+            if (frames := [self.settings.data.boxes, self.settings.encoders[encoder].fit])[0] != frames[1]:
+                settings |= {"boxes": frames} if part == "instructions" else {}
         if captions:
             settings["captions"] = captions
         label = f"{part}-{captions}" if captions else part
@@ -320,7 +322,10 @@ class Study:
 
     def features(self, part: str, encoder: str) -> Job:
         """An encoder's features of all images of a part, computed once."""
-        settings = {"encoder": self.encoder_settings(encoder, exclude={"cache", "trained_rate"}), "part": part}
+        settings = {
+            "encoder": self.encoder_settings(encoder, exclude={"cache", "projector", "calibrate", "trained_rate"}),
+            "part": part,
+        }
         return self.add("features", f"{part}-{encoder}", settings, {"source": self.source(part)})
 
     def encoder_settings(self, name: str, exclude: set[str] = frozenset()) -> dict:

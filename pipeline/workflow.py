@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.cards import Ledger
-from pipeline.config import ConfigError, load_settings
+from pipeline.config import ConfigError, check_weights, load_settings
 from pipeline.processes import OWNER, Presence, end_with_dvc, remove_stale_locks
 from pipeline.study import STAGES, TABLES, Job, Study, lineage
 
@@ -50,6 +50,15 @@ class Workflow:
             self.ledger.take_back()
             self.ledger.mark_deleted()
             self.ledger.write_jobs()
+
+    def start(self) -> None:
+        """Before the first job runs: end with one line if an encoder's weights are not there, and a job needs them."""
+        if any(job.settings.get("encoder") and not self.ledger.is_current(job) for job in self.ledger.jobs):
+            try:
+                check_weights(self.settings.encoders)
+            except ConfigError as error:
+                print(error, file=sys.stderr)
+                raise SystemExit(2) from None
 
     @property
     def tables(self) -> dict[str, Job]:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from pipeline.data import features, formats, shards
 from pipeline.data import write_scenes as writer
+from pipeline.data.frames import Square
 from pipeline.data.shards import prompt_tokens
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.evaluation import evaluate
@@ -145,7 +146,7 @@ def test_answers_are_those_of_one_question_at_a_time(made, rows):
     tokenizer = load_tokenizer(made / "tokenizer" / "tokenizer.json")
     model, encoder = make_model(PATCH), build_encoder(Encoder(**PATCH))
     asked = questions(made, "relations")
-    pixels = [decode_image(question.image.read_bytes(), 64) for question in asked]
+    pixels = [decode_image(question.image.read_bytes(), Square(64)) for question in asked]
     shown = dict(zip((question.image for question in asked), encoder(torch.stack(pixels))))
     views = {
         "normal": [shown[question.image] for question in asked],
@@ -167,11 +168,11 @@ def test_answers_are_those_of_one_question_at_a_time(made, rows):
 def test_the_mean_is_over_the_different_images_of_the_questions(made):
     asked = questions(made, "presence")
     encoder = build_encoder(Encoder(**PATCH))
-    viewer = evaluate.Viewer(64, None, encoder)
+    viewer = evaluate.Viewer(Square(64), None, encoder)
     shown, look = evaluate.view("mean", asked, viewer, 3)
     files = {question.image for question in asked}
     assert len(files) < len(asked) == len(shown)
-    expected = torch.stack([encoder(decode_image(file.read_bytes(), 64)[None])[0] for file in files]).mean(0)
+    expected = torch.stack([encoder(decode_image(file.read_bytes(), Square(64))[None])[0] for file in files]).mean(0)
     features = look(shown[:2])
     assert features.shape == (2, 4, PATCH["width"])
     torch.testing.assert_close(features, expected.expand(2, -1, -1))
@@ -231,7 +232,7 @@ def test_a_trained_encoder_is_the_checkpoints(made, tmp_path):
     viewer = evaluate.make_viewer(settings, model, None)
     assert viewer.network is model.encoder
     (file, *_) = (made / "source" / "evaluation" / "validation" / "images").iterdir()
-    pixels = decode_image(file.read_bytes(), 64)[None]
+    pixels = decode_image(file.read_bytes(), Square(64))[None]
     torch.testing.assert_close(viewer.look([file]), network(pixels))
     assert not torch.allclose(viewer.look([file]), build_encoder(Encoder(**NETWORK))(pixels))
 
@@ -254,7 +255,7 @@ def test_captions_are_what_follows_the_image_tokens(made, rows):
     tokenizer = load_tokenizer(made / "tokenizer" / "tokenizer.json")
     model, encoder = make_model(PATCH), build_encoder(Encoder(**PATCH))
     for row, question in zip(rows[1], asked):
-        pixels = decode_image(question.image.read_bytes(), 64)[None]
+        pixels = decode_image(question.image.read_bytes(), Square(64))[None]
         # As a caption sample of training begins.
         begin = shards.caption_piece(tokenizer, 4, b"", "").tokens[:-1]
         (ids,) = greedy(model, torch.tensor([begin]), tokenizer.end, 5, encoder(pixels), torch.arange(4))

@@ -39,15 +39,25 @@ def run(job, out: Path) -> dict:
     torch.set_num_threads(1)  # part of the bits: another number of threads sums in another order
     settings = Encoder(**job.settings["encoder"], cache=True)
     encoder = build_encoder(settings)
-    unique = {image_id(data): data for data in images(job.settings["part"], job.inputs["source"])}
-    ids = list(unique)
+    part, source = job.settings["part"], job.inputs["source"]
+    ids = list(dict.fromkeys(map(image_id, images(part, source))))
     shape = (len(ids), settings.patches, settings.width)
     store = np.lib.format.open_memmap(out / "features.npy", mode="w+", dtype=np.float16, shape=shape)
-    for start in range(0, len(ids), BATCH):
-        chunk = ids[start : start + BATCH]
-        pixels = torch.stack([decode_image(unique[name], settings.pixels) for name in chunk])
-        store[start : start + len(chunk)] = encoder(pixels).half().numpy()
-        job.progress.update(start + len(chunk), len(ids), "images")
+    # Read a second time, so that no more than a batch of images is in memory.
+    left, chunk, done = set(ids), [], 0
+    for data in images(part, source):
+        if (name := image_id(data)) not in left:
+            continue
+        left.remove(name)
+        chunk.append(decode_image(data, settings.square))
+        if len(chunk) == BATCH or not left:
+            features = encoder(torch.stack(chunk)).half()
+            if not features.isfinite().all():
+                raise ValueError(f"features of {part} do not fit half precision: set the encoder's cache to false")
+            store[done : done + len(chunk)] = features.numpy()
+            done += len(chunk)
+            chunk.clear()
+            job.progress.update(done, len(ids), "images")
     store.flush()
     write_text(out / "ids.json", stable_json(ids))
     return {"images": len(ids)}

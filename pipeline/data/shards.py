@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.frames import Fit, move_boxes
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, image_id, write_shards
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.files import folder_hashes
@@ -65,6 +66,15 @@ def conversation_piece(
 def prompt_tokens(tokenizer: Tokenizer, question: str) -> list[int]:
     """A human turn: its text and <|/h|>. Training and evaluation both use this."""
     return [*tokenizer.encode(question), tokenizer.end_human]
+
+
+def seen_turns(
+    turns: Iterable[tuple[str, str]], image: bytes | None, source: Fit, target: Fit
+) -> Iterable[tuple[str, str]]:
+    """Turns whose texts have boxes in one frame, with the boxes in the frame that the model sees."""
+    if image is None:
+        return turns
+    return [tuple(move_boxes(text, image, source, target) for text in turn) for turn in turns]
 
 
 def pack(pieces: Iterable[Piece], capacity: int) -> Iterator[list[Piece]]:
@@ -134,7 +144,8 @@ def run(job, out: Path) -> dict:
         else:
             folder = source / "instructions"
             for item in formats.read_conversations(folder / "conversations.json", folder / "images"):
-                yield conversation_piece(tokenizer, settings["patches"], item.image, item.turns)
+                turns = seen_turns(item.turns, item.image, *settings.get("boxes", ("resize", "resize")))
+                yield conversation_piece(tokenizer, settings["patches"], item.image, turns)
 
     def packed_samples() -> Iterator[dict]:
         for group in pack(pieces(), settings["sequence"] + 1):

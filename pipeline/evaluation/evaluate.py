@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data import formats
+from pipeline.data.frames import Square, move_boxes
 from pipeline.data.read_text import read_choices, read_documents
 from pipeline.data.records import Question
 from pipeline.data.shards import prompt_tokens
@@ -45,7 +46,7 @@ def load_model(settings: dict, checkpoint: Path) -> VLM:
     encoder = Encoder(**settings["encoder"]) if settings["encoder"] else None
     network = build_encoder(encoder) if settings.get("train_encoder") else None
     shape = DecoderShape(size.vocabulary, size.layers, size.heads, size.width)
-    model = VLM(shape, encoder.width if encoder else None, network)
+    model = VLM(shape, encoder.width, network, encoder.projector) if encoder else VLM(shape)
     missing = load_weights(model, checkpoint)
     if missing:
         raise ValueError(f"{checkpoint}: {missing[0]} was never trained")
@@ -61,7 +62,7 @@ Reply = Callable[[Tensor, Tensor | None, Tensor | None], list[str]]  # tokens, f
 class Viewer:
     """Features of image files, each file read once: from the study's cache, or from an encoder and kept in memory."""
 
-    def __init__(self, pixels: int, store: FeatureStore | None, network: nn.Module | None):
+    def __init__(self, pixels: Square, store: FeatureStore | None, network: nn.Module | None):
         self.pixels, self.store, self.network = pixels, store, network
         self.known: dict[Path, str | Tensor] = {}  # an image's id in the cache, or its features
 
@@ -91,8 +92,8 @@ def make_viewer(settings: dict, model: VLM, features: Path | None) -> Viewer | N
         return None
     encoder = Encoder(**settings["encoder"])
     if features is not None:
-        return Viewer(encoder.pixels, FeatureStore(features), None)
-    return Viewer(encoder.pixels, None, build_encoder(encoder) if model.encoder is None else model.encoder)
+        return Viewer(encoder.square, FeatureStore(features), None)
+    return Viewer(encoder.square, None, build_encoder(encoder) if model.encoder is None else model.encoder)
 
 
 def view(
@@ -170,17 +171,24 @@ def read_task(format: str, folder: Path, name: str) -> list[Question]:
 def vision_rows(model, tokenizer, settings: dict, folder: Path, viewer: Viewer | None, progress) -> Iterator[list]:
     """Rows of vision.csv for all tasks and conditions."""
     total = len(settings["vision"]) * len(settings["conditions"])
-    batch, done = settings["evaluation"]["batch"], 0
+    batch, fit, done = settings["evaluation"]["batch"], Encoder(**settings["encoder"]).fit, 0
     for name, task in settings["vision"].items():
         questions = read_task(task["format"], folder, name)
         splits = formats.read_splits(task["format"], folder / name, images=folder / "images", task=name)
-        prompts = [tuple(prompt_tokens(tokenizer, ask(task, question))) for question in questions]
+        # What is asked, and said of boxes, is in the frame that the model sees; rows are in shares of the image.
+        asked = [move_boxes(ask(task, question), question.image, "resize", fit) for question in questions]
+        prompts = [tuple(prompt_tokens(tokenizer, text)) for text in asked]
         reply = partial(generate, model, tokenizer, tokenizer.end_assistant, task["longest"])
         if task["scorer"] == "yes_no":
             reply = partial(yes_or_no, model, tokenizer)
         for condition in settings["conditions"]:
             shown, look = view(condition, questions, viewer, batch)
-            answers = answer(prompts, shown, look, reply, tokenizer.image, batch)
+            answers = [
+                move_boxes(said, file or question.image, fit, "resize", decimals=6)
+                for said, file, question in zip(
+                    answer(prompts, shown, look, reply, tokenizer.image, batch), shown, questions
+                )
+            ]
             for question, prediction in zip(questions, answers):
                 valid, score = score_answer(task, question, prediction)
                 truth = question.answers[0] if question.answers else ""

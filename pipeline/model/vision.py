@@ -1,19 +1,24 @@
 """Image encoders behind one interface: encoded image files -> pixels -> patches [n, patches, width].
 
-Encoders are deterministic, frozen unless asked to be trained. Weights come from an installed package or a folder;
-loading runs no code.
+Encoders are deterministic, frozen unless asked to be trained. Weights come from an installed package, a folder or a
+safetensors file; loading runs no code, and there is no encoder without its weights.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.data.frames import Square
+from pipeline.model.vit import VITS, ViT, find_fault
 from pipeline.sections import Encoder, find_weights
 
 PLACE_SCALE = 4.0  # among 1280 channels of unit variance, a place in ones would go unnoticed
@@ -76,6 +81,76 @@ class EfficientNetLite(nn.Module):
         return self.grid(network._bn1(network._conv_head(x)))
 
 
+def make_transformer(vit: ViT, pixels: int) -> nn.Module:
+    """timm's vision transformer up to its second-to-last block, without weights (on the meta device).
+
+    Its `forward_features` gives [n, class token and registers + patches, width] without the final norm. timm's SigLIP
+    has the exact GELU where Hugging Face's has the tanh approximation; Prismatic, and so the paper, run timm's.
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    with torch.device("meta"):
+        return VisionTransformer(
+            img_size=pixels,
+            patch_size=vit.patch,
+            embed_dim=vit.width,
+            depth=vit.blocks,
+            num_heads=vit.heads,
+            mlp_ratio=vit.mlp_ratio,
+            init_values=1.0 if vit.layer_scale else None,
+            class_token=vit.class_token,
+            reg_tokens=vit.registers,
+            no_embed_class=True,  # the position embedding is of patches alone
+            final_norm=False,
+            num_classes=0,
+            global_pool="",
+            weight_init="skip",
+        )
+
+
+def read_transformer(file: Path, vit: ViT, grid: tuple[int, int], sha256: str | None = None) -> dict[str, Tensor]:
+    """A file's tensors in fp32, the position embedding resampled to a grid of patches (bicubic, as timm does).
+
+    Raises ValueError for a file that is missing, incomplete, of another network or of another SHA-256.
+    """
+    from safetensors import safe_open
+    from timm.layers import resample_abs_pos_embed
+
+    if fault := find_fault(file, vit):
+        raise ValueError(fault)
+    if sha256 is not None:
+        with open(file, "rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if found != sha256:
+            raise ValueError(f"{file}: has the SHA-256 {found}, not {sha256} as the encoder's file says")
+    with safe_open(file, framework="pt") as opened:
+        weights = {name: opened.get_tensor(name).float() for name in vit.tensors()}
+    weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], list(grid), num_prefix_tokens=0)
+    return weights
+
+
+class Transformer(nn.Module):
+    """A vision transformer's patches after its second-to-last block, not normalised (Prismatic; LLaVA's layer -2)."""
+
+    def __init__(self, encoder: Encoder):
+        super().__init__()
+        vit = VITS[encoder.kind]
+        self.network = make_transformer(vit, encoder.pixels)
+        grid = self.network.patch_embed.grid_size
+        weights = read_transformer(Path(encoder.weights), vit, grid, encoder.sha256)
+        self.network.load_state_dict(weights, assign=True)
+        for name in ("mean", "deviation"):
+            value = torch.tensor(getattr(vit, name)).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[n, patches, width] in fp32 of uint8 pixels [n, 3, side, side]; in bf16 on a GPU, if it is frozen."""
+        frozen = not self.network.pos_embed.requires_grad
+        with torch.autocast("cuda", torch.bfloat16) if frozen and pixels.is_cuda else nullcontext():
+            x = self.network.forward_features((pixels.float() / 255 - self.mean) / self.deviation)
+        return x[:, self.network.num_prefix_tokens :].float()
+
+
 class Patch(nn.Module):
     """No network at all: a patch's numbers are its pixels and its place, and the projector learns to project them."""
 
@@ -104,6 +179,7 @@ class Concatenated(nn.Module):
 ENCODERS = {
     "efficientnet_lite0": EfficientNetLite,
     "efficientnet_lite1": EfficientNetLite,
+    **dict.fromkeys(VITS, Transformer),
     "concatenated": Concatenated,
     "patch": Patch,
 }
@@ -114,12 +190,9 @@ def build_encoder(encoder: Encoder, trained: bool = False) -> nn.Module:
     return ENCODERS[encoder.kind](encoder).eval().requires_grad_(trained)
 
 
-def decode_image(data: bytes, side: int) -> Tensor:
-    """uint8 pixels [3, side, side] of an encoded image, resized to a square if it is not that size."""
+def decode_image(data: bytes, square: Square) -> Tensor:
+    """uint8 pixels [3, side, side] of an encoded image, made the square that an encoder sees."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
-        image = image.convert("RGB")
-        if image.size != (side, side):
-            image = image.resize((side, side), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return torch.from_numpy(np.array(square.of(image.convert("RGB")))).permute(2, 0, 1)

@@ -11,29 +11,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.decoder import Decoder, draw
-from pipeline.model.sizes import DecoderShape
+from pipeline.model.sizes import DecoderShape, projector_layers
 
 IGNORE = -100  # target of a position without a label
 
 
 class Projector(nn.Module):
-    """Linear-GELU-Linear from the encoder's width to the decoder's (paper, Figure 2).
+    """From the encoder's width to the decoder's: linear layers with a GELU between them.
 
-    Features are first centred channel by channel and scaled as a whole, with the statistics of the first images that
-    the projector is ever trained on (`calibrate`); they are part of its state.
+    Two layers (features -> width -> width) are the paper's (Figure 2), three (features -> 4 x features -> width ->
+    width) the fused MLP of Prismatic's scripts.
+
+    Features may first be centred channel by channel and scaled as a whole, with the statistics of the first images
+    that the projector is ever trained on (`calibrate`); they are part of its state. The first layer could undo it: it
+    changes where training starts, not what can be learnt. The paper does not do it.
     """
 
-    def __init__(self, features: int, width: int):
+    def __init__(self, features: int, width: int, layers: int = 2):
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(()))
-        self.first = nn.Linear(features, width)
-        self.second = nn.Linear(width, width)
+        for name, sizes in zip(("first", "second", "third"), projector_layers(features, width, layers)):
+            self.add_module(name, nn.Linear(*sizes))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """As the decoder's in-projections: an image token starts as large as what the layers are used to."""
-        for layer in (self.first, self.second):
+        for layer in self.children():
             draw(layer.weight, layer.in_features**-0.5)
             nn.init.zeros_(layer.bias)
 
@@ -47,7 +51,12 @@ class Projector(nn.Module):
         self.scale.copy_((features - self.mean).std())
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.second(F.gelu(self.first((features - self.mean) / self.scale)))
+        """[N, P, width] of features [N, P, W]."""
+        first, *others = self.children()
+        x = first((features - self.mean) / self.scale)
+        for layer in others:
+            x = layer(F.gelu(x))
+        return x
 
 
 class VLM(nn.Module):
@@ -56,10 +65,13 @@ class VLM(nn.Module):
     An encoder that is trained too is a part of the model; a frozen one is not, and gives the model its features.
     """
 
-    def __init__(self, shape: DecoderShape, features: int | None = None, encoder: nn.Module | None = None):
+    def __init__(
+        self, shape: DecoderShape, features: int | None = None, encoder: nn.Module | None = None, layers: int = 2
+    ):
+        """`features` is the encoder's width, `layers` the projector's number of layers."""
         super().__init__()
         self.decoder = Decoder(shape)
-        self.projector = None if features is None else Projector(features, shape.width)
+        self.projector = None if features is None else Projector(features, shape.width, layers)
         self.encoder = encoder
 
     def embed(self, tokens: Tensor, features: Tensor | None = None, slots: Tensor | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from filelock import FileLock
 from streaming import Stream, StreamingDataset
 from torch import Tensor
 
+from pipeline.data.frames import Square
 from pipeline.data.store import FeatureStore, read_sample_images, verify_shards
 from pipeline.model.vlm import IGNORE
 from pipeline.training.mixture import mixture_order
@@ -65,11 +66,11 @@ class Collate:
     """Samples -> one batch of tensors.
 
     "tokens", "targets" [B, T]; with images also "slots" [N * P], "image_row" [N] and "features" [N, P, W] (or "pixels"
-    [N, 3, side, side] for encoders that run with the model); "segments" [B, T] if any sample is packed. "kinds" counts
+    [N, 3, side, side], decoded to the square `pixels`, for encoders that run with the model); "segments" [B, T] if any sample is packed. "kinds" counts
     the batch's positions by what they hold.
     """
 
-    def __init__(self, patches: int, store: FeatureStores | None, pixels: int | None, blind: bool):
+    def __init__(self, patches: int, store: FeatureStores | None, pixels: Square | None, blind: bool):
         self.patches, self.store, self.pixels, self.blind = patches, store, pixels, blind
 
     def __call__(self, samples: list[dict]) -> dict:

@@ -102,7 +102,7 @@ def build_model(
     shape = DecoderShape(size.vocabulary, size.layers, size.heads, size.width)
     trained = build_encoder(encoder, trained=True) if train_encoder else None
     torch.manual_seed(derive_seed(text_seed, "decoder") % 2**63)
-    model = VLM(shape, encoder.width if encoder else None, trained)
+    model = VLM(shape, encoder.width, trained, encoder.projector) if encoder else VLM(shape)
     if model.projector is not None:
         torch.manual_seed(derive_seed(seed, "projector") % 2**63)
         model.projector.reset_parameters()
@@ -243,7 +243,7 @@ def run(job, out: Path) -> dict:
     # The phase's name keeps a cooldown with the text run's own seed from reading the same text in the same order again.
     loader = data_loader(plan, derive_seed(seed, job.phase), batch)
     frozen = frozen_encoder(plan)
-    if model.projector is not None and not model.projector.calibrated and plan.has_images:
+    if model.projector is not None and plan.encoder.calibrate and not model.projector.calibrated and plan.has_images:
         model.projector.calibrate(first_features(loader, frozen if model.encoder is None else model.encoder))
     if recorder.step < plan.stop:
         fit(recorder, loader, frozen, optimisation, hardware)
@@ -268,7 +268,7 @@ def data_loader(plan: Plan, seed: int, batch: int) -> DataLoader:
     collate = Collate(
         patches=plan.encoder.patches if plan.encoder else 0,
         store=FeatureStores(plan.features) if plan.features else None,
-        pixels=plan.encoder.pixels if plan.encoder else None,
+        pixels=plan.encoder.square if plan.encoder else None,
         blind=plan.blind,
     )
     return DataLoader(dataset, batch_size=batch, collate_fn=collate, num_workers=0, drop_last=True)
@@ -334,7 +334,8 @@ def fit(recorder: Recorder, loader: DataLoader, frozen, optimisation: dict, hard
 
 def summary(recorder: Recorder, model: VLM, settings: dict, loader: DataLoader) -> dict:
     """What the run amounts to: parameters, tokens by kind, the achieved image fraction, FLOPs."""
-    seen, width = recorder.seen, settings["encoder"]["width"] if settings.get("encoder") else None
+    seen, encoder = recorder.seen, recorder.plan.encoder
+    features, layers = (encoder.width, encoder.projector) if encoder else (None, 2)
     sequences = seen["positions"] // settings["model"]["sequence"]
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -345,7 +346,7 @@ def summary(recorder: Recorder, model: VLM, settings: dict, loader: DataLoader) 
             "of_positions": (seen["image"] + seen["image_text"]) / seen["positions"],
             "image_tokens_of_positions": seen["image"] / seen["positions"],
         },
-        "training_flops": training_flops(model.decoder.shape, width, seen, settings["model"]["sequence"]),
+        "training_flops": training_flops(model.decoder.shape, features, seen, settings["model"]["sequence"], layers),
         "learning_rates": {
             "first": recorder.plan.schedule.rate(0),
             "last": recorder.plan.schedule.rate(recorder.step - 1),

@@ -1,0 +1,85 @@
+"""How an image becomes the square that an encoder sees, and what that does to boxes.
+
+A box is four shares (left, top, right, bottom) of a frame. There are two frames, named after the two ways of making a
+square:
+
+resize     the image is stretched: shares are of its own width and height, whatever its shape
+letterbox  the image is padded to a square first, evenly on both sides: shares are of that square
+
+Benchmarks state boxes in shares of the image. LLaVA's instructions state them in shares of the padded square
+(haotian-liu/LLaVA, issue 606), whatever the model that is trained on them sees. A model is asked, and answers, in the
+frame that it sees; answers are scored in the image's.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image, ImageOps
+
+Fit = Literal["resize", "letterbox"]
+Box = tuple[float, float, float, float]
+
+NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
+FOUR_NUMBERS = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]")
+
+
+@dataclass(frozen=True)
+class Square:
+    """What an encoder is given: a square of `side` pixels, and how images become one."""
+
+    side: int
+    fit: Fit = "resize"
+    padding: tuple[int, int, int] = (127, 127, 127)  # colour of what a letterbox adds
+
+    def of(self, image: Image.Image) -> Image.Image:
+        """The square of an RGB image (bicubic)."""
+        if self.fit == "letterbox":
+            left, top, side = pad(image.size)
+            border = (left, top, side - image.width - left, side - image.height - top)
+            image = ImageOps.expand(image, border, self.padding)
+        if image.size != (self.side, self.side):
+            image = image.resize((self.side, self.side), Image.Resampling.BICUBIC)
+        return image
+
+
+def pad(size: tuple[int, int]) -> tuple[int, int, int]:
+    """Where an image of a width and height stands in its letterbox: left, top; and the letterbox's side, in px."""
+    side = max(size)
+    return (side - size[0]) // 2, (side - size[1]) // 2, side
+
+
+def move_box(box: Box, size: tuple[int, int], source: Fit, target: Fit) -> Box:
+    """A box of one frame of an image, of `size` (width, height) px, in another frame. Nothing is rounded or cut off."""
+    if source == target:
+        return box
+    left, top, side = pad(size)
+    moved = []
+    for place, extent, offset in zip(box, (*size, *size), (left, top, left, top)):
+        moved.append((place * extent + offset) / side if target == "letterbox" else (place * side - offset) / extent)
+    return tuple(moved)
+
+
+def move_boxes(text: str, image: Path | bytes, source: Fit, target: Fit, decimals: int = 2) -> str:
+    """A text about an image (its file, or what is in it) with every box moved to another frame.
+
+    A box is a list of four numbers from 0 to 1 whose corners are in order; other lists stay as they are. What lies
+    outside the new frame is cut off, as half a hundredth may by rounding, and all that is said of the padding.
+    """
+    if source == target or not FOUR_NUMBERS.search(text):
+        return text
+    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        size = opened.size
+
+    def moved(found: re.Match) -> str:
+        x1, y1, x2, y2 = box = tuple(map(float, found.groups()))
+        if not (0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1):
+            return found.group()
+        corners = (min(max(place, 0.0), 1.0) for place in move_box(box, size, source, target))
+        return "[" + ", ".join(f"{place:.{decimals}f}" for place in corners) + "]"
+
+    return FOUR_NUMBERS.sub(moved, text)
