@@ -1,6 +1,7 @@
 """Training through Composer on tiny synthetic shards: branches, resumption, rates, mixtures, and what stops a run."""
 
 import csv
+import dataclasses
 import io
 import json
 import multiprocessing
@@ -19,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, image_id, verify_shards, write_shards
 from pipeline.files import stable_json, write_text
 from pipeline.model import vision
+from pipeline.model.vit import VITS
 from pipeline.model.vlm import IGNORE
 from pipeline.run import JobFile
 from pipeline.sections import ModelSize
@@ -555,6 +557,30 @@ def test_a_trained_encoder_learns_at_its_own_rate_with_the_decay_of_the_rest(ben
     assert decays == [0.01, 0.0, 0.01, 0.0]
 
 
+@pytest.fixture
+def siglip(monkeypatch, tmp_path) -> dict:
+    """Settings of a SigLIP cut down to three blocks, one patch an image, with its weights file."""
+    kind = "vit_so400m_patch14_siglip_384"
+    cut = dataclasses.replace(VITS[kind], width=FEATURES, depth=3, heads=2, mlp_ratio=2.0, pixels=32, patch=32)
+    monkeypatch.setitem(VITS, kind, cut)
+    rng = torch.Generator().manual_seed(3)
+    tensors = {name: torch.randn(shape, generator=rng) / 4 for name, shape in cut.tensors().items()}
+    save_file(tensors, tmp_path / "siglip.safetensors")
+    return ENCODER | {"kind": kind, "weights": str(tmp_path / "siglip.safetensors"), "patches": 1}
+
+
+def test_siglip_is_trained_only_if_it_is_asked_to(bench, parent, siglip):
+    job = bench.cooldown(parent, encoder=siglip | {"cache": False})
+    del job.inputs["features"]
+    frozen, _ = bench.run(job)
+    assert not encoder_weights(frozen)
+    released = load_file(siglip["weights"])
+    trained, _ = bench.run(bench.cooldown(parent, encoder=siglip, train_encoder=True))
+    weights = encoder_weights(trained)
+    assert set(weights) == {f"encoder.network.{name}" for name in released}
+    assert all(not torch.equal(weights[f"encoder.network.{name}"], weight) for name, weight in released.items())
+
+
 def test_microbatches_change_no_weight_of_a_trained_encoder(bench, parent, convolution):
     small = HARDWARE | {"microbatch": 1}
     whole, _ = bench.run(bench.cooldown(parent, 0.5, train_encoder=True))
@@ -928,6 +954,16 @@ def test_a_cooldown_with_images_leaves_a_calibrated_projector(bench, parent):
     weights = load_file(out / "model.safetensors")
     assert weights["projector.mean"].any()
     assert weights["projector.scale"] > 0
+
+
+def test_the_papers_projector_sees_features_as_they_are_and_may_have_three_layers(bench, parent):
+    out, summary = bench.run(bench.cooldown(parent, encoder=ENCODER | {"calibrate": False, "projector": 3}))
+    weights = load_file(out / "model.safetensors")
+    assert not weights["projector.mean"].any() and weights["projector.scale"] == 1
+    assert weights["projector.third.weight"].shape == (MODEL["width"], MODEL["width"])
+    _, plain = bench.run(bench.cooldown(parent))
+    more = 6 * (FEATURES * 4 * FEATURES + 4 * FEATURES * 16 - FEATURES * 16) * summary["tokens"]["image"]
+    assert summary["training_flops"] - plain["training_flops"] == more
 
 
 # Images that first come in fine-tuning

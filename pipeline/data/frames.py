@@ -54,8 +54,11 @@ def pad(size: tuple[int, int]) -> tuple[int, int, int]:
 
 
 def move_box(box: Box, size: tuple[int, int], source: Fit, target: Fit) -> Box:
-    """A box of one frame of an image, of `size` (width, height) px, in another frame. Nothing is rounded or cut off."""
-    if source == target:
+    """A box of one frame of an image, of `size` (width, height) px, in another frame. Nothing is rounded or cut off.
+
+    The frames of a square image are the same.
+    """
+    if source == target or size[0] == size[1]:
         return box
     left, top, side = pad(size)
     moved = []
@@ -74,6 +77,8 @@ def move_boxes(text: str, image: Path | bytes, source: Fit, target: Fit, decimal
         return text
     with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
         size = opened.size
+    if size[0] == size[1]:
+        return text
 
     def moved(found: re.Match) -> str:
         x1, y1, x2, y2 = box = tuple(map(float, found.groups()))

@@ -124,7 +124,8 @@ def read_transformer(file: Path, vit: ViT, grid: tuple[int, int], sha256: str | 
         if found != sha256:
             raise ValueError(f"{file}: has the SHA-256 {found}, not {sha256} as the encoder's file says")
     with safe_open(file, framework="pt") as opened:
-        weights = {name: opened.get_tensor(name).float() for name in vit.tensors()}
+        # Copied: what is mapped would change, or crash the process, with the file.
+        weights = {name: opened.get_tensor(name).to(torch.float32, copy=True) for name in vit.tensors()}
     weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], list(grid), num_prefix_tokens=0)
     return weights
 
