@@ -18,14 +18,15 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.cards import Ledger
 from pipeline.config import load_settings
 from pipeline.files import digest, read_json, stable_json, write_text
 from pipeline.plan import THROUGHPUT, TRAINING, Plan
 from pipeline.study import PHASES, Study
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
