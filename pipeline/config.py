@@ -266,9 +266,7 @@ class Licence(Section):
 
 class DataSource(Section):
     source: Literal["scenes"] = Field(description="which module of pipeline/data writes the official formats")
-    boxes: Fit = Field(
-        default="resize", description="frame of the boxes in the instructions' texts; LLaVA's are of the letterbox"
-    )
+    boxes: Fit = Field(description="frame of the boxes in the instructions' texts: see pipeline/data/frames.py")
     licences: list[Licence]
 
 
