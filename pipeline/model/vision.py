@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -197,3 +199,9 @@ def decode_image(data: bytes, square: Square) -> Tensor:
 
     with Image.open(io.BytesIO(data)) as image:
         return torch.from_numpy(np.array(square.of(image.convert("RGB")))).permute(2, 0, 1)
+
+
+def decode_images(files: Iterable[bytes], square: Square) -> Tensor:
+    """uint8 pixels [n, 3, side, side] of encoded images, on as many threads as PyTorch may use."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return torch.stack(list(pool.map(lambda data: decode_image(data, square), files)))

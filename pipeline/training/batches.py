@@ -109,9 +109,9 @@ class Collate:
         """What the model gets to see of the images: cached features, or pixels."""
         if self.store is not None:
             return {"features": torch.from_numpy(self.store.get(names)).float()}
-        from pipeline.model.vision import decode_image
+        from pipeline.model.vision import decode_images
 
-        return {"pixels": torch.stack([decode_image(data, self.pixels) for data in files])}
+        return {"pixels": decode_images(files, self.pixels)}
 
     def kinds(self, batch: dict, packed: np.ndarray, segments: np.ndarray, images: int) -> dict[str, int]:
         """Positions of a batch by what they hold, and its labels."""
