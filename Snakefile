@@ -69,6 +69,7 @@ rule sources:
     threads: 1
     resources:
         mem_mb=1500,
+        runtime=study.minutes,
     message:
         "data: {wildcards.id}"
     shell:
@@ -87,6 +88,7 @@ rule tokenizer:
     threads: 1
     resources:
         mem_mb=1500,
+        runtime=study.minutes,
     message:
         "tokenizer: {wildcards.id}"
     shell:
@@ -105,6 +107,7 @@ rule shards:
     threads: 1
     resources:
         mem_mb=1500,
+        runtime=study.minutes,
     message:
         "shards: {wildcards.id}"
     shell:
@@ -123,6 +126,7 @@ rule features:
     threads: 1
     resources:
         mem_mb=2000,
+        runtime=study.minutes,
     message:
         "image features: {wildcards.id}"
     shell:
@@ -141,6 +145,9 @@ rule pretrain:
     threads: study.threads
     resources:
         mem_mb=study.memory_mb,
+        runtime=study.minutes,
+        nodes=study.nodes,
+        gpu=study.gpus,
     message:
         "text pre-training: {wildcards.id}"
     shell:
@@ -159,6 +166,9 @@ rule cooldown:
     threads: study.threads
     resources:
         mem_mb=study.memory_mb,
+        runtime=study.minutes,
+        nodes=study.nodes,
+        gpu=study.gpus,
     message:
         "cooldown: {wildcards.id}"
     shell:
@@ -177,6 +187,9 @@ rule finetune:
     threads: study.threads
     resources:
         mem_mb=study.memory_mb,
+        runtime=study.minutes,
+        nodes=study.nodes,
+        gpu=study.gpus,
     message:
         "fine-tuning: {wildcards.id}"
     shell:
@@ -195,6 +208,9 @@ rule evaluate:
     threads: study.threads
     resources:
         mem_mb=study.memory_mb,
+        runtime=study.minutes,
+        nodes=study.nodes,
+        gpu=study.gpus,
     message:
         "evaluation: {wildcards.id}"
     shell:

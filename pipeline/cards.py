@@ -222,5 +222,7 @@ class Ledger:
         return {
             "wandb": self.study.settings.params.wandb,
             "save_steps": hardware.save_steps,
+            "devices": hardware.devices,
+            "jobs_a_device": hardware.jobs_a_device,
             "licences": licences,
         }

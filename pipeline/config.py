@@ -221,6 +221,10 @@ class Hardware(Section):
     microbatch: Count = Field(description="sequences a forward pass; the rest of the batch accumulates")
     memory_mb: Count = Field(description="memory that a training job asks of the scheduler")
     save_steps: Count = Field(description="steps between resumable states")
+    nodes: Count = Field(default=1, description="machines a training job")
+    devices: Count = Field(default=1, description="GPUs, or processes on CPU, of a training job on each of them")
+    jobs_a_device: Count = Field(default=1, description="jobs that share a GPU, where no cluster's scheduler decides that")
+    minutes: Count = Field(default=60, description="time that a job may ask of a cluster; it resumes if that is too short")
     # What the plan reckons with where no benchmark has measured this preset.
     tflops: float | None = Field(default=None, gt=0, description="peak of one device, in 1e12 operations a second")
     mfu: float | None = Field(

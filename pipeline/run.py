@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline import artifacts
+from pipeline.devices import take_gpus
 from pipeline.files import atomic_folder, digest, read_json, stable_json, write_text
 from pipeline.progress import Progress
 from pipeline.study import PHASES
@@ -106,6 +107,8 @@ def make(job: JobFile, folder: Path) -> None:
 
     What goes into the folder is the same on every run; times and machines go to the log.
     """
+    if job.settings.get("hardware", {}).get("device") == "gpu":
+        take_gpus(job.context["devices"], job.context["jobs_a_device"])
     phase = importlib.import_module(PHASES[job.phase])
     with atomic_folder(folder, PARTIAL / job.card["id"]) as out:
         measured = phase.run(job, out) or {}

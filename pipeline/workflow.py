@@ -77,6 +77,20 @@ class Workflow:
     def memory_mb(self) -> int:
         return self.settings.scale.hardware.memory_mb
 
+    @property
+    def minutes(self) -> int:
+        return self.settings.scale.hardware.minutes
+
+    @property
+    def nodes(self) -> int:
+        return self.settings.scale.hardware.nodes
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a training job, on all its nodes."""
+        hardware = self.settings.scale.hardware
+        return hardware.nodes * hardware.devices if hardware.device == "gpu" else 0
+
     def job_file(self, job: Job) -> str:
         return self.ledger.job_file(job).as_posix()
 
