@@ -171,10 +171,6 @@ class Params(Section):
     split: Literal["test", "validation"] = Field(description="evaluation split; validation while tuning")
     recipe: Recipe
     experiments: Experiments
-    variant: Literal["paper", "as_run"] = Field(
-        default="paper",
-        description="where the paper and its authors' scripts differ; as_run: the preset's section of that name",
-    )
     wandb: Literal["disabled", "offline", "online"] = Field(description="Weights & Biases logging")
 
 
@@ -189,9 +185,6 @@ class CooldownPhase(Optimisation):
 
 class FinetunePhase(Optimisation):
     warmup_fraction: Fraction
-    expected_pass_tokens: Count = Field(
-        description="positions of one pass over the instructions; the plan reckons with them until there are shards"
-    )
 
 
 class DataSize(Section):
@@ -223,13 +216,20 @@ class Hardware(Section):
     save_steps: Count = Field(description="steps between resumable states")
     nodes: Count = Field(default=1, description="machines a training job")
     devices: Count = Field(default=1, description="GPUs, or processes on CPU, of a training job on each of them")
-    jobs_a_device: Count = Field(default=1, description="jobs that share a GPU, where no cluster's scheduler decides that")
-    minutes: Count = Field(default=60, description="time that a job may ask of a cluster; it resumes if that is too short")
-    # What the plan reckons with where no benchmark has measured this preset.
-    tflops: float | None = Field(default=None, gt=0, description="peak of one device, in 1e12 operations a second")
-    mfu: float | None = Field(
-        default=None, gt=0, le=1, description="share of the peak that training is expected to reach"
+    jobs_a_device: Count = Field(
+        default=1, description="jobs that share a GPU, where no cluster's scheduler decides that"
     )
+    minutes: Count = Field(
+        default=60, description="time that a job may ask of a cluster; it resumes if that is too short"
+    )
+
+
+class Expected(Section):
+    """What the plan reckons with until shards and benchmarks say it."""
+
+    tflops: float = Field(gt=0, description="peak of one device, in 1e12 operations a second")
+    mfu: float = Field(gt=0, le=1, description="share of that peak which training is expected to reach")
+    pass_tokens: Count = Field(description="positions of one pass over the instructions")
 
 
 class LargerSize(Section):
@@ -246,17 +246,16 @@ class Repeats(Section):
 class Scale(Section):
     model: ModelSize
     larger: LargerSize | None = Field(
-        default=None, description="the second model size; vocabulary and sequence are the first's"
+        description="the second model size; vocabulary and sequence are the first's; null: there is none"
     )
     repeats: Repeats
     text: TextPhase
     cooldown: CooldownPhase
     finetune: FinetunePhase
-    data: DataSize | None = Field(
-        default=None, description="sizes of a source that is made here; corpora have their own"
-    )
+    data: DataSize | None = Field(description="sizes of a source that is made here; null: corpora have their own")
     evaluation: EvaluationSize
     hardware: Hardware
+    expected: Expected
 
 
 # --- configs/data, configs/encoder, configs/tasks --------------------------------------------------------------------
@@ -495,7 +494,7 @@ def load_settings(root: Path) -> Settings:
         raise ConfigError(file, "(file)", "no such file", "a params.yaml in the working folder")
     params: Params = parse(Params, load_yaml(root / file, root), file)
     scale_file = f"configs/scale/{params.preset}.yaml"
-    scale = load_scale(choose(root, "scale", params.preset, file, "preset"), scale_file, params.variant)
+    scale: Scale = parse(Scale, choose(root, "scale", params.preset, file, "preset"), scale_file)
     data = parse(DataSource, choose(root, "data", params.data, file, "data"), f"configs/data/{params.data}.yaml")
     tasks = parse(Tasks, choose(root, "tasks", params.tasks, file, "tasks"), f"configs/tasks/{params.tasks}.yaml")
     named = {params.recipe.encoder: "recipe.encoder"}
@@ -517,35 +516,6 @@ def load_settings(root: Path) -> Settings:
         claims=load_claims(root),
         published=load_published(root),
     )
-
-
-def load_scale(value: dict, file: str, variant: str) -> Scale:
-    """A preset, with the values of its section `as_run` in the place of the paper's if that is the variant.
-
-    Both are checked, whichever is wanted.
-    """
-    as_run = value.pop("as_run", None)
-    scale = parse(Scale, value, file)
-    if as_run is None:
-        if variant == "as_run":
-            raise ConfigError("params.yaml", "variant", variant, f"'paper': {file} has no section as_run")
-        return scale
-    if not isinstance(as_run, dict):
-        raise ConfigError(file, "as_run", as_run, "a mapping of sections to what differs in them")
-    if strange := sorted(as_run.keys() - value.keys()):
-        raise ConfigError(
-            file, f"as_run.{strange[0]}", as_run[strange[0]], f"a section of the preset: {', '.join(value)}"
-        )
-    try:
-        differing = parse(Scale, {key: merged(section, as_run.get(key)) for key, section in value.items()}, file)
-    except ConfigError as error:
-        raise ConfigError(file, f"as_run.{error.key}", error.found, error.allowed) from None
-    check_scale(differing, file)
-    return differing if variant == "as_run" else scale
-
-
-def merged(section: object, changes: object) -> object:
-    return {**section, **changes} if isinstance(section, dict) and isinstance(changes, dict) else changes or section
 
 
 def load_claims(root: Path) -> dict[str, Claim]:

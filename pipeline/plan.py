@@ -1,7 +1,7 @@
 """What a target will cost, before anything runs: jobs, tokens, FLOPs, device-hours, memory, disk, the longest chain.
 
 Device-hours of training are FLOPs over the rate that `benchmarks/results/throughput.json` has for the preset, and where
-it has none over the preset's `hardware.tflops` x `hardware.mfu`. A device is one GPU, or on CPU the threads of one job.
+it has none over the preset's `expected.tflops` x `expected.mfu`. A device is one GPU, or on CPU the threads of one job.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Plan:
             trained = job.settings.get("train_encoder", False)
             on_the_fly = trained or not encoder["cache"]
             flops += images * self.encoder_flops(encoder) * (3 if trained else on_the_fly)
-        seconds = self.seconds(job.phase, counts["positions"], flops)
+        seconds = self.seconds(job.phase, flops)
         return Cost(counts["positions"], flops, seconds, disk=STATE_BYTES * self.parameters(job))
 
     def encoder_flops(self, settings: dict) -> float:
@@ -157,7 +157,7 @@ class Plan:
         """Sequences of one pass over the instructions: counted if they are there, else as the preset expects."""
         if made := self.made(shards):
             return made["sequences"]
-        return max(self.scale.finetune.expected_pass_tokens // shards.settings["sequence"], 1)
+        return max(self.scale.expected.pass_tokens // shards.settings["sequence"], 1)
 
     def model_flops(self, job: Job, counts: dict[str, float]) -> float:
         """Forward operations of the decoder and projector; see `training_flops` of pipeline/model/vlm.py."""
@@ -177,7 +177,7 @@ class Plan:
         labels = (questions + items) * ANSWER_TOKENS
         flops = self.model_flops(job, {"positions": positions, "labels": labels, "image": questions * patches})
         known = self.measured("evaluate").get("seconds")
-        return Cost(int(positions), flops, self.seconds("evaluate", positions, flops) if known is None else known)
+        return Cost(int(positions), flops, self.seconds("evaluate", flops) if known is None else known)
 
     def questions(self, settings: dict) -> int:
         """Questions of all vision tasks under one condition."""
@@ -207,7 +207,7 @@ class Plan:
             most = max((r.image_fraction for r in self.study.recipes), default=0) * self.scale.cooldown.tokens
             return round(most * (2 + self.density(job, "captions")["image"] / job.settings["patches"] * IMAGE_BYTES))
         image = self.density(job, "instructions")["image"] / job.settings["patches"]
-        return round(self.scale.finetune.expected_pass_tokens * (2 + image * IMAGE_BYTES))
+        return round(self.scale.expected.pass_tokens * (2 + image * IMAGE_BYTES))
 
     def feature_bytes(self, job: Job) -> int:
         file = self.ledger.root / job.folder / "features.npy"
@@ -224,14 +224,10 @@ class Plan:
     def measured(self, phase: str) -> dict:
         return self.benchmark.get(phase, {})
 
-    def seconds(self, phase: str, tokens: float, flops: float) -> float:
-        """Seconds of one device: FLOPs over the measured or the expected rate. Raises ValueError where there is neither."""
-        rate = self.measured(phase).get("flops_per_second")
-        hardware = self.scale.hardware
-        if rate is None and None in (hardware.tflops, hardware.mfu):
-            file = f"configs/scale/{self.study.settings.params.preset}.yaml"
-            raise ValueError(f"{file}: hardware.tflops and hardware.mfu are not set, and {THROUGHPUT} has no {phase}")
-        return flops / (rate or hardware.tflops * 1e12 * hardware.mfu)
+    def seconds(self, phase: str, flops: float) -> float:
+        """Seconds of one device: FLOPs over the measured rate, or the one that the preset expects."""
+        expected = self.scale.expected
+        return flops / self.measured(phase).get("flops_per_second", expected.tflops * 1e12 * expected.mfu)
 
     # --- the whole ---
 
@@ -319,8 +315,9 @@ class Plan:
     def rates(self) -> str:
         if self.benchmark:
             return f"measured: {THROUGHPUT}"
-        hardware = self.scale.hardware
-        return f"{hardware.tflops:g} TFLOP/s a device at {100 * hardware.mfu:g}% MFU, as the preset expects; nothing was measured"
+        expected = self.scale.expected
+        rate = f"{expected.tflops:g} TFLOP/s a device at {100 * expected.mfu:g}% MFU"
+        return f"{rate}, as the preset expects; nothing was measured"
 
 
 def shape(size: dict) -> DecoderShape:

@@ -372,7 +372,7 @@ class Study:
         optimisation = self.text_phase(recipe.text_budget) if phase == "pretrain" else getattr(scale, phase)
         return {
             "model": self.model_size(recipe.size).model_dump(),
-            "optimisation": optimisation.model_dump(exclude={"rewarm_all", "expected_pass_tokens"}),
+            "optimisation": optimisation.model_dump(exclude={"rewarm_all"}),
             "seed": seed,
             "hardware": scale.hardware.model_dump(include={"device", "threads", "microbatch"}),
         }
@@ -584,7 +584,8 @@ class Study:
         for recipe in dict.fromkeys((*self.sweeps["timing"], *self.sweeps["rewarm"])):
             job = self.cooldown(recipe)
             title = f"{recipe.branch_percent:g}%"
-            title += f", re-warmed as at {recipe.rewarm_like:g}%" if job.settings["rewarm"] else ""
+            if job.settings["rewarm"] and recipe.rewarm_like is not None:
+                title += f", re-warmed as at {recipe.rewarm_like:g}%"
             branches[title] = {"step": self.branch_step(recipe), **planned_cooldown(job.settings).describe()}
         counts: dict[str, int] = {}
         for job in {job.key: job for scores in self.all_runs.values() for job in lineage(scores)}.values():
