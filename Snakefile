@@ -66,9 +66,9 @@ rule sources:
     log:
         "logs/sources/{id}.log",
     priority: 100  # the text run waits for the first three phases, and everything else for it
-    threads: 1
+    threads: study.readers
     resources:
-        mem_mb=1500,
+        mem_mb=1500 * study.readers,
     message:
         "data: {wildcards.id}"
     shell:
@@ -102,9 +102,9 @@ rule shards:
     log:
         "logs/shards/{id}.log",
     priority: 100
-    threads: 1
+    threads: study.readers
     resources:
-        mem_mb=1500,
+        mem_mb=1500 * study.readers,
     message:
         "shards: {wildcards.id}"
     shell:

@@ -544,7 +544,7 @@ def test_images_that_are_none_are_refused(copy):
 
 def test_unknown_formats_and_files_are_refused(copy):
     with pytest.raises(ValueError, match="unknown format"):
-        list(read_questions("vizwiz", copy / "presence"))
+        list(read_questions("nocaps", copy / "presence"))
     with pytest.raises(ValueError, match="unknown files"):
         list(read_questions("pope", copy / "presence", files={"easy": "easy.json"}))
 

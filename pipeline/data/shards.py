@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.corpora import is_corpora
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, image_id, write_shards
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.files import folder_hashes
@@ -32,9 +33,11 @@ class Piece:
     image: bytes | None
 
 
-def text_sequences(documents: Iterable[list[int]], end: int, sequence: int) -> Iterator[np.ndarray]:
-    """Documents joined by `end` and cut into uint16 [sequence + 1]; the last incomplete one is dropped."""
-    waiting: list[int] = []
+def text_sequences(
+    documents: Iterable[list[int]], end: int, sequence: int, rest: list[int] | None = None
+) -> Iterator[np.ndarray]:
+    """Documents joined by `end` and cut into uint16 [sequence + 1]; what is left for an incomplete one goes to `rest`."""
+    waiting: list[int] = [] if rest is None else rest
     for document in documents:
         waiting += [*document, end]
         while len(waiting) > sequence:
@@ -112,6 +115,10 @@ def packed_sample(group: list[Piece], sequence: int, padding: int) -> dict:
 def run(job, out: Path) -> dict:
     """Phase "shards": tokenize a part and write its training sequences."""
     settings, source = job.settings, job.inputs["source"]
+    if is_corpora(source):
+        from pipeline.data.convert import convert_corpora
+
+        return convert_corpora(job, out)
     tokenizer = load_tokenizer(job.inputs["tokenizer"] / "tokenizer.json")
     counts = {"sequences": 0, "positions": 0, "pieces": 0, "labels": 0, "image_positions": 0, "padding": 0}
 
