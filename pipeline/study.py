@@ -22,7 +22,7 @@ from pipeline.training.schedule import Schedule, main_schedule, planned_cooldown
 PHASES = {
     "sources": "pipeline.data.sources",
     "tokenizer": "pipeline.data.tokenizer",
-    "shards": "pipeline.data.shards",
+    "shards": "pipeline.data.convert",
     "features": "pipeline.data.features",
     "pretrain": "pipeline.training.train",
     "cooldown": "pipeline.training.train",

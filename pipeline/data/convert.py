@@ -1,4 +1,4 @@
-"""Phase "shards" of real corpora: listed files to MDS, file by file, by several processes.
+"""Phase "shards": training sequences of a source. Of real corpora: listed files to MDS, file by file, by several processes.
 
 Every input file becomes a folder of shards of its own below the job's resume folder, whole or not at all, so a killed job
 goes on with the files that are left, and the bits depend on neither the number of processes nor on kills. At the end the
@@ -31,12 +31,13 @@ import fsspec
 import numpy as np
 
 from pipeline.data import formats
-from pipeline.data.corpora import join, listed_corpora, place_of, read_bytes, read_list
+from pipeline.data.corpora import is_corpora, join, listed_corpora, place_of, read_bytes, read_list
 from pipeline.data.formats import BadRecord
 from pipeline.data.images import undecodable
 from pipeline.data.read_text import documents, token_lists
 from pipeline.data.records import Caption, Conversation
 from pipeline.data.shards import Piece, caption_piece, conversation_piece, pack, packed_sample, text_sequences
+from pipeline.data.shards import run as write_sequences
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, write_shards
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.files import atomic_folder, read_json, stable_json, write_text
@@ -515,8 +516,13 @@ def count_missing(work: Work, name: str, units: list[Unit]) -> dict[str, int]:
     return {"captions": total, "missing_images": total - used}
 
 
+def run(job, out: Path) -> dict:
+    """Phase "shards": tokenize a part and write its training sequences."""
+    return convert_corpora(job, out) if is_corpora(job.inputs["source"]) else write_sequences(job, out)
+
+
 def convert_corpora(job, out: Path) -> dict:
-    """Phase "shards" of real corpora. Returns counts, in all and by corpus. Raises ValueError."""
+    """Returns counts, in all and by corpus. Raises ValueError."""
     import streaming  # noqa: F401 (slow to import: once, before the processes are forked)
 
     workers, allowed = job.context["corpora"]["workers"], job.context["corpora"]["bad_records"]

@@ -233,6 +233,8 @@ def list_benchmark(job, out: Path, name: str, corpus: dict, place: str) -> dict:
     folder, split = Path(place), job.settings["split"]
     images = folder / corpus["images"]
     options = {key: corpus[key] for key in ("files", "image_name", "split")}
+    if missing := set(formats.FILES[corpus["format"]]) - set(corpus["files"]):
+        raise ValueError(f"{name}: files names no {' and no '.join(sorted(missing))}")
     questions = list(formats.read_questions(corpus["format"], folder, task=name, images=images, **options))
     if not questions:
         raise formats.BadRecord(folder, "-", f"has no questions of {name}")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.corpora import is_corpora
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, image_id, write_shards
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.files import folder_hashes
@@ -113,12 +112,8 @@ def packed_sample(group: list[Piece], sequence: int, padding: int) -> dict:
 
 
 def run(job, out: Path) -> dict:
-    """Phase "shards": tokenize a part and write its training sequences."""
+    """Tokenize a part of the composed scenes' source and write its training sequences."""
     settings, source = job.settings, job.inputs["source"]
-    if is_corpora(source):
-        from pipeline.data.convert import convert_corpora
-
-        return convert_corpora(job, out)
     tokenizer = load_tokenizer(job.inputs["tokenizer"] / "tokenizer.json")
     counts = {"sequences": 0, "positions": 0, "pieces": 0, "labels": 0, "image_positions": 0, "padding": 0}
 
