@@ -43,7 +43,7 @@ from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.files import atomic_folder, read_json, stable_json, write_text
 from pipeline.processes import end_with
 
-COUNTS, QUARANTINE, UIDS = "part.json", "quarantine.jsonl", "uids.txt"
+SHARDS, COUNTS, QUARANTINE, UIDS = "mds", "part.json", "quarantine.jsonl", "uids.txt"  # what a file leaves
 RECORDS = 10_000  # of a JSON list that are converted together
 ENOUGH = 1 << 16  # bytes read at a time where a file is only hashed
 
@@ -292,7 +292,7 @@ def write_part(work: Work, unit: Unit, out: Path) -> None:
         else:
             given = listed if work.part == "captions" else file
             columns, samples = PACKED_COLUMNS, packed(work, tally, pieces(work, unit, given, tally, uids))
-        tally.counts["sequences"] = write_shards(out, columns, samples)
+        tally.counts["sequences"] = write_shards(out / SHARDS, columns, samples)
         tally.check_number()
         if work.part != "instructions":
             listed.finish()
@@ -483,11 +483,10 @@ def gather(work: Work, units: list[Unit], out: Path) -> Counter:
 
     counts: Counter = Counter()
     for unit in units:
-        for file in sorted(work.part_of(unit).iterdir()):
-            if file.name not in (COUNTS, QUARANTINE, UIDS):
-                folder = out / f"{unit.number:05d}"
-                folder.mkdir(exist_ok=True)
-                os.link(file, folder / file.name)
+        folder = out / f"{unit.number:05d}"
+        folder.mkdir()
+        for file in (work.part_of(unit) / SHARDS).iterdir():
+            os.link(file, folder / file.name)
     if work.part == "text":
         rests = (read_json(work.part_of(unit) / COUNTS)["rest"] for unit in units)
         end, rest = tokenizer_at(work.tokenizer).end, []

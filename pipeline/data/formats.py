@@ -39,6 +39,7 @@ FILES = {
 # How an image id becomes a file name, where the format gives an id.
 IMAGE_NAMES = {"vqav2": "{:012d}.jpg", "gqa": "{}.jpg", "textvqa": "{}.jpg"}
 JSON_CHUNK = 1 << 20  # bytes of a JSON list that are read at a time
+DECODER = json.JSONDecoder()
 LONGEST_ITEM = 1 << 26  # characters of one item of a JSON list
 # OCID counts the objects on the table: up to here they stand free, touch, are stacked.
 OCID_CLUTTER = ((9, "minimum"), (16, "medium"), (20, "maximum"))
@@ -322,47 +323,49 @@ def read_conversations(json_path: Path, image_root: Path) -> Iterator[Conversati
 
 def json_items(file: BinaryIO, name: object) -> Iterator[object]:
     """The items of a JSON list, one by one: LLaVA's is a gigabyte. Raises BadRecord for what is not such a list."""
-    decoder, text, rest, number = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")(), "", 0
-    opened = ended = False
+    text, rest, number, place = codecs.getincrementaldecoder("utf-8")(), "", 0, 0
     while True:
+        data = file.read(JSON_CHUNK)
         try:
-            data = file.read(JSON_CHUNK)
-            rest = (rest + text.decode(data, final=not data)).lstrip()
-        except UnicodeDecodeError as error:
-            raise BadRecord(name, number, f"is not JSON ({error})") from None
-        if not opened and rest:
-            if rest[0] != "[":
-                raise BadRecord(name, "-", "is not a JSON list")
-            rest, opened = rest[1:].lstrip(), True
-        start = 0
-        while opened and not ended:
-            place = _skip(rest, start, " \t\r\n")
-            if rest[place : place + 1] == "]":
-                ended, start = True, place + 1
-                break
-            if number and rest[place : place + 1] == ",":
-                place = _skip(rest, place + 1, " \t\r\n")
-            elif number and place < len(rest):
-                raise BadRecord(name, number, "is not JSON (no comma between two items)")
-            try:
-                item, end = decoder.raw_decode(rest, place)
-            except ValueError as error:
-                if not data or len(rest) - start > LONGEST_ITEM:
-                    raise BadRecord(name, number, f"is not JSON ({error})") from None
-                break
-            if end == len(rest) and data:  # a number might go on
-                break
-            yield item
-            number, start = number + 1, end
-        rest = rest[start:]
-        if not data:
+            rest, place = rest[place:] + text.decode(data, final=not data), 0
+            while found := _json_item(rest, place, first=number == 0):
+                item, place = found
+                yield item
+                number += 1
+        except ValueError as error:
+            # What is no item yet may be one when more of it is read.
+            if not data or len(rest) - place > LONGEST_ITEM or isinstance(error, UnicodeDecodeError):
+                raise BadRecord(name, number, f"is not JSON ({error})") from None
+        else:
             break
-    if not ended or rest.strip():
-        raise BadRecord(name, "-", "is not JSON (something follows the list)" if ended else "is not JSON (cut off)")
+    while data := file.read(JSON_CHUNK):
+        if data.strip():
+            raise BadRecord(name, number, "is not JSON (something follows the list)")
 
 
-def _skip(text: str, place: int, characters: str) -> int:
-    while place < len(text) and text[place] in characters:
+def _json_item(text: str, place: int, first: bool) -> tuple[object, int] | None:
+    """The item of a JSON list after its "[" or a ",", and the place of the next "," or "]"; None at the list's end.
+
+    Raises ValueError if there is no whole item.
+    """
+    place, opening = _after_space(text, place), "[" if first else ","
+    if not first and text[place:] and text[place] == "]" and not text[place + 1 :].strip():
+        return None
+    if text[place : place + 1] != opening:
+        raise json.JSONDecodeError(f"Expecting {opening!r}", text, place)
+    place = _after_space(text, place + 1)
+    if first and text[place:].rstrip() == "]":
+        return None
+    item, end = DECODER.raw_decode(text, place)
+    end = _after_space(text, end)
+    if text[end : end + 1] not in (",", "]"):  # a number may go on
+        raise json.JSONDecodeError("Expecting ',' or ']'", text, end)
+    return item, end
+
+
+def _after_space(text: str, place: int) -> int:
+    """The next place of a text that is not JSON's white space."""
+    while place < len(text) and text[place] in " \t\r\n":
         place += 1
     return place
 
