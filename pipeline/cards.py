@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from pipeline import artifacts
-from pipeline.config import Corpora, check_paths, find_tokenizer
+from pipeline.config import Corpora, check_paths
 from pipeline.files import digest, read_json, stable_json, write_text
 from pipeline.study import PHASES, STAGES, Job, Study, lineage
 
@@ -225,7 +225,7 @@ class Ledger:
             "licences": [licence.model_dump() for licence in data.every_licence],
         }
         if isinstance(data.source, Corpora):
-            context["corpora"] = data.source.model_dump() | {"tokenizer": str(find_tokenizer(data.source))}
+            context["corpora"] = data.source.context()
         return context
 
     def check_paths(self) -> None:

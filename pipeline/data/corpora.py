@@ -45,12 +45,6 @@ def is_corpora(source: Path) -> bool:
     return (source / MANIFEST).exists()
 
 
-def place_of(context: dict, path: str) -> str:
-    """Where a path of configs/data points to: see `config.Corpora.place`."""
-    root = context["corpora"]["root"].rstrip("/")
-    return path if "://" in path or path.startswith("/") else f"{root}/{path}"
-
-
 def files_below(place: str, suffixes: tuple[str, ...]) -> dict[str, int]:
     """Bytes of every file below a folder (or of the one file) that ends so, by its name relative to the folder.
 
@@ -74,6 +68,11 @@ def read_bytes(place: str) -> bytes:
     """A whole file. Raises FileNotFoundError."""
     with fsspec.open(place, "rb") as file:
         return file.read()
+
+
+def image_name(corpus: dict, image: str) -> str:
+    """Where an image of a LLaVA corpus lies, relative to the corpus."""
+    return PurePosixPath(corpus["images"], image).as_posix()
 
 
 # --- listing ----------------------------------------------------------------------------------------------------------
@@ -212,7 +211,7 @@ def list_llava(job, out: Path, name: str, corpus: dict, place: str) -> dict:
 
     def lines() -> Iterator[dict]:
         nonlocal missing
-        names = [corpus["file"], *(PurePosixPath(corpus["images"], image).as_posix() for image in images)]
+        names = [corpus["file"], *(image_name(corpus, image) for image in images)]
         for file, entry in zip(names, hashes.of(f"{place}/{file}" for file in names)):
             if "missing" in entry:
                 missing += 1
@@ -263,7 +262,7 @@ def read_task(source: Path, split: str, task: str, format: str, context: dict) -
         yield from formats.read_questions(format, folder / task, images=folder / "images", task=task)
         return
     benchmark = context["corpora"]["evaluation"][split][task]
-    images = Path(place_of(context, benchmark["path"]), benchmark["images"])
+    images = Path(benchmark["path"], benchmark["images"])
     with open(folder / task / "questions.jsonl", encoding="utf-8") as lines:
         for line in lines:
             record = json.loads(line)
@@ -287,7 +286,7 @@ def read_splits(source: Path, split: str, task: str, format: str) -> dict[str, s
 def write_heldout(job, out: Path) -> dict:
     """The first held-out documents, as one file; all of them must be whole."""
     heldout = job.settings["heldout"]
-    place, wanted, lines = place_of(job.context, job.context["corpora"]["heldout"]["path"]), heldout["documents"], []
+    place, wanted, lines = job.context["corpora"]["heldout"]["path"], heldout["documents"], []
     for name in files_below(place, DATA_FILES["dclm_raw"]):
         with fsspec.open(join(place, name), "rb") as file:
             for document in formats.strict(documents(file, name)):
@@ -304,7 +303,7 @@ def write_heldout(job, out: Path) -> dict:
 
 def copy_choices(job, out: Path) -> dict:
     """The multiple-choice files, each of which must be whole."""
-    place, counts = place_of(job.context, job.context["corpora"]["choices"]["path"]), {}
+    place, counts = job.context["corpora"]["choices"]["path"], {}
     folder = out / "evaluation" / "text"
     folder.mkdir(parents=True)
     for name in files_below(place, (".jsonl",)):
@@ -322,7 +321,7 @@ def list_corpora(job, out: Path) -> dict:
     if part == "evaluation":
         where = where[settings["split"]]
     for name, corpus in settings["corpora"].items():
-        place, licence = place_of(job.context, where[name]["path"]), where[name]["licence"]
+        place, licence = where[name]["path"], where[name]["licence"]
         if part == "evaluation":
             found = list_benchmark(job, out, name, corpus, place)
         elif corpus["format"] == "llava":
@@ -332,8 +331,7 @@ def list_corpora(job, out: Path) -> dict:
         listed[name] = found | {"settings": corpus, "licence": licence}
         if corpus["format"] == "datacompdr":
             images = where[name]["images"]
-            place = place_of(job.context, images["path"])
-            found = list_tree(job, out, f"{name}.images", corpus["images"], place, "img2dataset")
+            found = list_tree(job, out, f"{name}.images", corpus["images"], images["path"], "img2dataset")
             listed[name]["images"] = found | {"licence": images["licence"]}
     counts: dict = {"corpora": listed}
     if part == "text":
