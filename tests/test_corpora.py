@@ -29,7 +29,7 @@ from official import picture, prose, sha256, uid
 
 from pipeline.config import ConfigError
 from pipeline.data import convert, formats
-from pipeline.data.corpora import read_task
+from pipeline.data.corpora import read_splits, read_task, read_turns
 from pipeline.data.formats import BadRecord
 from pipeline.data.images import undecodable
 from pipeline.data.read_text import read_documents
@@ -39,9 +39,13 @@ from pipeline.files import folder_hashes, read_json
 from pipeline.run import run_job
 from pipeline.study import Job
 from pipeline.training.batches import Collate, OrderedDataset
+from pipeline.workflow import Workflow
 
 DATA, TASKS, SEQUENCE, PATCHES = "configs/data/real.yaml", "configs/tasks/real.yaml", 64, 16
 PAPER = yaml.safe_load((SOURCE / "configs/data/paper.yaml").read_text())
+BENCHMARKS = PAPER["source"]["evaluation"]["test"]
+FORMATS = {name: benchmark["format"] for name, benchmark in BENCHMARKS.items()}
+FOLDERS = {name: benchmark["path"] for name, benchmark in BENCHMARKS.items()}
 CAPTIONS = {"format": "img2dataset", "path": "cc12m", "revision": "1", "licence": "own", "verify": True}
 
 
@@ -54,7 +58,14 @@ def real(project, monkeypatch) -> Project:
     source["choices"] = None
     tasks = yaml.safe_load((SOURCE / "configs/tasks/scenes.yaml").read_text())
     tasks["vision"] = {
-        name: {"format": name, "prompt": "{question}", "scorer": "vqa", "chance": 0.0, "stable": True, "longest": 8}
+        name: {
+            "format": FORMATS[name],
+            "prompt": "{question}",
+            "scorer": "vqa",
+            "chance": 0.0,
+            "stable": True,
+            "longest": 8,
+        }
         for name in official.BENCHMARKS
     }
     project.write(DATA, yaml.safe_dump(PAPER | {"source": source}))
@@ -531,6 +542,18 @@ def test_instructions_become_batches(real, corpora, without_image, kept):
     assert batch["kinds"]["images"] > 0 and batch["kinds"]["labels"] > 0
 
 
+def test_what_is_told_in_instructions_can_be_read_without_their_images(real, corpora):
+    records = official.llava(corpora / "llava-v1.5-instruct")
+    edit_llava(corpora, lambda records: records[0].pop("conversations"))
+    job = job_of(real, "sources", "instructions")
+    assert make(real, job) == ""
+    shutil.rmtree(corpora / "llava-v1.5-instruct/gqa")
+    told = list(read_turns(real.root / job.folder, real.ledger().context))
+    assert [one.id for one in told] == [r["id"] for r in records[1:] if "image" in r]
+    assert told[0].turns[0][0] == records[1]["conversations"][0]["value"].removeprefix("<image>\n")
+    assert {one.image for one in told} == {None}
+
+
 def edit_llava(corpora: Path, change_records) -> None:
     path = corpora / "llava-v1.5-instruct/llava_v1_5_mix665k.json"
     records = json.loads(path.read_text())
@@ -733,8 +756,6 @@ def test_a_changed_tokenizer_is_another_study(real, corpora):
 
 # --- benchmarks -------------------------------------------------------------------------------------------------------
 
-FOLDERS = {name: PAPER["source"]["evaluation"]["test"][name]["path"] for name in official.BENCHMARKS}
-
 
 @pytest.fixture
 def benchmarks(corpora) -> Path:
@@ -748,7 +769,8 @@ def questions(project: Project) -> dict[str, list]:
     assert make(project, job) == ""
     context = project.ledger().context
     return {
-        name: list(read_task(project.root / job.folder, "test", name, name, context)) for name in official.BENCHMARKS
+        name: list(read_task(project.root / job.folder, "test", name, FORMATS[name], context))
+        for name in official.BENCHMARKS
     }
 
 
@@ -761,7 +783,7 @@ def test_benchmarks_are_read_from_their_official_files(real, benchmarks):
         "vizwiz": 2,
         "textvqa": 1,
         "refcoco": 2,
-        "ocid": 1,
+        "ocid_ref": 1,
         "pope": 6,
     }
     facts = {name: (q.id, q.text, q.kind, q.answers) for name, q in first.items()}
@@ -771,7 +793,7 @@ def test_benchmarks_are_read_from_their_official_files(real, benchmarks):
         "vizwiz": ("VizWiz_val_00000000", "What is this?", "answerable", ("soup",) * 10),
         "textvqa": ("34602", "What brand is it?", "word", (*["nokia"] * 9, "")),
         "refcoco": ("0-0", "man", "object", ("[0.10, 0.25, 0.60, 0.75]",)),
-        "ocid": ("17", "The can.", "medium", ("[0.12, 0.25, 0.38, 0.75]",)),
+        "ocid_ref": ("17", "The can.", "medium", ("[0.12, 0.25, 0.38, 0.75]",)),
         "pope": ("random-1", "Is there a snowboard in the image?", "random", ("yes",)),
     }
     assert first["refcoco"].box == pytest.approx((0.1, 0.25, 0.6, 0.75)) and first["gqa"].box is None
@@ -780,6 +802,29 @@ def test_benchmarks_are_read_from_their_official_files(real, benchmarks):
     for asked in found.values():
         assert all(undecodable(question.image.read_bytes()) is None for question in asked)
     assert first["vqav2"].image.name == "COCO_val2014_000000000042.jpg"
+
+
+def test_no_question_of_a_benchmark_is_known_to_be_seen_or_held_out(real, benchmarks):
+    questions(real)
+    assert read_splits(real.root / job_of(real, "sources", "evaluation").folder, "test", "gqa", "gqa") == {}
+
+
+def test_multiple_choice_is_copied(real, corpora, heldout):
+    official.dclm_raw(corpora / "dclm-baseline-1.0", files=1)
+    change(real, choices=PAPER["source"]["choices"])
+    line = {"id": "a", "context": "c", "choices": [" x", " y"], "gold": 1}
+    official.dump(corpora / "text-tasks/copa.jsonl", line)
+    official.dump(corpora / "text-tasks/piqa/validation.jsonl", {"goal": "g", "sol1": "a", "sol2": "b", "label": 0})
+    job = job_of(real, "sources", "text")
+    assert make(real, job) == ""
+    copied = real.root / job.folder / "evaluation/text"
+    assert sorted(p.relative_to(copied).as_posix() for p in copied.rglob("*.jsonl")) == [
+        "copa.jsonl",
+        "piqa/validation.jsonl",
+    ]
+    official.dump(corpora / "text-tasks/copa.jsonl", line | {"gold": 2})
+    shutil.rmtree(real.root / job.folder)
+    assert "copa.jsonl: record 1: 'gold' is 2 with 2 choices" in refused(real, "sources", "text")
 
 
 def test_a_benchmark_lists_its_files_and_the_images_that_it_uses(real, benchmarks):
@@ -918,6 +963,16 @@ def test_missing_corpora_are_one_line_before_anything_runs(real, corpora):
     assert line == f"{DATA}: source.captions.full.path: found 'corpora/cc12m', allowed: an existing folder or file"
     real.set(DATA, "source.captions.full.path", "s3://bucket/cc12m")  # asked for by the job, not by the settings
     real.ledger().check_paths()
+
+
+def test_snakemake_stops_with_the_one_line_of_a_missing_corpus(real, corpora, capsys):
+    with pytest.raises(SystemExit):
+        Workflow(real.root, {}, main=True)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"{DATA}: source.text.dclm.path: found 'corpora/dclm-baseline-1.0', allowed: an existing folder or file"
+    ]
+    assert not (real.root / ".study/jobs").exists()
 
 
 def test_captions_that_no_run_uses_need_not_be_there(real, corpora):

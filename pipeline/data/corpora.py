@@ -5,7 +5,7 @@ Phase "sources" of a corpus copies no data. It leaves
     manifest.json                            of every corpus: files, bytes, licence, digest of its list
     files/NAME.jsonl                         the list: {"file", "bytes", "sha256"} a line, and "records" where a sidecar says
     text/heldout-00000.jsonl.zst             documents for bits per byte
-    evaluation/text/TASK.jsonl               multiple choice
+    evaluation/text/TASK.jsonl, TASK/...     multiple choice, copied
     evaluation/SPLIT/TASK/questions.jsonl    a benchmark's questions; images are named relative to their folder
 
 A list's digest is the same wherever the files lie. Where that is comes from the job's context.
@@ -18,7 +18,8 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 
 import fsspec
@@ -27,7 +28,7 @@ import zstandard
 from pipeline.data import formats
 from pipeline.data.images import undecodable
 from pipeline.data.read_text import documents, read_choices
-from pipeline.data.records import Question
+from pipeline.data.records import Conversation, Question
 from pipeline.files import read_json, stable_json, write_text
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -280,6 +281,27 @@ def read_splits(source: Path, split: str, task: str, format: str) -> dict[str, s
     return formats.read_splits(format, folder / task, images=folder / "images", task=task)
 
 
+def read_turns(source: Path, context: dict) -> Iterator[Conversation]:
+    """The conversations of a source's artifact, whichever kind of source it is, without their images.
+
+    Of corpora, records that cannot be read are left out: phase "shards" has quarantined and counted them.
+    """
+    if not is_corpora(source):
+        folder = source / "instructions"
+        for one in formats.read_conversations(folder / "conversations.json", folder / "images"):
+            yield replace(one, image=None)
+        return
+    for name, listed in listed_corpora(source).items():
+        corpus, place = listed["settings"], context["corpora"]["instructions"][name]["path"]
+        with fsspec.open(f"{place}/{corpus['file']}", "rb") as file:
+            for number, record in enumerate(formats.json_items(file, corpus["file"])):
+                has_image = isinstance(record, dict) and record.get("image") is not None
+                if not has_image and corpus["without_image"] == "drop":
+                    continue
+                with suppress(formats.BadRecord):
+                    yield formats.conversation(record, corpus["file"], number, lambda image, where: None)
+
+
 # --- the phase --------------------------------------------------------------------------------------------------------
 
 
@@ -302,14 +324,16 @@ def write_heldout(job, out: Path) -> dict:
 
 
 def copy_choices(job, out: Path) -> dict:
-    """The multiple-choice files, each of which must be whole."""
+    """The multiple-choice files: TASK.jsonl, which must be whole, and folders TASK of a data set's own, as they are."""
     place, counts = job.context["corpora"]["choices"]["path"], {}
-    folder = out / "evaluation" / "text"
-    folder.mkdir(parents=True)
-    for name in files_below(place, (".jsonl",)):
-        path = folder / PurePosixPath(name).name
+    for name in files_below(place, (".jsonl", ".json", ".parquet")):
+        path = out / "evaluation" / "text" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(read_bytes(join(place, name)))
-        counts[path.stem] = sum(1 for _ in read_choices(path, path.stem))
+        if path.suffix == ".jsonl" and name == path.name:
+            counts[name] = sum(1 for _ in read_choices(path, path.stem))
+        else:
+            counts[name] = path.stat().st_size
     return counts
 
 
