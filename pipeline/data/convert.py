@@ -144,8 +144,8 @@ def tokenizer_at(path: Path) -> Tokenizer:
 
 @cache
 def captions_at(path: Path) -> sqlite3.Connection:
-    """A data base of captions, to be read in this process alone."""
-    return sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1", uri=True)
+    """A finished data base of captions (its absolute path), to be read in this process alone."""
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
 
 
 def raw_text(work: Work, unit: Unit, file: BinaryIO, tally: Tally, rest: list[int]) -> Iterator[dict]:
@@ -173,7 +173,7 @@ def captioned(work: Work, unit: Unit, file: BinaryIO, tally: Tally, uids: TextIO
     """
     corpus = work.corpora[unit.corpus]
     joined = corpus["format"] == "datacompdr"
-    known = captions_at(work.captions(unit.corpus)) if joined else None
+    known = captions_at(work.captions(unit.corpus).resolve()) if joined else None
     for key, members in formats.tar_samples(file, unit.file):
         if isinstance(members, BadRecord):
             yield members
@@ -532,6 +532,7 @@ def convert_corpora(job, out: Path) -> dict:
     for unit in units:
         size[unit.corpus] += unit.bytes
     done: Counter = Counter()
+    job.progress.begin_at(sum(unit.bytes for unit in units if (work.part_of(unit) / COUNTS).exists()))
     for unit, found in zip(units, in_order(partial(convert, work), units, workers)):
         counts[unit.corpus].update(found)
         done[unit.corpus] += unit.bytes
