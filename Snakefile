@@ -66,9 +66,9 @@ rule sources:
     log:
         "logs/sources/{id}.log",
     priority: 100  # the text run waits for the first three phases, and everything else for it
-    threads: 1
+    threads: study.readers
     resources:
-        mem_mb=1500,
+        mem_mb=1500 * study.readers,
         runtime=study.minutes,
     message:
         "data: {wildcards.id}"
@@ -104,9 +104,9 @@ rule shards:
     log:
         "logs/shards/{id}.log",
     priority: 100
-    threads: 1
+    threads: study.readers
     resources:
-        mem_mb=1500,
+        mem_mb=1500 * study.readers,
         runtime=study.minutes,
     message:
         "shards: {wildcards.id}"

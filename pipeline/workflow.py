@@ -9,17 +9,25 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.cards import Ledger
-from pipeline.config import ConfigError, check_weights, load_settings
+from pipeline.config import ConfigError, Corpora, check_weights, load_settings
 from pipeline.processes import OWNER, Presence, end_with_dvc, remove_stale_locks
 from pipeline.study import STAGES, TABLES, Job, Study, lineage
+
+Made = TypeVar("Made")
 
 
 def open_ledger(root: Path) -> Ledger:
     """The ledger of the study that params.yaml describes. A configuration error ends the process with its one line."""
+    return refuse(lambda: Ledger(Study(load_settings(root)), root))
+
+
+def refuse(make: Callable[[], Made]) -> Made:
+    """What `make` makes. A configuration error in it ends the process with its one line."""
     try:
-        return Ledger(Study(load_settings(root)), root)
+        return make()
     except ConfigError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
@@ -48,6 +56,7 @@ class Workflow:
             if busy:
                 print(busy, file=sys.stderr)
             self.ledger.take_back()
+            refuse(self.ledger.check_paths)
             self.ledger.mark_deleted()
             self.ledger.write_jobs()
 
@@ -72,6 +81,12 @@ class Workflow:
     @property
     def threads(self) -> int:
         return self.settings.scale.hardware.threads
+
+    @property
+    def readers(self) -> int:
+        """Processes that a job may read corpora with."""
+        source = self.settings.data.source
+        return source.workers if isinstance(source, Corpora) else 1
 
     @property
     def memory_mb(self) -> int:

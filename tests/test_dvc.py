@@ -12,7 +12,18 @@ import yaml
 from conftest import SOURCE
 
 from pipeline.cards import Ledger, code_fingerprint
-from pipeline.config import Experiments, Settings, check_encoders, check_scale, check_tasks, load_settings, section_at
+from pipeline.config import (
+    Corpora,
+    Experiments,
+    Settings,
+    check_encoders,
+    check_scale,
+    check_tasks,
+    load_settings,
+    load_yaml,
+    parse,
+    section_at,
+)
 from pipeline.study import PHASES, STAGES, TABLES, Study
 
 DVC = yaml.safe_load((SOURCE / "dvc.yaml").read_text(encoding="utf-8"))
@@ -32,6 +43,10 @@ NAMES = {"params.preset": "scale", "params.data": "data", "params.tasks": "tasks
 ENCODER = ("pixels", "cache", "trained_rate")
 OTHER = "other"  # for what has one valid value today; and the name of a second encoder
 
+PAPER = load_yaml(SOURCE / "configs/data/paper.yaml", SOURCE)["source"]
+CAPTIONS = dict.fromkeys(("full", "short", "keywords"), PAPER["captions"]["cc12m"])
+CORPORA = parse(Corpora, PAPER | {"captions": CAPTIONS}, "")
+
 # Values to try where neither one more, nor half, nor the opposite, nor another choice will do: the first that differs.
 VALUES = {
     "params.preset": [OTHER],
@@ -39,6 +54,7 @@ VALUES = {
     "params.tasks": [OTHER],
     "params.recipe.branch_percent": [50, 60],
     "params.recipe.encoder": [OTHER],
+    "params.recipe.captions": ["short"],
     "params.recipe.rewarm_like": [50, 60],
     "params.experiments.*.branch_percent": [[0, 50, 100], [0, 60, 100]],
     "params.experiments.*.rewarm_like": [[50], [60]],
@@ -59,6 +75,7 @@ VALUES = {
     "scale.larger.heads": [1, 2],
     "scale.larger.width": [192, 96],
     "scale.hardware.microbatch": [2, 1],
+    "data.source": [CORPORA],
     "data.licences.*": ["one", "another"],
     "tasks.vision.*.prompt": ["{question}!", "{question}"],
     "tasks.vision.*.threshold": [0.5, 0.25],

@@ -350,8 +350,8 @@ def with_siglip(project):
 
 
 def test_costs_can_be_asked_before_there_are_weights(with_siglip):
-    with_siglip.set(SCALE, "hardware.tflops", 1.0)
-    with_siglip.set(SCALE, "hardware.mfu", 0.5)
+    with_siglip.set(SCALE, "expected.tflops", 1.0)
+    with_siglip.set(SCALE, "expected.mfu", 0.5)
     ledger = with_siglip.ledger()
     plan = Plan(ledger)
     tuned = next(job for job in plan.jobs if job.phase == "finetune" and not job.settings["blind"])

@@ -15,6 +15,8 @@ from PIL import Image
 
 from pipeline.data import formats, scenes, shards
 from pipeline.data import write_scenes as writer
+from pipeline.data.corpora import read_splits as splits_of_task
+from pipeline.data.corpora import read_task, read_turns
 from pipeline.data.formats import BadRecord, read_captions, read_conversations, read_questions, read_splits
 from pipeline.data.tokenizer import train_tokenizer
 
@@ -354,6 +356,20 @@ def test_questions_round_trip(written, task):
     assert list(read_splits(TASKS[task], folder / task).values()) == [item.split for item in expected]
 
 
+def test_readers_that_serve_every_source_serve_the_scenes(written):
+    folder = written / "evaluation" / "test"
+    options = {"images": folder / "images", "task": "boxes"}
+    assert list(read_task(written, "test", "boxes", "refcoco", {})) == list(
+        read_questions("refcoco", folder / "boxes", **options)
+    )
+    splits = read_splits("refcoco", folder / "boxes", **options)
+    assert splits and splits_of_task(written, "test", "boxes", "refcoco") == splits
+    told = list(read_turns(written, {}))
+    folder = written / "instructions"
+    read = read_conversations(folder / "conversations.json", folder / "images")
+    assert [(one.id, one.turns, one.image) for one in told] == [(one.id, one.turns, None) for one in read]
+
+
 def test_reference_captions_round_trip(written):
     made = writer.evaluation_scenes(SETTINGS, "test")
     folder = written / "evaluation" / "test"
@@ -544,7 +560,7 @@ def test_images_that_are_none_are_refused(copy):
 
 def test_unknown_formats_and_files_are_refused(copy):
     with pytest.raises(ValueError, match="unknown format"):
-        list(read_questions("vizwiz", copy / "presence"))
+        list(read_questions("nocaps", copy / "presence"))
     with pytest.raises(ValueError, match="unknown files"):
         list(read_questions("pope", copy / "presence", files={"easy": "easy.json"}))
 

@@ -1,19 +1,23 @@
 """Readers of the official file formats: img2dataset tars, LLaVA JSON, and the files of vision benchmarks.
 
 They serve the embedded composed scenes and the real data sets alike. Whatever is missing or malformed raises BadRecord
-with one line that names the file, the record and the reason; nothing is skipped. Nothing is unpickled, and no path in a
-file may leave the folder that it is relative to. Images are not decoded here: only their first bytes are looked at (and
-the header, where a box in px needs the image's size).
+with one line that names the file, the record and the reason; nothing is skipped. Readers of open files (`captions`,
+`tar_samples`) give the BadRecord in the record's place instead, for sources that may have some. No code is executed from
+a file, and no path in one may leave the folder that it is relative to. Images are not decoded here: only their first
+bytes are looked at (and the header, where a box in px needs the image's size).
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
+import pickle
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TypeVar
 
 from PIL import Image
 
@@ -29,20 +33,49 @@ FILES = {
     "textvqa": {"questions": "questions.json"},
     "refcoco": {"instances": "instances.json", "refs": "refs.json"},
     "ocid": {"expressions": "expressions.json"},
+    "vizwiz": {"questions": "questions.json"},
     "coco_captions": {"captions": "captions.json"},
 }
 # How an image id becomes a file name, where the format gives an id.
 IMAGE_NAMES = {"vqav2": "{:012d}.jpg", "gqa": "{}.jpg", "textvqa": "{}.jpg"}
+JSON_CHUNK = 1 << 20  # bytes of a JSON list that are read at a time
+DECODER = json.JSONDecoder()
+LONGEST_ITEM = 1 << 26  # characters of one item of a JSON list
 # OCID counts the objects on the table: up to here they stand free, touch, are stacked.
 OCID_CLUTTER = ((9, "minimum"), (16, "medium"), (20, "maximum"))
 
 
 class BadRecord(ValueError):
-    """A file that cannot be read, or a record in it that is missing something."""
+    """A file that cannot be read, or a record in it that is missing something.
 
-    def __init__(self, file: object, record: object, reason: str):
+    `broken_at`: the byte from which on nothing of the file could be read, if it breaks off there.
+    """
+
+    def __init__(self, file: object, record: object, reason: str, broken_at: int | None = None):
         super().__init__(f"{file}: record {record}: {reason}")
-        self.file, self.record, self.reason = str(file), record, reason
+        self.file, self.record, self.reason, self.broken_at = str(file), record, reason, broken_at
+
+    def __reduce__(self):
+        return BadRecord, (self.file, self.record, self.reason, self.broken_at)  # from one process to another
+
+
+Found = TypeVar("Found")
+
+
+def strict(found: Iterable[Found | BadRecord]) -> Iterator[Found]:
+    """What was read. Raises the first BadRecord among it."""
+    for one in found:
+        if isinstance(one, BadRecord):
+            raise one
+        yield one
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A local file, open for reading. Raises BadRecord."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise BadRecord(path, "-", f"cannot be read ({error.strerror})") from None
 
 
 # --- small checks -----------------------------------------------------------------------------------------------------
@@ -81,12 +114,17 @@ def _is_image(head: bytes) -> bool:
     return any(head.startswith(magic) for magic in MAGIC)
 
 
-def _inside(root: Path, name: str, file: object, where: object) -> Path:
-    """The path `name` below `root`. Refuses absolute paths and any step upwards."""
+def is_inside(name: str) -> bool:
+    """Whether a path stays below the folder that it is relative to: neither absolute, nor any step upwards."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name:
+    return not (path.is_absolute() or ".." in path.parts or "\\" in name)
+
+
+def _inside(root: Path, name: str, file: object, where: object) -> Path:
+    """The path `name` below `root`. Raises BadRecord for one that leaves it."""
+    if not is_inside(name):
         raise BadRecord(file, where, f"path leaves its folder: {name}")
-    return Path(root, *path.parts)
+    return Path(root, *PurePosixPath(name).parts)
 
 
 class _Images:
@@ -156,69 +194,117 @@ def read_captions(folder: Path, verify: bool = False, field: str | None = None) 
     if not tars:
         raise BadRecord(folder, "-", "no .tar file in this folder")
     for tar in tars:
-        for key, members in _samples(tar):
-            yield _caption(tar, key, members, verify, field)
+        with open_file(tar) as file:
+            yield from strict(captions(file, tar, verify, field))
 
 
-def _check_end(path: Path) -> None:
-    """Refuse a tar that was cut off: between two members, `tarfile` would take that for its end."""
+def captions(file: BinaryIO, name: object, verify: bool, field: str | None) -> Iterator[Caption | BadRecord]:
+    """The samples of an open img2dataset tar; as `read_captions`, with a BadRecord for each that cannot be read."""
+    for key, members in tar_samples(file, name):
+        if isinstance(members, BadRecord):
+            yield members
+            continue
+        try:
+            image, facts = image_of(name, key, members), sidecar(name, key, members)
+            text = caption_text(name, key, members, facts, field)
+            if verify:
+                check_image_hash(name, key, image, facts.get("sha256"))
+        except BadRecord as error:
+            yield error
+        else:
+            yield Caption(str(facts.get("uid") or key), image, text)
+
+
+class _Counted:
+    """A file being read from its beginning, and where the last byte was that is not zero."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.position, self.last = file, 0, -1
+
+    def read(self, size: int) -> bytes:
+        data = self.file.read(size)
+        if used := data.rstrip(b"\0"):
+            self.last = self.position + len(used) - 1
+        self.position += len(data)
+        return data
+
+
+def tar_samples(
+    file: BinaryIO, name: object, wanted: tuple[str, ...] = ()
+) -> Iterator[tuple[str, dict[str, bytes] | BadRecord]]:
+    """(key, {suffix: bytes}) of every run of members with one key, as WebDataset defines it.
+
+    `wanted` are the only suffixes whose bytes are read (none: all). Reads the file once, from its beginning to its end.
+    A tar that breaks off, or that is damaged, ends with a BadRecord; the sample that it breaks off in is not given.
+    """
+    key, members, counted, end = None, {}, _Counted(file), 0
     try:
-        with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - 512))
-            whole = size % 512 == 0 and not any(file.read())
-    except OSError as error:
-        raise BadRecord(path, "-", f"cannot be read ({error.strerror})") from None
-    if not whole:
-        raise BadRecord(path, "-", "is not a readable tar (it has no end mark: cut off?)")
-
-
-def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, {suffix: bytes}) of every run of members with one key, as WebDataset defines it."""
-    key, members = None, {}
-    _check_end(path)
-    try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(fileobj=counted, mode="r|", bufsize=1 << 20) as tar:
             for member in tar:
+                end = tar.offset
                 if not member.isreg():
                     continue
-                _inside(Path("."), member.name, path, member.name)
-                parent, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                this = f"{parent}/{stem}" if parent else stem
+                folder, slash, base = member.name.rpartition("/")
+                stem, _, suffix = base.partition(".")
+                this = folder + slash + stem
                 if this != key and members:
                     yield key, members
                     members = {}
                 key = this
-                members[suffix.lower()] = tar.extractfile(member).read()
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise BadRecord(path, key or "-", f"is not a readable tar ({error})") from None
+                content = not wanted or base.lower().endswith(wanted)
+                members[suffix.lower()] = tar.extractfile(member).read() if content else b""
+        while counted.read(1 << 20):
+            pass
+        # Only zeros follow the last member. `tarfile` takes a damaged header, and a cut between members, for the end.
+        if counted.last >= end or counted.position < end + tarfile.BLOCKSIZE:
+            reason = "a damaged header" if counted.last >= end else "it has no end mark: cut off?"
+            raise tarfile.ReadError(reason)
+    except (tarfile.TarError, EOFError) as error:
+        yield key or "-", BadRecord(name, key or "-", f"is not a readable tar ({error})", broken_at=end)
+        return
     if members:
         yield key, members
 
 
-def _caption(tar: Path, key: str, members: dict[str, bytes], verify: bool, field: str | None) -> Caption:
+def image_of(name: object, key: str, members: dict[str, bytes]) -> bytes:
+    """The encoded image of a sample. Raises BadRecord."""
+    _inside(Path("."), key, name, key)
     image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
     if image is None:
-        raise BadRecord(tar, key, "has no image")
+        raise BadRecord(name, key, "has no image")
     if not _is_image(image[:4]):
-        raise BadRecord(tar, key, "not a JPEG, PNG or WebP image")
-    if field is None and "txt" not in members:
-        raise BadRecord(tar, key, "has no .txt")
+        raise BadRecord(name, key, "not a JPEG, PNG or WebP image")
+    return image
+
+
+def sidecar(name: object, key: str, members: dict[str, bytes], suffix: str = "json") -> dict:
+    """The sample's KEY.json; empty if it has none. Raises BadRecord."""
     try:
-        text = members["txt"].decode("utf-8") if field is None else None
-        facts = json.loads(members.get("json", b"{}"))
+        facts = json.loads(members.get(suffix, b"{}"))
     except ValueError as error:
-        raise BadRecord(tar, key, f"text cannot be decoded ({error})") from None
+        raise BadRecord(name, key, f"text cannot be decoded ({error})") from None
     if not isinstance(facts, dict):
-        raise BadRecord(tar, key, "its .json is not an object")
-    if text is None:
-        text = _get(facts, field, str, tar, key)
+        raise BadRecord(name, key, f"its .{suffix} is not an object")
+    return facts
+
+
+def caption_text(name: object, key: str, members: dict[str, bytes], facts: dict, field: str | None) -> str:
+    """The sample's KEY.txt, or an entry of its KEY.json. Raises BadRecord."""
+    if field is None and "txt" not in members:
+        raise BadRecord(name, key, "has no .txt")
+    try:
+        text = members["txt"].decode("utf-8") if field is None else _get(facts, field, str, name, key)
+    except UnicodeDecodeError as error:
+        raise BadRecord(name, key, f"text cannot be decoded ({error})") from None
     if not text.strip():
-        raise BadRecord(tar, key, f"{field or 'caption'} is empty")
-    if verify and facts.get("sha256") != hashlib.sha256(image).hexdigest():
-        raise BadRecord(tar, key, "image does not have the sha256 of its .json")
-    return Caption(str(facts.get("uid") or key), image, text.strip())
+        raise BadRecord(name, key, f"{field or 'caption'} is empty")
+    return text.strip()
+
+
+def check_image_hash(name: object, key: str, image: bytes, sha256: object) -> None:
+    """Raises BadRecord for an image of other bytes than its sidecar says."""
+    if sha256 != hashlib.sha256(image).hexdigest():
+        raise BadRecord(name, key, "image does not have the sha256 of its .json")
 
 
 # --- instructions: LLaVA JSON -----------------------------------------------------------------------------------------
@@ -227,14 +313,71 @@ def _caption(tar: Path, key: str, members: dict[str, bytes], verify: bool, field
 def read_conversations(json_path: Path, image_root: Path) -> Iterator[Conversation]:
     """Conversations of a LLaVA JSON file; `<image>` is taken out of the text. Raises BadRecord."""
     images = _Images(image_root)
+
+    def look(image: str, where: str) -> bytes:
+        return images.path(image, json_path, where).read_bytes()
+
     for number, record in enumerate(_list(_load(json_path), json_path)):
-        name = str(_get(record, "id", (str, int), json_path, number))
-        image = None
-        if record.get("image") is not None:
-            path = images.path(_get(record, "image", str, json_path, name), json_path, name)
-            image = path.read_bytes()
-        messages = _get(record, "conversations", list, json_path, name)
-        yield Conversation(name, image, _turns(messages, json_path, name))
+        yield conversation(record, json_path, number, look)
+
+
+def json_items(file: BinaryIO, name: object) -> Iterator[object]:
+    """The items of a JSON list, one by one: LLaVA's is a gigabyte. Raises BadRecord for what is not such a list."""
+    text, rest, number, place = codecs.getincrementaldecoder("utf-8")(), "", 0, 0
+    while True:
+        data = file.read(JSON_CHUNK)
+        try:
+            rest, place = rest[place:] + text.decode(data, final=not data), 0
+            while found := _json_item(rest, place, first=number == 0):
+                item, place = found
+                yield item
+                number += 1
+        except ValueError as error:
+            # What is no item yet may be one when more of it is read.
+            if not data or len(rest) - place > LONGEST_ITEM or isinstance(error, UnicodeDecodeError):
+                raise BadRecord(name, number, f"is not JSON ({error})") from None
+        else:
+            break
+    while data := file.read(JSON_CHUNK):
+        if data.strip():
+            raise BadRecord(name, number, "is not JSON (something follows the list)")
+
+
+def _json_item(text: str, place: int, first: bool) -> tuple[object, int] | None:
+    """The item of a JSON list after its "[" or a ",", and the place of the next "," or "]"; None at the list's end.
+
+    Raises ValueError if there is no whole item.
+    """
+    place, opening = _after_space(text, place), "[" if first else ","
+    if not first and text[place:] and text[place] == "]" and not text[place + 1 :].strip():
+        return None
+    if text[place : place + 1] != opening:
+        raise json.JSONDecodeError(f"Expecting {opening!r}", text, place)
+    place = _after_space(text, place + 1)
+    if first and text[place:].rstrip() == "]":
+        return None
+    item, end = DECODER.raw_decode(text, place)
+    end = _after_space(text, end)
+    if text[end : end + 1] not in (",", "]"):  # a number may go on
+        raise json.JSONDecodeError("Expecting ',' or ']'", text, end)
+    return item, end
+
+
+def _after_space(text: str, place: int) -> int:
+    """The next place of a text that is not JSON's white space."""
+    while place < len(text) and text[place] in " \t\r\n":
+        place += 1
+    return place
+
+
+def conversation(record: object, file: object, number: int, look: Callable[[str, str], bytes]) -> Conversation:
+    """A record of a LLaVA JSON file, the `number`th; `look(name, id)` gives its image. Raises BadRecord."""
+    name = str(_get(record, "id", (str, int), file, number))
+    image = None
+    if record.get("image") is not None:
+        image = look(_get(record, "image", str, file, name), name)
+    messages = _get(record, "conversations", list, file, name)
+    return Conversation(name, image, _turns(messages, file, name))
 
 
 def _turns(messages: list, file: Path, where: str) -> tuple[tuple[str, str], ...]:
@@ -262,7 +405,7 @@ def read_questions(
     image_name: str | None = None,
     split: str | None = None,
 ) -> Iterator[Question]:
-    """Questions of a task in one of the formats "vqav2", "pope", "gqa", "textvqa", "refcoco", "ocid", "coco_captions".
+    """Questions of a task in one of the formats of FILES: "vqav2", "pope", "gqa", "textvqa", "vizwiz", "refcoco", "ocid", ...
 
     folder      holds the annotation files, named as in FILES unless `files` (role -> name) says otherwise
     task        goes into the records; the folder's name by default
@@ -334,16 +477,12 @@ def _vqav2(paths: dict[str, Path], task: str, images: _Images, pattern: str, spl
             raise BadRecord(answers_file, where, "has no annotation")
         annotation = annotations[where]
         image_id = _get(record, "image_id", (int, str), file, where)
-        answers = _get(annotation, "answers", list, answers_file, where)
-        texts = tuple(_get(answer, "answer", str, answers_file, where) for answer in answers)
-        if not texts:
-            raise BadRecord(answers_file, where, "has no answers")
         question = Question(
             id=str(where),
             task=task,
             image=images.path(_name(pattern, image_id, file, where), file, where),
             text=_get(record, "question", str, file, where),
-            answers=texts,
+            answers=_soft_answers(annotation, answers_file, where),
             kind=_get(annotation, "question_type", str, answers_file, where),
         )
         yield question, record
@@ -421,6 +560,36 @@ def _textvqa(paths: dict[str, Path], task: str, images: _Images, pattern: str, s
         yield question, record
 
 
+def _vizwiz(paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None) -> Read:
+    """One question an image; the image's name without its suffix is the id. Every question says if it can be answered."""
+    file = paths["questions"]
+    for number, record in enumerate(_list(_load(file), file)):
+        name = _get(record, "image", str, file, number)
+        answerable = _get(record, "answerable", (int, float), file, name)
+        if answerable not in (0, 1):
+            raise BadRecord(file, name, f"answerable is neither 0 nor 1: {answerable!r}")
+        question = Question(
+            id=PurePosixPath(name).stem,
+            task=task,
+            image=images.path(name, file, name),
+            text=_get(record, "question", str, file, name),
+            answers=_soft_answers(record, file, name),
+            kind="answerable" if answerable else "unanswerable",
+        )
+        yield question, record
+
+
+def _soft_answers(record: object, file: Path, where: object) -> tuple[str, ...]:
+    """What ten people answered, in VQA's form; some of them said nothing."""
+    answers = _get(record, "answers", list, file, where)
+    if not answers:
+        raise BadRecord(file, where, "has no answers")
+    for answer in answers:
+        if not isinstance(answer, dict) or not isinstance(answer.get("answer"), str):
+            raise BadRecord(file, where, f"an answer is not a text: {answer!r}")
+    return tuple(answer["answer"] for answer in answers)
+
+
 def _refcoco(paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None) -> Read:
     file = paths["instances"]
     instances = _load(file)
@@ -432,7 +601,8 @@ def _refcoco(paths: dict[str, Path], task: str, images: _Images, pattern: str, s
         for part in ("images", "annotations")
     }
     refs_file = paths["refs"]
-    for number, ref in enumerate(_list(_load(refs_file), refs_file)):
+    load = _load_pickle if refs_file.suffix in (".p", ".pkl", ".pickle") else _load
+    for number, ref in enumerate(_list(load(refs_file), refs_file)):
         ref_id = _get(ref, "ref_id", int, refs_file, number)
         if split is not None and _get(ref, "split", str, refs_file, ref_id) != split:
             continue
@@ -448,6 +618,23 @@ def _refcoco(paths: dict[str, Path], task: str, images: _Images, pattern: str, s
             text = _get(sentence, "sent", str, refs_file, ref_id)
             question = Question(f"{ref_id}-{sent_id}", task, path, text, (_box_text(box),), "object", box)
             yield question, sentence
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Reads lists, dictionaries, texts and numbers. What names any class or function is refused: nothing is executed."""
+
+    def find_class(self, module: str, name: str) -> object:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}; only plain data is read")
+
+
+def _load_pickle(path: Path) -> object:
+    """RefCOCO's `refs(unc).p`, which Python 2 wrote. Raises BadRecord."""
+    with open_file(path) as file:
+        try:
+            return _DataUnpickler(file, encoding="utf-8", errors="replace").load()
+        # A damaged pickle fails in whatever operation its bytes stand for.
+        except Exception as error:
+            raise BadRecord(path, "-", f"is not a pickle of plain data ({error})") from None
 
 
 def _corners(bbox: list) -> object:
@@ -508,6 +695,7 @@ READERS: dict[str, Callable[..., Read]] = {
     "pope": _pope,
     "gqa": _gqa,
     "textvqa": _textvqa,
+    "vizwiz": _vizwiz,
     "refcoco": _refcoco,
     "ocid": _ocid,
     "coco_captions": _coco_captions,

@@ -1,19 +1,24 @@
-"""Readers of text files: DCLM-style documents (jsonl.zst) and lm-eval-like multiple choice (jsonl).
+"""Readers of text files: DCLM-style documents (jsonl.zst), DCLM's token lists (tars), lm-eval-like multiple choice (jsonl).
 
 They serve the embedded corpus and real ones alike. Whatever is missing or malformed raises BadRecord with one
-line that names the file, the line (from 1) and the reason; nothing is skipped.
+line that names the file, the line (from 1) and the reason; nothing is skipped. `documents` and `token_lists` give it
+in the record's place instead.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import zstandard
 
-from pipeline.data.formats import BadRecord
+from pipeline.data.formats import BadRecord, open_file, strict, tar_samples
 from pipeline.data.records import Document, MultipleChoice
 
 CHUNK = 1 << 14  # compressed bytes read at a time: what bounds memory, together with LONGEST_LINE
@@ -29,19 +34,67 @@ def read_documents(source: str | Path | Iterable[Path]) -> Iterator[Document]:
     BadRecord.
     """
     for path in _paths(source):
-        for number, record in _records(path):
-            text = _field(record, "text", str, path, number)
+        with open_file(path) as file:
+            yield from strict(documents(file, path))
+
+
+def documents(file: BinaryIO, name: object) -> Iterator[Document | BadRecord]:
+    """The documents of an open file, in the place of each that cannot be read a BadRecord.
+
+    `name` (of the file) says whether it is compressed. Nothing follows the BadRecord of a damaged frame.
+    """
+    for number, record in _records(file, name):
+        if isinstance(record, BadRecord):
+            yield record
+            continue
+        try:
+            text = _field(record, "text", str, name, number)
             if not text:
-                raise BadRecord(path, number, "'text' is empty")
-            facts = record.get("metadata")
-            name = facts.get("id") if isinstance(facts, dict) else None
-            yield Document(str(name) if name else text_id(text), text)
+                raise BadRecord(name, number, "'text' is empty")
+        except BadRecord as error:
+            yield error
+            continue
+        facts = record.get("metadata")
+        given = facts.get("id") if isinstance(facts, dict) else None
+        yield Document(str(given) if given else text_id(text), text)
+
+
+def token_lists(file: BinaryIO, name: object, length: int, allowed: np.ndarray) -> Iterator[np.ndarray | BadRecord]:
+    """The sequences of one of DCLM's tokenized tars, uint16 [length]; a BadRecord for each that cannot be read.
+
+    A member is a gzipped JSON list of `length` ids. `allowed` (bool, by id) says which ids text may have.
+    """
+    for key, members in tar_samples(file, name, (".json.gz",)):
+        if isinstance(members, BadRecord):
+            yield members
+            continue
+        try:
+            yield _token_list(key, members, name, length, allowed)
+        except BadRecord as error:
+            yield error
+
+
+def _token_list(key: str, members: dict[str, bytes], name: object, length: int, allowed: np.ndarray) -> np.ndarray:
+    if "json.gz" not in members:
+        raise BadRecord(name, key, "has no .json.gz")
+    try:
+        found = json.loads(gzip.decompress(members["json.gz"]))
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise BadRecord(name, key, f"is not gzipped JSON ({error})") from None
+    if not isinstance(found, list) or not all(type(one) is int for one in found):
+        raise BadRecord(name, key, "is not a list of whole numbers")
+    if len(found) != length:
+        raise BadRecord(name, key, f"has {len(found)} tokens, not {length}")
+    if min(found) < 0 or max(found) >= len(allowed) or not allowed[found].all():
+        wrong = next(one for one in found if not 0 <= one < len(allowed) or not allowed[one])
+        raise BadRecord(name, key, f"has the id {wrong}, which is no token of text")
+    return np.array(found, np.uint16)
 
 
 def read_choices(path: str | Path, task: str) -> Iterator[MultipleChoice]:
     """Items of a .jsonl file with the keys id, context, choices, gold (index). Raises BadRecord."""
     path, seen = Path(path), set()
-    for number, record in _records(path):
+    for number, record in _strict_records(path):
         name = _field(record, "id", str, path, number)
         context = _field(record, "context", str, path, number)
         choices = _field(record, "choices", list, path, number)
@@ -54,6 +107,14 @@ def read_choices(path: str | Path, task: str) -> Iterator[MultipleChoice]:
             raise BadRecord(path, number, f"'gold' is {gold} with {len(choices)} choices")
         seen.add(name)
         yield MultipleChoice(name, task, context, tuple(choices), gold)
+
+
+def _strict_records(path: Path) -> Iterator[tuple[int, dict]]:
+    with open_file(path) as file:
+        for number, record in _records(file, path):
+            if isinstance(record, BadRecord):
+                raise record
+            yield number, record
 
 
 def text_id(text: str) -> str:
@@ -76,52 +137,61 @@ def _paths(source: str | Path | Iterable[Path]) -> list[Path]:
     return paths
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict]]:
+def _records(file: BinaryIO, name: object) -> Iterator[tuple[int, dict | BadRecord]]:
     """(line number, object) of every line that is not blank."""
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:  # undecodable text as well as undecodable JSON
-            raise BadRecord(path, number, f"is not JSON ({error})") from None
-        if not isinstance(record, dict):
-            raise BadRecord(path, number, "is not an object")
-        yield number, record
+    for number, line in enumerate(_lines(file, name), 1):
+        if isinstance(line, BadRecord):
+            yield number, line
+        elif line.strip():
+            try:
+                record = json.loads(line)
+            except ValueError as error:  # undecodable text as well as undecodable JSON
+                record = BadRecord(name, number, f"is not JSON ({error})")
+            good = isinstance(record, dict | BadRecord)
+            yield number, record if good else BadRecord(name, number, "is not an object")
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    rest, number = b"", 1
-    for chunk in _chunks(path):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-        number += len(lines)
-        if len(rest) > LONGEST_LINE:
-            raise BadRecord(path, number, f"is longer than {LONGEST_LINE} bytes")
-    if rest:
+def _lines(file: BinaryIO, name: object) -> Iterator[bytes | BadRecord]:
+    """Lines, a BadRecord in the place of one that is too long, and one for the end of a file that breaks off."""
+    rest, number, skipping = b"", 1, False
+    try:
+        for chunk in _chunks(file, name):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                if not skipping:
+                    yield line
+                skipping = False
+                number += 1
+            if len(rest) > LONGEST_LINE:
+                if not skipping:
+                    yield BadRecord(name, number, f"is longer than {LONGEST_LINE} bytes")
+                rest, skipping = b"", True
+    except BadRecord as error:
+        yield error
+        return
+    if rest and not skipping:
         yield rest
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(file: BinaryIO, name: object) -> Iterator[bytes]:
     """Decompressed bytes. A file that was cut off is an error, which zstandard's own stream reader hides."""
+    if not str(name).endswith(".zst"):
+        while chunk := file.read(CHUNK):
+            yield chunk
+        return
+    position = 0
     try:
-        with open(path, "rb") as file:
-            if not path.name.endswith(".zst"):
-                while chunk := file.read(CHUNK):
-                    yield chunk
-                return
-            frame, waiting = zstandard.ZstdDecompressor().decompressobj(), b""
-            while chunk := waiting or file.read(CHUNK):
-                if frame.eof:  # a file may hold several frames
-                    frame = zstandard.ZstdDecompressor().decompressobj()
-                yield frame.decompress(chunk)
-                waiting = frame.unused_data if frame.eof else b""
-            if not frame.eof:
-                raise BadRecord(path, "-", "ends in the middle of a zstandard frame")
-    except OSError as error:
-        raise BadRecord(path, "-", f"cannot be read ({error.strerror})") from None
+        frame, waiting = zstandard.ZstdDecompressor().decompressobj(), b""
+        while chunk := waiting or file.read(CHUNK):
+            position += 0 if waiting else len(chunk)
+            if frame.eof:  # a file may hold several frames
+                frame = zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(chunk)
+            waiting = frame.unused_data if frame.eof else b""
+        if not frame.eof:
+            raise BadRecord(name, "-", "ends in the middle of a zstandard frame", position)
     except zstandard.ZstdError as error:
-        raise BadRecord(path, "-", f"is not readable zstandard ({error})") from None
+        raise BadRecord(name, "-", f"is not readable zstandard ({error})", max(0, position - CHUNK)) from None
 
 
 def _field(record: dict, key: str, kind: type, path: Path, number: int) -> object:

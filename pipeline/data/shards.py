@@ -33,9 +33,11 @@ class Piece:
     image: bytes | None
 
 
-def text_sequences(documents: Iterable[list[int]], end: int, sequence: int) -> Iterator[np.ndarray]:
-    """Documents joined by `end` and cut into uint16 [sequence + 1]; the last incomplete one is dropped."""
-    waiting: list[int] = []
+def text_sequences(
+    documents: Iterable[list[int]], end: int, sequence: int, rest: list[int] | None = None
+) -> Iterator[np.ndarray]:
+    """Documents joined by `end` and cut into uint16 [sequence + 1]; what is left for an incomplete one goes to `rest`."""
+    waiting: list[int] = [] if rest is None else rest
     for document in documents:
         waiting += [*document, end]
         while len(waiting) > sequence:
@@ -120,7 +122,7 @@ def packed_sample(group: list[Piece], sequence: int, padding: int) -> dict:
 
 
 def run(job, out: Path) -> dict:
-    """Phase "shards": tokenize a part and write its training sequences."""
+    """Tokenize a part of the composed scenes' source and write its training sequences."""
     settings, source = job.settings, job.inputs["source"]
     tokenizer = load_tokenizer(job.inputs["tokenizer"] / "tokenizer.json")
     counts = {"sequences": 0, "positions": 0, "pieces": 0, "labels": 0, "image_positions": 0, "padding": 0}

@@ -1,4 +1,4 @@
-"""Phase "sources": write one part of a data source in its official format."""
+"""Phase "sources": write one part of a data source in its official format, or list the files of real corpora."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from pipeline.files import folder_hashes
 def run(job, out: Path) -> dict:
     """Text, captions, instructions or evaluation; returns the counts and the files' hashes."""
     settings = SimpleNamespace(**job.settings)
+    if settings.source == "corpora":
+        from pipeline.data.corpora import list_corpora
+
+        return list_corpora(job, out)
     if settings.part == "text":
         from pipeline.data.text import write_text
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from pipeline.files import write_text
+from pipeline.files import file_hash, write_text
 
 # In the order of their ids: 0..5 in a tokenizer of ours; with GPT-NeoX 0 and then 50277..50281, as the
 # authors have them.
@@ -118,8 +118,22 @@ def with_special_tokens(form: dict) -> dict:
 
 
 def run(job, out: Path) -> dict:
-    """Phase "tokenizer": train on the text and on a sample of the captions and instructions."""
+    """Phase "tokenizer": train on the text and on a sample of the captions and instructions, or take the given one."""
+    if "given" in job.settings:
+        return give_tokenizer(job, out / "tokenizer.json")
     tokenizer = train_tokenizer(study_texts(job.inputs), job.settings["vocabulary"], out / "tokenizer.json")
+    return {"vocabulary": tokenizer.vocabulary}
+
+
+def give_tokenizer(job, out_file: Path) -> dict:
+    """Copy the tokenizer that corpora come with. Raises ValueError for another file than the card's, or too many ids."""
+    path, room = Path(job.context["corpora"]["tokenizer"]), job.settings["vocabulary"]
+    tokenizer = load_tokenizer(path)
+    if file_hash(path) != job.settings["given"]:
+        raise ValueError(f"{path}: is not the file that the study was planned with (sha256)")
+    if tokenizer.vocabulary > room:
+        raise ValueError(f"{path}: has {tokenizer.vocabulary} ids, the model's vocabulary has room for {room}")
+    write_text(out_file, path.read_text(encoding="utf-8"))
     return {"vocabulary": tokenizer.vocabulary}
 
 

@@ -1,0 +1,376 @@
+"""Real corpora where they lie, on disk or S3: their files, listed and hashed; and the questions of their benchmarks.
+
+Phase "sources" of a corpus copies no data. It leaves
+
+    manifest.json                            of every corpus: files, bytes, licence, digest of its list
+    files/NAME.jsonl                         the list: {"file", "bytes", "sha256"} a line, and "records" where a sidecar says
+    text/heldout-00000.jsonl.zst             documents for bits per byte
+    evaluation/text/TASK.jsonl, TASK/...     multiple choice, copied
+    evaluation/SPLIT/TASK/questions.jsonl    a benchmark's questions; images are named relative to their folder
+
+A list's digest is the same wherever the files lie. Where that is comes from the job's context.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path, PurePosixPath
+
+import fsspec
+import zstandard
+
+from pipeline.data import formats
+from pipeline.data.images import undecodable
+from pipeline.data.read_text import documents, read_choices
+from pipeline.data.records import Conversation, Question
+from pipeline.files import read_json, stable_json, write_text
+
+CHUNK = 1 << 20  # bytes read at a time
+MANIFEST = "manifest.json"
+DATA_FILES = {
+    "dclm_raw": (".jsonl.zst", ".jsonl"),
+    "dclm_tokenized": (".tar",),
+    "img2dataset": (".tar",),
+    "datacompdr": (".tar",),
+}
+
+
+def is_corpora(source: Path) -> bool:
+    """Whether a source's artifact lists corpora. Otherwise it holds data in the official formats itself."""
+    return (source / MANIFEST).exists()
+
+
+def files_below(place: str, suffixes: tuple[str, ...]) -> dict[str, int]:
+    """Bytes of every file below a folder (or of the one file) that ends so, by its name relative to the folder.
+
+    Raises ValueError if there is none.
+    """
+    system, folder = fsspec.core.url_to_fs(place)
+    found = system.find(folder, detail=True)
+    names = {path: PurePosixPath(path).relative_to(folder).as_posix() for path in found}
+    sizes = {names[path]: found[path]["size"] for path in sorted(found) if path.endswith(suffixes)}
+    if not sizes:
+        raise ValueError(f"{place}: no {' or '.join(suffixes)} file here")
+    return {PurePosixPath(folder).name if name == "." else name: size for name, size in sizes.items()}
+
+
+def join(place: str, name: str) -> str:
+    """Where a listed file lies: `place` is its folder, or the file itself."""
+    return place if place.endswith(f"/{name}") and not name.count("/") else f"{place}/{name}"
+
+
+def read_bytes(place: str) -> bytes:
+    """A whole file. Raises FileNotFoundError."""
+    with fsspec.open(place, "rb") as file:
+        return file.read()
+
+
+def image_name(corpus: dict, image: str) -> str:
+    """Where an image of a LLaVA corpus lies, relative to the corpus."""
+    return PurePosixPath(corpus["images"], image).as_posix()
+
+
+# --- listing ----------------------------------------------------------------------------------------------------------
+
+
+class Hashes:
+    """SHA-256 of files, several at a time; what is known survives a kill."""
+
+    def __init__(self, job, name: str, workers: int):
+        self.job, self.workers = job, workers
+        self.file = job.resume / f"{name}.hashes.jsonl"
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.known: dict[tuple[str, int | None, str], dict] = {}
+        for line in self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else ():
+            try:
+                entry = json.loads(line)
+            except ValueError:  # the line that a kill cut off
+                continue
+            self.known[entry["place"], entry["was"][0], entry["was"][1]] = entry
+
+    def look(self, place: str) -> tuple[str, int | None, str]:
+        """What tells a file from a later one in its place: size and date."""
+        system, path = fsspec.core.url_to_fs(place)
+        info = system.info(path)
+        return place, info["size"], str(info.get("mtime", info.get("LastModified")))
+
+    def take(self, place: str, check: Callable[[bytes], str | None] | None) -> dict:
+        try:
+            key = self.look(place)
+            if key not in self.known:
+                digest, size, whole = hashlib.sha256(), 0, []
+                with fsspec.open(place, "rb") as file:
+                    while chunk := file.read(CHUNK):
+                        digest.update(chunk)
+                        size += len(chunk)
+                        if check:
+                            whole.append(chunk)
+                fault = check(b"".join(whole)) if check else None
+                found = {"bytes": size, "sha256": digest.hexdigest(), "fault": fault}
+                return {"place": place, "was": key[1:], **found}
+            return self.known[key]
+        except FileNotFoundError:
+            return {"place": place, "missing": True}
+
+    def of(self, places: Iterable[str], check: Callable[[bytes], str | None] | None = None) -> Iterator[dict]:
+        """{"place", "bytes", "sha256", "fault"} of each file, or {"place", "missing"}, in order.
+
+        `check` says what is wrong with a file's bytes, if anything is.
+        """
+        places = list(places)
+        done = size = 0
+        with ThreadPoolExecutor(self.workers) as pool, open(self.file, "a", encoding="utf-8") as notes:
+            for start in range(0, len(places), 1024):  # no more than so many results wait
+                for entry in pool.map(lambda place: self.take(place, check), places[start : start + 1024]):
+                    if "was" in entry and (entry["place"], *entry["was"]) not in self.known:
+                        notes.write(json.dumps(entry) + "\n")
+                        notes.flush()
+                    done, size = done + 1, size + entry.get("bytes", 0)
+                    self.job.progress.update(done, len(places), "files", f"{size / 1e9:.1f} GB")
+                    yield entry
+
+
+def write_list(out: Path, name: str, corpus: dict, lines: Iterable[dict]) -> dict:
+    """Write a corpus's list; returns its entry in the manifest. Raises ValueError for another list than expected."""
+    path = out / "files" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest, count, size = hashlib.sha256(), 0, 0
+    with open(path, "w", encoding="utf-8") as file:
+        for line in lines:
+            text = json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n"
+            file.write(text)
+            digest.update(text.encode())
+            count, size = count + 1, size + line["bytes"]
+    if corpus["file_count"] not in (None, count):
+        raise ValueError(f"{name}: has {count:,} files, {corpus['file_count']:,} are expected (file_count)")
+    if corpus["digest"] not in (None, digest.hexdigest()):
+        raise ValueError(f"{name}: the list of its files has the digest {digest.hexdigest()}, not {corpus['digest']}")
+    return {"files": count, "bytes": size, "digest": digest.hexdigest()}
+
+
+def list_tree(job, out: Path, name: str, corpus: dict, place: str, format: str) -> dict:
+    """List the files of a corpus that is a folder of one kind of file."""
+    sizes = files_below(place, DATA_FILES[format])
+    expected = EXPECTED.get(format, lambda *_: {})(place, list(sizes))
+    hashes = Hashes(job, name, job.context["corpora"]["workers"])
+    found = zip(sizes, hashes.of(join(place, file) for file in sizes))
+    lines = (
+        {"file": file, "bytes": entry["bytes"], "sha256": entry["sha256"]}
+        | ({"records": expected[file]} if file in expected else {})
+        for file, entry in found
+    )
+    return write_list(out, name, corpus, lines)
+
+
+def dclm_counts(place: str, names: list[str]) -> dict[str, int]:
+    """Sequences in each tar as manifest.jsonl says. Raises ValueError for a tar that is on one side alone."""
+    manifest, counts = f"{place}/manifest.jsonl", {}
+    try:
+        lines = read_bytes(manifest).splitlines()
+    except FileNotFoundError:
+        raise ValueError(f"{manifest}: is not there") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            counts[f"{entry['shard']}.tar"] = int(entry["num_sequences"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{manifest}: line {number}: no shard and num_sequences ({error})") from None
+    if odd := sorted(counts.keys() ^ set(names)):
+        raise ValueError(f"{manifest}: {odd[0]} is {'named but not there' if odd[0] in counts else 'not named'}")
+    return counts
+
+
+def img2dataset_counts(place: str, names: list[str]) -> dict[str, int]:
+    """Samples in each tar as img2dataset's NAME_stats.json says, where there is one."""
+    counts = {}
+    for name in names:
+        try:
+            counts[name] = int(json.loads(read_bytes(f"{place}/{name.removesuffix('.tar')}_stats.json"))["successes"])
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{place}/{name}: its _stats.json has no number of successes ({error})") from None
+    return counts
+
+
+EXPECTED = {"dclm_tokenized": dclm_counts, "img2dataset": img2dataset_counts}
+
+
+def list_llava(job, out: Path, name: str, corpus: dict, place: str) -> dict:
+    """List the JSON file and the images that it names. Images that are missing are counted."""
+    json_place, missing = f"{place}/{corpus['file']}", 0
+    with fsspec.open(json_place, "rb") as file:
+        named = {item.get("image") for item in formats.json_items(file, corpus["file"]) if isinstance(item, dict)}
+    images = sorted(image for image in named if isinstance(image, str) and formats.is_inside(image))
+    hashes = Hashes(job, name, job.context["corpora"]["workers"])
+
+    def lines() -> Iterator[dict]:
+        nonlocal missing
+        names = [corpus["file"], *(image_name(corpus, image) for image in images)]
+        for file, entry in zip(names, hashes.of(f"{place}/{file}" for file in names)):
+            if "missing" in entry:
+                missing += 1
+            else:
+                yield {"file": file, "bytes": entry["bytes"], "sha256": entry["sha256"]}
+
+    return write_list(out, name, corpus, lines()) | {"missing_images": missing}
+
+
+# --- benchmarks -------------------------------------------------------------------------------------------------------
+
+
+def list_benchmark(job, out: Path, name: str, corpus: dict, place: str) -> dict:
+    """Read a benchmark's questions and every image that they are about: all must be there and whole.
+
+    Raises BadRecord.
+    """
+    folder, split = Path(place), job.settings["split"]
+    images = folder / corpus["images"]
+    options = {key: corpus[key] for key in ("files", "image_name", "split")}
+    if missing := set(formats.FILES[corpus["format"]]) - set(corpus["files"]):
+        raise ValueError(f"{name}: files names no {' and no '.join(sorted(missing))}")
+    questions = list(formats.read_questions(corpus["format"], folder, task=name, images=images, **options))
+    if not questions:
+        raise formats.BadRecord(folder, "-", f"has no questions of {name}")
+    used = sorted({question.image for question in questions})
+    files = sorted({*corpus["files"].values()})
+    hashes = Hashes(job, name, job.context["corpora"]["workers"])
+
+    def lines() -> Iterator[dict]:
+        for paths, check in (([folder / file for file in files], None), (used, undecodable)):
+            for path, entry in zip(paths, hashes.of(map(str, paths), check)):
+                if entry.get("fault"):
+                    raise formats.BadRecord(path, "-", entry["fault"])
+                yield {"file": os.path.relpath(path, folder), "bytes": entry["bytes"], "sha256": entry["sha256"]}
+
+    listed = write_list(out, name, corpus, lines())
+    records = (asdict(question) | {"image": question.image.relative_to(images).as_posix()} for question in questions)
+    text = "".join(json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n" for record in records)
+    write_text(out / "evaluation" / split / name / "questions.jsonl", text)
+    return listed | {"questions": len(questions), "images": len(used)}
+
+
+def read_task(source: Path, split: str, task: str, format: str, context: dict) -> Iterator[Question]:
+    """The questions of a task from a source's artifact, whichever kind of source it is. Raises BadRecord."""
+    folder = source / "evaluation" / split
+    if not is_corpora(source):
+        yield from formats.read_questions(format, folder / task, images=folder / "images", task=task)
+        return
+    benchmark = context["corpora"]["evaluation"][split][task]
+    images = Path(benchmark["path"], benchmark["images"])
+    with open(folder / task / "questions.jsonl", encoding="utf-8") as lines:
+        for line in lines:
+            record = json.loads(line)
+            box = tuple(record["box"]) if record["box"] else None
+            yield Question(
+                **record | {"image": images / record["image"], "answers": tuple(record["answers"]), "box": box}
+            )
+
+
+def read_splits(source: Path, split: str, task: str, format: str) -> dict[str, str]:
+    """Question id -> whether what it is about was seen in training, which only composed scenes know."""
+    folder = source / "evaluation" / split
+    if is_corpora(source):
+        return {}
+    return formats.read_splits(format, folder / task, images=folder / "images", task=task)
+
+
+def read_turns(source: Path, context: dict) -> Iterator[Conversation]:
+    """The conversations of a source's artifact, whichever kind of source it is, without their images.
+
+    Of corpora, records that cannot be read are left out: phase "shards" has quarantined and counted them.
+    """
+    if not is_corpora(source):
+        folder = source / "instructions"
+        for one in formats.read_conversations(folder / "conversations.json", folder / "images"):
+            yield replace(one, image=None)
+        return
+    for name, listed in listed_corpora(source).items():
+        corpus, place = listed["settings"], context["corpora"]["instructions"][name]["path"]
+        with fsspec.open(f"{place}/{corpus['file']}", "rb") as file:
+            for number, record in enumerate(formats.json_items(file, corpus["file"])):
+                has_image = isinstance(record, dict) and record.get("image") is not None
+                if not has_image and corpus["without_image"] == "drop":
+                    continue
+                with suppress(formats.BadRecord):
+                    yield formats.conversation(record, corpus["file"], number, lambda image, where: None)
+
+
+# --- the phase --------------------------------------------------------------------------------------------------------
+
+
+def write_heldout(job, out: Path) -> dict:
+    """The first held-out documents, as one file; all of them must be whole."""
+    heldout = job.settings["heldout"]
+    place, wanted, lines = job.context["corpora"]["heldout"]["path"], heldout["documents"], []
+    for name in files_below(place, DATA_FILES["dclm_raw"]):
+        with fsspec.open(join(place, name), "rb") as file:
+            for document in formats.strict(documents(file, name)):
+                if len(lines) == wanted:
+                    break
+                lines.append(json.dumps({"text": document.text, "metadata": {"id": document.id}}, ensure_ascii=False))
+    if len(lines) < wanted:
+        raise ValueError(f"{place}: has {len(lines)} documents, {wanted} are held out")
+    data = zstandard.ZstdCompressor().compress("".join(line + "\n" for line in lines).encode())
+    (out / "text").mkdir()
+    (out / "text" / "heldout-00000.jsonl.zst").write_bytes(data)
+    return {"documents": len(lines)}
+
+
+def copy_choices(job, out: Path) -> dict:
+    """The multiple-choice files: TASK.jsonl, which must be whole, and folders TASK of a data set's own, as they are."""
+    place, counts = job.context["corpora"]["choices"]["path"], {}
+    for name in files_below(place, (".jsonl", ".json", ".parquet")):
+        path = out / "evaluation" / "text" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(read_bytes(join(place, name)))
+        if path.suffix == ".jsonl" and name == path.name:
+            counts[name] = sum(1 for _ in read_choices(path, path.stem))
+        else:
+            counts[name] = path.stat().st_size
+    return counts
+
+
+def list_corpora(job, out: Path) -> dict:
+    """Phase "sources" of real corpora: list a part's files, and write what evaluation needs of it."""
+    settings, listed = job.settings, {}
+    part = settings["part"]
+    where = job.context["corpora"][part]
+    if part == "evaluation":
+        where = where[settings["split"]]
+    for name, corpus in settings["corpora"].items():
+        place, licence = where[name]["path"], where[name]["licence"]
+        if part == "evaluation":
+            found = list_benchmark(job, out, name, corpus, place)
+        elif corpus["format"] == "llava":
+            found = list_llava(job, out, name, corpus, place)
+        else:
+            found = list_tree(job, out, name, corpus, place, corpus["format"])
+        listed[name] = found | {"settings": corpus, "licence": licence}
+        if corpus["format"] == "datacompdr":
+            images = where[name]["images"]
+            found = list_tree(job, out, f"{name}.images", corpus["images"], images["path"], "img2dataset")
+            listed[name]["images"] = found | {"licence": images["licence"]}
+    counts: dict = {"corpora": listed}
+    if part == "text":
+        counts["heldout"] = write_heldout(job, out)
+        counts["choices"] = copy_choices(job, out) if settings["choices"] else {}
+    write_text(out / MANIFEST, stable_json(counts))
+    return counts
+
+
+def read_list(source: Path, name: str) -> Iterator[dict]:
+    """The files of a corpus from a source's artifact."""
+    with open(source / "files" / f"{name}.jsonl", encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def listed_corpora(source: Path) -> dict[str, dict]:
+    """The corpora of a source's artifact, as its manifest has them."""
+    return read_json(source / MANIFEST)["corpora"]
