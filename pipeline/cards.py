@@ -222,5 +222,6 @@ class Ledger:
         return {
             "wandb": self.study.settings.params.wandb,
             "save_steps": hardware.save_steps,
+            "evaluation_processes": hardware.evaluation_processes,
             "licences": licences,
         }

@@ -23,6 +23,7 @@ from pipeline.sections import (
     Section,
     TextPhase,
     find_weights,
+    option,
 )
 
 
@@ -201,7 +202,9 @@ class DataSize(Section):
 class EvaluationSize(Section):
     text_items: Count = Field(description="items of each text task, chosen by the hash of their id")
     heldout_documents: Count = Field(description="held-out documents for bits per byte, each cut to one sequence")
-    batch: Count = Field(description="prompts a batch")
+    batch: Count = Field(description="prompts a batch, at most")
+    batch_tokens: Count | None = option("positions a batch, at most: images, prompts and answers; null: any number")
+    precision: Literal["bf16"] | None = option("bf16: matrix products in bfloat16; null: fp32")
 
 
 class Hardware(Section):
@@ -210,6 +213,10 @@ class Hardware(Section):
     microbatch: Count = Field(description="sequences a forward pass; the rest of the batch accumulates")
     memory_mb: Count = Field(description="memory that a training job asks of the scheduler")
     save_steps: Count = Field(description="steps between resumable states")
+    evaluation_processes: Count | None = Field(
+        default=None,
+        description="processes that share an evaluation, its bits the same; null: one for each visible GPU",
+    )
 
 
 class LargerSize(Section):
@@ -249,19 +256,53 @@ class DataSource(Section):
     licences: list[Licence]
 
 
+Scorer = Literal["vqa", "vqa_official", "vqa_as_run", "textvqa", "gqa", "yes_no", "box"]
+
+
 class VisionTask(Section):
-    format: Literal["vqav2", "gqa", "pope", "textvqa", "refcoco", "ocid"]
+    """A benchmark of questions about images. What is not set is as in the embedded scenes."""
+
+    format: Literal["vqav2", "gqa", "pope", "textvqa", "vizwiz", "refcoco", "ocid"]
     prompt: str = Field(description="what the model is asked; {question} stands for the question")
-    scorer: Literal["vqa", "gqa", "yes_no", "box"]
+    scorer: Scorer
     threshold: Fraction | None = Field(default=None, description="IoU from which a box counts")
     chance: Fraction
     stable: bool = Field(description="part of the vision stable score")
     longest: Count = Field(description="tokens an answer may have")
+    items: Count | None = option("questions, chosen by the hash of their id; null: all")
+    options: list[str] | None = option(
+        "of yes_no: the words for yes and no whose first tokens are compared; null: yes, no", min_length=2, max_length=2
+    )
+    frame: Literal["original", "padded"] | None = option(
+        "of box: what the coordinates of an answer are shares of: the image (also null), or the image padded to a square"
+    )
+    decimals: Count | None = option("of box: decimals to which the true box is rounded; null: not at all")
+    average: Literal["kinds"] | None = option(
+        "kinds: the score is the mean of the kinds' means; null: of the questions"
+    )
+    beside: list[Scorer] | None = option("other scorers whose means are reported beside, in conventions.csv")
+
+
+TextBenchmark = Literal[
+    "agieval_sat_en",
+    "arc_easy",
+    "bigbench_conceptual_combinations",
+    "boolq",
+    "copa",
+    "hellaswag",
+    "mathqa",
+    "piqa",
+    "pubmedqa",
+]
 
 
 class TextTask(Section):
     chance: Fraction
     stable: bool = Field(description="part of the text stable score")
+    benchmark: TextBenchmark | None = option(
+        "files in this data set's own layout, asked as lm-eval does; null: TASK.jsonl"
+    )
+    files: str | None = option("of a benchmark: a pattern for its files; null: those named after lm-eval's split")
 
 
 class Captioning(Section):
@@ -270,8 +311,11 @@ class Captioning(Section):
 
 class Tasks(Section):
     vision: dict[str, VisionTask]
-    captioning: Captioning
+    captioning: Captioning | None = option("captions of the images, if any are to be made")
     text: dict[str, TextTask]
+    engine: Literal["lm_eval"] | None = option(
+        "lm_eval: benchmarks through EleutherAI's lm-eval; null: through our own"
+    )
 
 
 # --- configs/claims.yaml, configs/published.csv ----------------------------------------------------------------------
@@ -571,6 +615,17 @@ def check_tasks(tasks: Tasks, file: str) -> None:
             raise ConfigError(file, f"vision.{name}.prompt", task.prompt, "a text with {question} and no other braces")
         if task.scorer == "box" and task.threshold is None:
             raise ConfigError(file, f"vision.{name}.threshold", None, "an IoU from 0 to 1 for the scorer box")
+        for key, scorer in (("options", "yes_no"), ("frame", "box"), ("decimals", "box")):
+            if getattr(task, key) is not None and task.scorer != scorer:
+                raise ConfigError(file, f"vision.{name}.{key}", getattr(task, key), f"nothing: it is of {scorer} alone")
+        for other in task.beside or []:
+            if {task.scorer, other} & {"yes_no", "box"}:
+                raise ConfigError(file, f"vision.{name}.beside", other, "scorers of free text, beside one of free text")
+    for name, task in tasks.text.items():
+        if task.files is not None and task.benchmark is None:
+            raise ConfigError(file, f"text.{name}.files", task.files, "nothing: it is of a benchmark alone")
+        if tasks.engine and task.benchmark is None:
+            raise ConfigError(file, f"text.{name}.benchmark", None, "a benchmark, as the engine is lm_eval")
 
 
 def check_encoders(encoders: dict[str, Encoder], scale: Scale, scale_file: str) -> None:

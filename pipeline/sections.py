@@ -6,7 +6,7 @@ They are apart from `config.py` so that a new setting of one phase does not coun
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -20,6 +20,11 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def option(description: str, **bounds: object) -> Any:
+    """A setting that need not be set, and is in no card where it is not: results without it stay what they are."""
+    return Field(default=None, exclude_if=lambda value: value is None, description=description, **bounds)
 
 
 class ModelSize(Section):

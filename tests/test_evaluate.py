@@ -15,6 +15,7 @@ from pipeline.data import write_scenes as writer
 from pipeline.data.shards import prompt_tokens
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.evaluation import evaluate
+from pipeline.evaluation.answers import Answers
 from pipeline.evaluation.metrics import cider_d, tokenise_caption
 from pipeline.evaluation.tasks import shuffled_images
 from pipeline.model.decoder import DecoderShape
@@ -72,7 +73,15 @@ def made(tmp_path_factory):
     return root
 
 
-def run(made: Path, out: Path, checkpoint: str = "checkpoint", inputs: dict | None = None, **settings) -> dict:
+def run(
+    made: Path,
+    out: Path,
+    checkpoint: str = "checkpoint",
+    inputs: dict | None = None,
+    processes: int | None = None,
+    resume: Path | None = None,
+    **settings,
+) -> dict:
     out.mkdir()
     defaults = {
         "model": MODEL,
@@ -86,8 +95,13 @@ def run(made: Path, out: Path, checkpoint: str = "checkpoint", inputs: dict | No
         "split": "validation",
     }
     folders = {"checkpoint": made / checkpoint, "tokenizer": made / "tokenizer", "questions": made / "source"}
-    progress = SimpleNamespace(update=lambda *_: None)
-    job = SimpleNamespace(settings=defaults | settings, inputs=folders | (inputs or {}), progress=progress)
+    job = SimpleNamespace(
+        settings=defaults | settings,
+        inputs=folders | (inputs or {}),
+        progress=evaluate.Silent(),
+        context={"evaluation_processes": processes},
+        resume=resume or out.with_name(f"{out.name}-resume"),
+    )
     return evaluate.run(job, out)
 
 
@@ -186,9 +200,10 @@ def test_the_same_prompt_after_the_same_image_is_answered_once():
 
     prompts = [(7,), (8, 9), (7,), (7,), (8, 9)]
     shown = [Path("a"), Path("a"), Path("b"), Path("a"), None]
-    answers = evaluate.answer(prompts, shown, lambda images: torch.zeros(len(images), 2, 1), reply, 1, 8)
+    batches = list(evaluate.by_length(dict.fromkeys(zip(prompts, shown)), 8))
+    said = evaluate.answer(batches, lambda images: torch.zeros(len(images), 2, 1), reply, 1, Answers())
     assert asked == [(1, 1, 7), (1, 1, 7), (1, 1, 8, 9), (1, 1, 8, 9)]
-    assert answers == ["0", "0", "1", "0", "1"]
+    assert [said[pair] for pair in zip(prompts, shown)] == ["0", "0", "1", "0", "1"]
 
 
 def test_batches_hold_prompts_of_one_length():
@@ -227,6 +242,7 @@ def test_a_trained_encoder_is_the_checkpoints(made, tmp_path):
     weights = make_model(NETWORK, network).state_dict()
     save_file({name: weight.contiguous() for name, weight in weights.items()}, tmp_path / "model.safetensors")
     settings = {"model": MODEL, "encoder": NETWORK, "train_encoder": True, "captioning": None, "conditions": ["normal"]}
+    settings["hardware"] = {"device": "cpu", "threads": 1}
     model = evaluate.load_model(settings, tmp_path)
     viewer = evaluate.make_viewer(settings, model, None)
     assert viewer.network is model.encoder
@@ -267,7 +283,7 @@ def test_captions_are_scored_among_the_images_of_the_split(made, monkeypatch, tm
     folder = made / "source" / "evaluation" / "validation"
     asked = list(formats.read_questions("coco_captions", folder / "captioning"))
     replies = [question.answers[1] if number % 2 else "nothing" for number, question in enumerate(asked)]
-    monkeypatch.setattr(evaluate, "answer", lambda *_: replies)
+    monkeypatch.setattr(evaluate.Evaluation, "answer", lambda *_: replies)
     assert run(made, tmp_path / "out", vision={}, conditions=[]) == {"caption_rows": len(asked)}
     scores = [float(row["score"]) for row in read(tmp_path / "out" / "captions.csv")]
     references = [[tokenise_caption(text) for text in question.answers] for question in asked]
@@ -292,7 +308,7 @@ def test_a_state_is_asked_what_its_settings_name(made, tmp_path):
 
 def test_a_model_that_is_shown_nothing_needs_no_encoder(monkeypatch):
     monkeypatch.setattr(evaluate, "build_encoder", lambda encoder: pytest.fail("built"))
-    settings = {"encoder": NETWORK, "captioning": None, "conditions": ["removed"]}
+    settings = {"encoder": NETWORK, "captioning": None, "conditions": ["removed"], "hardware": {"threads": 1}}
     assert evaluate.make_viewer(settings, make_model(PATCH), None) is None
 
 

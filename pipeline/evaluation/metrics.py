@@ -133,6 +133,16 @@ def vqa_accuracy_official(prediction: str, answers: Sequence[str]) -> float:
     return vqa_accuracy(prediction, answers)
 
 
+def vqa_accuracy_as_run(prediction: str, answers: Sequence[str]) -> float:
+    """`vqa_accuracy` as the paper's evaluation computes it: human answers lose their punctuation and nothing else.
+
+    Any case in a human answer, its articles and number words make a match impossible. Raises ValueError without
+    answers. Source: vlm-evaluation, VQAv2.
+    """
+    _check_answers(answers)
+    return _soft_accuracy(normalise_vqa(prediction), [_without_punctuation(answer) for answer in answers])
+
+
 # GQA
 
 _NO_ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -252,6 +262,22 @@ def normalise_xywh(box: Sequence[float], width: float, height: float) -> Box:
     corners = (left / width, top / height, (left + box_width) / width, (top + box_height) / height)
     x1, y1, x2, y2 = (round(float(corner), 2) for corner in corners)
     return x1, y1, x2, y2
+
+
+def padded_box(box: Sequence[float], width: int, height: int) -> Box:
+    """A box in shares of a width x height image (px), in shares of the image padded to a square, centred.
+
+    Source: LLaVA pads so before it trains on boxes (github.com/haotian-liu/LLaVA/issues/606).
+    """
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
+    x1, y1, x2, y2 = box
+    return (
+        (x1 * width + left) / side,
+        (y1 * height + top) / side,
+        (x2 * width + left) / side,
+        (y2 * height + top) / side,
+    )
 
 
 def _area(box: Sequence[float]) -> float:

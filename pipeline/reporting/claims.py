@@ -126,7 +126,7 @@ def metric_items(folder: Path, metric: str, condition: str, tasks: dict) -> pd.D
         if file == "vision.csv":
             found = found[found["condition"] == condition]
         chance = stable(tasks["text"]) if metric == "text_stable" else {}
-        value = found["score"] - found["task"].map(lambda task: chance.get(task, 0.0))
+        value = (found["score"] - found["task"].map(lambda task: chance.get(task, 0.0))) * found.get("weight", 1.0)
         cluster = found["image"] if file == "vision.csv" else found["task"] + "/" + found["id"]
         made = pd.DataFrame({"group": found["task"], "id": found["id"], "cluster": cluster, "value": value})
     if not len(made):
