@@ -256,7 +256,7 @@ class DataSource(Section):
     licences: list[Licence]
 
 
-Scorer = Literal["vqa", "vqa_official", "vqa_as_run", "textvqa", "gqa", "yes_no", "box"]
+Scorer = Literal["vqa", "vqa_official", "vqa_as_run", "vizwiz", "textvqa", "gqa", "yes_no", "box"]
 
 
 class VisionTask(Section):

@@ -88,8 +88,9 @@ class Viewer:
     """Features of image files: from the study's cache, or from an encoder when they are needed.
 
     What an encoder gives for an image depends, in the last bit, on the images that it is given along. On the CPU these
-    are the ones that were first looked at (or noted) together, and features stay in memory while there is room; on a
-    GPU they are those of the batch, and nothing is kept. Either way an answer depends on its batch alone.
+    are the ones that were first looked at (or noted) together, and features stay in memory while there is room. On a
+    GPU each batch is looked at `alone`: nothing is kept. Either way the same batches get the same features, whichever
+    of them this process answers.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Viewer:
         threads: int = 1,
     ):
         self.pixels, self.store, self.network, self.device = pixels, store, network, device
-        self.threads = threads
+        self.alone, self.threads = device.type != "cpu", threads
         self.ids: dict[Path, str] = {}
         self.groups: dict[Path, tuple[Path, ...]] = {}  # an image's companions, itself among them
         self.kept: dict[Path, Tensor] = {}
@@ -117,7 +118,7 @@ class Viewer:
         if self.store is not None:
             self.ids |= {file: image_id(file.read_bytes()) for file in dict.fromkeys(files) if file not in self.ids}
             return torch.from_numpy(self.store.get([self.ids[file] for file in files])).float()
-        if self.device.type != "cpu":
+        if self.alone:
             unique = list(dict.fromkeys(files))
             found = dict(zip(unique, self.encode(unique)))
         else:
@@ -274,8 +275,10 @@ class Evaluation:
         self.model = load_model(settings, inputs["checkpoint"]).to(self.device)
         self.viewer = make_viewer(settings, self.model, inputs.get("features"), self.device)
         self.half = settings["evaluation"].get("precision") == "bf16"
-        for network in (self.model, self.viewer and self.viewer.network) if self.half else ():
-            halve(network or nn.Identity())
+        if self.half:
+            halve(self.model)
+            if self.viewer and self.viewer.network:
+                halve(self.viewer.network)
         self.tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer.json")
         self.means: list[list] = []  # rows of conventions.csv
         self.batch, self.room = settings["evaluation"]["batch"], settings["evaluation"].get("batch_tokens")

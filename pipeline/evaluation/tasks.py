@@ -25,7 +25,8 @@ def ask(task: dict, question: Question) -> str:
 FREE_TEXT: dict[str, Callable[[str, Sequence[str]], float]] = {
     "vqa": metrics.vqa_accuracy,
     "vqa_official": metrics.vqa_accuracy_official,
-    "vqa_as_run": metrics.vqa_accuracy_as_run,
+    "vqa_as_run": partial(metrics.vqa_accuracy, normalise_answer=metrics.without_punctuation),
+    "vizwiz": partial(metrics.vqa_accuracy, normalise_answer=str),
     "textvqa": partial(metrics.vqa_accuracy, normalise=metrics.normalise_textvqa),
     "gqa": lambda prediction, answers: float(metrics.gqa_match(prediction, answers[0])),
 }
