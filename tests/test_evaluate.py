@@ -73,7 +73,7 @@ def made(tmp_path_factory):
     return root
 
 
-def run(
+def make_job(
     made: Path,
     out: Path,
     checkpoint: str = "checkpoint",
@@ -81,8 +81,7 @@ def run(
     processes: int | None = None,
     resume: Path | None = None,
     **settings,
-) -> dict:
-    out.mkdir()
+) -> SimpleNamespace:
     defaults = {
         "model": MODEL,
         "evaluation": {"batch": 8, "text_items": 10, "heldout_documents": 10},
@@ -95,14 +94,18 @@ def run(
         "split": "validation",
     }
     folders = {"checkpoint": made / checkpoint, "tokenizer": made / "tokenizer", "questions": made / "source"}
-    job = SimpleNamespace(
+    return SimpleNamespace(
         settings=defaults | settings,
         inputs=folders | (inputs or {}),
         progress=evaluate.Silent(),
         context={"evaluation_processes": processes},
         resume=resume or out.with_name(f"{out.name}-resume"),
     )
-    return evaluate.run(job, out)
+
+
+def run(made: Path, out: Path, *arguments, **settings) -> dict:
+    out.mkdir()
+    return evaluate.run(make_job(made, out, *arguments, **settings), out)
 
 
 def read(file: Path) -> list[dict]:
@@ -245,6 +248,22 @@ def test_processes_share_an_evaluation_to_the_same_bits(made, network, tmp_path)
     assert not answered[0].keys() & answered[1].keys()
 
 
+def test_sharing_gives_the_same_bits_where_features_do_not_fit(made, network, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "KEPT_BYTES", 1000)
+    settings, _ = network
+    seen = []
+    encode = evaluate.Viewer.encode
+    monkeypatch.setattr(evaluate.Viewer, "encode", lambda self, files: seen.append(files) or encode(self, files))
+    run(made, tmp_path / "alone", **settings)
+    assert len(seen) > 2 * len({file for files in seen for file in files}) / 8  # encoded again for every batch
+    for process in (0, 1, 2):
+        job = make_job(made, tmp_path / "shared", **settings)
+        evaluate.answer_share(job.settings, job.inputs, job.resume / "answers", 3, job.progress, process)
+    monkeypatch.setattr(evaluate, "greedy", lambda *_: pytest.fail("answered again"))
+    run(made, tmp_path / "shared", **settings)
+    assert files_of(tmp_path / "shared") == files_of(tmp_path / "alone")
+
+
 def test_a_stopped_evaluation_goes_on_to_the_same_bits(made, network, tmp_path, monkeypatch):
     """Whatever was answered before, in whichever order, by whichever number of processes; a line that was cut counts not."""
     settings, expected = network
@@ -363,10 +382,12 @@ def test_what_is_seen_does_not_depend_on_who_looks(pictures):
 
 
 def test_a_batch_that_is_looked_at_alone_leaves_nothing(pictures):
-    """As on a GPU."""
+    """As on a GPU, or with more images than there is room for."""
     encoder = build_encoder(Encoder(**NETWORK))
-    viewer = evaluate.Viewer(64, None, encoder, threads=2)
-    viewer.alone = True
+    viewer = evaluate.Viewer(64, None, encoder, threads=2, image_bytes=evaluate.KEPT_BYTES // 10)
+    viewer.prepare(pictures[:10])
+    assert not viewer.alone
+    viewer.prepare(pictures[:11])
     viewer.look(pictures[4:])
     pixels = torch.stack([decode_image(file.read_bytes(), 64) for file in pictures[:3]])
     features = encoder(pixels)

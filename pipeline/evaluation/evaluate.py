@@ -89,8 +89,8 @@ class Viewer:
 
     What an encoder gives for an image depends, in the last bit, on the images that it is given along. On the CPU these
     are the ones that were first looked at (or noted) together, and features stay in memory while there is room. On a
-    GPU each batch is looked at `alone`: nothing is kept. Either way the same batches get the same features, whichever
-    of them this process answers.
+    GPU, or where a task has more images than there is room for, each batch is looked at `alone` and nothing is kept.
+    Either way the same batches get the same features, whichever of them this process answers.
     """
 
     def __init__(
@@ -100,12 +100,18 @@ class Viewer:
         network: nn.Module | None,
         device: torch.device = CPU,
         threads: int = 1,
+        image_bytes: int = 0,
     ):
         self.pixels, self.store, self.network, self.device = pixels, store, network, device
-        self.alone, self.threads = device.type != "cpu", threads
+        self.threads, self.image_bytes = threads, image_bytes
+        self.alone = device.type != "cpu"
         self.ids: dict[Path, str] = {}
         self.groups: dict[Path, tuple[Path, ...]] = {}  # an image's companions, itself among them
         self.kept: dict[Path, Tensor] = {}
+
+    def prepare(self, files: Iterable[Path]) -> None:
+        """The images of the next task: batches are looked at alone on a GPU, and where not all features fit in memory."""
+        self.alone = self.device.type != "cpu" or len(set(files)) * self.image_bytes > KEPT_BYTES
 
     def note(self, files: Iterable[Path]) -> None:
         """Images that will be looked at together, by this process or by another one."""
@@ -159,7 +165,7 @@ def make_viewer(settings: dict, model: VLM, features: Path | None, device: torch
     if features is not None:
         return Viewer(encoder.pixels, FeatureStore(features), None)
     network = build_encoder(encoder) if model.encoder is None else model.encoder
-    return Viewer(encoder.pixels, None, network.to(device), device, threads)
+    return Viewer(encoder.pixels, None, network.to(device), device, threads, 4 * encoder.patches * encoder.width)
 
 
 def view(
@@ -325,6 +331,8 @@ class Evaluation:
         total = len(settings["vision"]) * len(settings["conditions"])
         for name, task in settings["vision"].items():
             questions = asked(task, read_task(task["format"], self.folder, name))
+            if self.viewer:
+                self.viewer.prepare(question.image for question in questions)
             prompts = [tuple(prompt_tokens(self.tokenizer, ask(task, question))) for question in questions]
             reply = partial(generate, self.model, self.tokenizer, self.tokenizer.end_assistant, task["longest"])
             if task["scorer"] == "yes_no":
@@ -365,6 +373,7 @@ class Evaluation:
         )
         reply = partial(generate, self.model, self.tokenizer, self.tokenizer.end, longest)
         files = [question.image for question in questions]
+        self.viewer.prepare(files)
         predictions = self.answer(("captions",), [()] * len(files), files, self.viewer.look, reply, longest)
         if predictions is None:
             return
