@@ -213,9 +213,8 @@ class Hardware(Section):
     microbatch: Count = Field(description="sequences a forward pass; the rest of the batch accumulates")
     memory_mb: Count = Field(description="memory that a training job asks of the scheduler")
     save_steps: Count = Field(description="steps between resumable states")
-    evaluation_processes: Count | None = Field(
-        default=None,
-        description="processes that share an evaluation, its bits the same; null: one for each visible GPU",
+    evaluation_processes: Count | None = option(
+        "processes that share an evaluation, its bits the same; null: one for each visible GPU"
     )
 
 
@@ -269,6 +268,9 @@ class VisionTask(Section):
     chance: Fraction
     stable: bool = Field(description="part of the vision stable score")
     longest: Count = Field(description="tokens an answer may have")
+    stands_for: str | None = option(
+        "the task of the embedded scenes whose place it has in claims and published figures"
+    )
     items: Count | None = option("questions, chosen by the hash of their id; null: all")
     options: list[str] | None = option(
         "of yes_no: the words for yes and no whose first tokens are compared; null: yes, no", min_length=2, max_length=2
@@ -527,19 +529,32 @@ def load_settings(root: Path) -> Settings:
     check_scale(scale, scale_file)
     check_tasks(tasks, f"configs/tasks/{params.tasks}.yaml")
     check_encoders(encoders, scale, scale_file)
+    names = {task.stands_for: name for name, task in tasks.vision.items() if task.stands_for}
     return Settings(
         params=params,
         scale=scale,
         data=data,
         encoders=encoders,
         tasks=tasks,
-        claims=load_claims(root),
-        published=load_published(root),
+        claims=load_claims(root, names),
+        published=load_published(root, names),
     )
 
 
-def load_claims(root: Path) -> dict[str, Claim]:
-    """configs/claims.yaml: claims by their name, each of exactly one kind."""
+def renamed(value: object, names: dict[str, str]) -> object:
+    """A claim, or part of one, with other names for the tasks that it is about."""
+    if isinstance(value, list):
+        return [renamed(part, names) for part in value]
+    if not isinstance(value, dict):
+        return value
+    parts = {key: renamed(part, names) for key, part in value.items()}
+    return parts | (
+        {"metric": names.get(parts["metric"], parts["metric"])} if isinstance(parts.get("metric"), str) else {}
+    )
+
+
+def load_claims(root: Path, names: dict[str, str]) -> dict[str, Claim]:
+    """configs/claims.yaml: claims by their name, each of exactly one kind; `names` of tasks take the place of others."""
     file, kinds = "configs/claims.yaml", ("contrast", "all_of", "optimum", "agreement")
     claims = {}
     for name, value in load_yaml(root / file, root).items():
@@ -549,14 +564,14 @@ def load_claims(root: Path) -> dict[str, Claim]:
         if len(given) != 1:
             raise ConfigError(file, name, given, f"exactly one of {', '.join(kinds)}")
         try:
-            claims[name] = parse(Claim, value, file)
+            claims[name] = parse(Claim, renamed(value, names), file)
         except ConfigError as error:
             raise ConfigError(file, f"{name}.{error.key}", error.found, error.allowed) from None
     return claims
 
 
-def load_published(root: Path) -> list[PublishedFigure]:
-    """configs/published.csv: the paper's numbers."""
+def load_published(root: Path, names: dict[str, str]) -> list[PublishedFigure]:
+    """configs/published.csv: the paper's numbers; `names` of columns take the place of others."""
     file = "configs/published.csv"
     try:
         with open(root / file, encoding="utf-8", newline="") as table:
@@ -566,7 +581,7 @@ def load_published(root: Path) -> list[PublishedFigure]:
     found = []
     for number, row in enumerate(rows, 2):
         try:
-            row = row | {"value": float(row["value"])}
+            row = row | {"value": float(row["value"]), "column": names.get(row["column"], row["column"])}
         except (KeyError, TypeError, ValueError):
             raise ConfigError(file, f"line {number}.value", row.get("value"), "a number") from None
         try:

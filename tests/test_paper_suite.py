@@ -113,6 +113,22 @@ def test_settings_that_make_no_sense(change, message):
         check_tasks(parse(Tasks, value, "paper.yaml"), "paper.yaml")
 
 
+def test_claims_and_published_figures_are_about_the_papers_own_tasks(project):
+    """What they say of an embedded task is said of the benchmark that it stands for."""
+    before = project.settings()
+    project.set("params.yaml", "tasks", "paper")
+    settings = project.settings()
+    names = {task.stands_for: name for name, task in PAPER.vision.items() if task.stands_for}
+    assert set(names) == {name for name, task in before.tasks.vision.items() if task.stable}
+    assert before.claims["seeds_agree"].agreement.metric == "short_answer"
+    assert settings.claims["seeds_agree"].agreement.metric == "vqav2"
+    assert settings.claims.keys() == before.claims.keys()
+    columns = [(a.column, b.column) for a, b in zip(before.published, settings.published, strict=True)]
+    assert ("relations", "gqa") in columns and all(b == names.get(a, a) for a, b in columns)
+    (card, *_) = [job for job in project.study().jobs.values() if job.phase == "evaluate" and job.settings["vision"]]
+    assert card.settings["vision"] == SETTINGS["vision"] and card.settings["captioning"] is None
+
+
 # --- slim subsets -----------------------------------------------------------------------------------------------------
 
 

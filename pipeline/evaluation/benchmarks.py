@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.data.formats import BadRecord
+from pipeline.data.read_text import text_id
 from pipeline.data.records import MultipleChoice
-from pipeline.data.text_tasks import item_id
 from pipeline.data.tokenizer import Tokenizer
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -120,7 +120,7 @@ def read_benchmark(benchmark: str, folder: Path, task: str, pattern: str | None 
                 ) from None
             if len(choices) < 2 or not all(map(str.strip, choices)) or not 0 <= gold < len(choices):
                 raise BadRecord(file, number, f"has the answers {answers} and as the right one number {gold}")
-            name = item_id(task, context, choices)
+            name = f"{task}-{text_id(repr((context, choices)))}"
             seen[name] += 1
             items.append(
                 MultipleChoice(f"{name}-{seen[name]}" if seen[name] > 1 else name, task, context, choices, gold)
