@@ -367,10 +367,8 @@ class Evaluation:
 
     def captions(self) -> Iterator[list]:
         """Rows of captions.csv: what the model says after the image tokens alone, as training's captions begin."""
-        questions, longest = (
-            read_task("coco_captions", self.folder, "captioning"),
-            self.settings["captioning"]["longest"],
-        )
+        questions = read_task("coco_captions", self.folder, "captioning")
+        longest = self.settings["captioning"]["longest"]
         reply = partial(generate, self.model, self.tokenizer, self.tokenizer.end, longest)
         files = [question.image for question in questions]
         self.viewer.prepare(files)
