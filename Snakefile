@@ -205,7 +205,7 @@ rule evaluate:
     log:
         "logs/evaluate/{id}.log",
     priority: 30
-    threads: study.threads
+    threads: study.evaluation_threads
     resources:
         mem_mb=study.memory_mb,
         runtime=study.minutes,

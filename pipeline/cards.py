@@ -224,6 +224,7 @@ class Ledger:
             "save_steps": hardware.save_steps,
             "devices": hardware.devices,
             "jobs_a_device": hardware.jobs_a_device,
+            "evaluation_processes": hardware.evaluation_processes,
             "licences": [licence.model_dump() for licence in data.every_licence],
         }
         if isinstance(data.source, Corpora):

@@ -28,6 +28,7 @@ from pipeline.sections import (
     Section,
     TextPhase,
     find_weights,
+    option,
 )
 
 
@@ -206,7 +207,9 @@ class DataSize(Section):
 class EvaluationSize(Section):
     text_items: Count = Field(description="items of each text task, chosen by the hash of their id")
     heldout_documents: Count = Field(description="held-out documents for bits per byte, each cut to one sequence")
-    batch: Count = Field(description="prompts a batch")
+    batch: Count = Field(description="prompts a batch, at most")
+    batch_tokens: Count | None = option("positions a batch, at most: images, prompts and answers; null: any number")
+    precision: Literal["bf16"] | None = option("bf16: matrix products in bfloat16; null: fp32")
 
 
 class Hardware(Section):
@@ -222,6 +225,9 @@ class Hardware(Section):
     )
     minutes: Count = Field(
         default=60, description="time that a job may ask of a cluster; it resumes if that is too short"
+    )
+    evaluation_processes: Count | None = option(
+        "processes that share an evaluation, its bits the same; null: one for each visible GPU"
     )
 
 
@@ -408,19 +414,53 @@ class DataSource(Section):
         return [*self.licences, *(Licence(name=name, used_for=key, licence=own) for name, key, own in named)]
 
 
+Scorer = Literal["vqa", "vqa_official", "vqa_as_run", "vizwiz", "textvqa", "gqa", "yes_no", "box"]
+
+
 class VisionTask(Section):
+    """A benchmark of questions about images. What is not set is as in the embedded scenes."""
+
     format: VisionFormat
     prompt: str = Field(description="what the model is asked; {question} stands for the question")
-    scorer: Literal["vqa", "gqa", "yes_no", "box"]
+    scorer: Scorer
     threshold: Fraction | None = Field(default=None, description="IoU from which a box counts")
     chance: Fraction
     stable: bool = Field(description="part of the vision stable score")
     longest: Count = Field(description="tokens an answer may have")
+    stands_for: str | None = option(
+        "the task of the embedded scenes whose place it has in claims and published figures"
+    )
+    items: Count | None = option("questions, chosen by the hash of their id; null: all")
+    options: list[str] | None = option(
+        "of yes_no: the words for yes and no whose first tokens are compared; null: yes, no", min_length=2, max_length=2
+    )
+    decimals: Count | None = option("of box: decimals to which the true box is rounded; null: not at all")
+    average: Literal["kinds"] | None = option(
+        "kinds: the score is the mean of the kinds' means; null: of the questions"
+    )
+    beside: list[Scorer] | None = option("other scorers whose means are reported beside, in conventions.csv")
+
+
+TextBenchmark = Literal[
+    "agieval_sat_en",
+    "arc_easy",
+    "bigbench_conceptual_combinations",
+    "boolq",
+    "copa",
+    "hellaswag",
+    "mathqa",
+    "piqa",
+    "pubmedqa",
+]
 
 
 class TextTask(Section):
     chance: Fraction
     stable: bool = Field(description="part of the text stable score")
+    benchmark: TextBenchmark | None = option(
+        "files in this data set's own layout, asked as lm-eval does; null: TASK.jsonl"
+    )
+    files: str | None = option("of a benchmark: a pattern for its files; null: those named after lm-eval's split")
 
 
 class Captioning(Section):
@@ -429,8 +469,11 @@ class Captioning(Section):
 
 class Tasks(Section):
     vision: dict[str, VisionTask]
-    captioning: Captioning
+    captioning: Captioning | None = option("captions of the images, if any are to be made")
     text: dict[str, TextTask]
+    engine: Literal["lm_eval"] | None = option(
+        "lm_eval: benchmarks through EleutherAI's lm-eval; null: through our own"
+    )
 
 
 # --- configs/claims.yaml, configs/published.csv ----------------------------------------------------------------------
@@ -645,19 +688,32 @@ def load_settings(root: Path) -> Settings:
     check_tasks(tasks, f"configs/tasks/{params.tasks}.yaml")
     check_encoders(encoders, scale, scale_file)
     check_data(data, params, scale, tasks)
+    names = {task.stands_for: name for name, task in tasks.vision.items() if task.stands_for}
     return Settings(
         params=params,
         scale=scale,
         data=data,
         encoders=encoders,
         tasks=tasks,
-        claims=load_claims(root),
-        published=load_published(root),
+        claims=load_claims(root, names),
+        published=load_published(root, names),
     )
 
 
-def load_claims(root: Path) -> dict[str, Claim]:
-    """configs/claims.yaml: claims by their name, each of exactly one kind."""
+def renamed(value: object, names: dict[str, str]) -> object:
+    """A claim, or part of one, with other names for the tasks that it is about."""
+    if isinstance(value, list):
+        return [renamed(part, names) for part in value]
+    if not isinstance(value, dict):
+        return value
+    parts = {key: renamed(part, names) for key, part in value.items()}
+    return parts | (
+        {"metric": names.get(parts["metric"], parts["metric"])} if isinstance(parts.get("metric"), str) else {}
+    )
+
+
+def load_claims(root: Path, names: dict[str, str]) -> dict[str, Claim]:
+    """configs/claims.yaml: claims by their name, each of exactly one kind; `names` of tasks take the place of others."""
     file, kinds = "configs/claims.yaml", ("contrast", "all_of", "optimum", "agreement")
     claims = {}
     for name, value in load_yaml(root / file, root).items():
@@ -667,14 +723,14 @@ def load_claims(root: Path) -> dict[str, Claim]:
         if len(given) != 1:
             raise ConfigError(file, name, given, f"exactly one of {', '.join(kinds)}")
         try:
-            claims[name] = parse(Claim, value, file)
+            claims[name] = parse(Claim, renamed(value, names), file)
         except ConfigError as error:
             raise ConfigError(file, f"{name}.{error.key}", error.found, error.allowed) from None
     return claims
 
 
-def load_published(root: Path) -> list[PublishedFigure]:
-    """configs/published.csv: the paper's numbers."""
+def load_published(root: Path, names: dict[str, str]) -> list[PublishedFigure]:
+    """configs/published.csv: the paper's numbers; `names` of columns take the place of others."""
     file = "configs/published.csv"
     try:
         with open(root / file, encoding="utf-8", newline="") as table:
@@ -684,7 +740,7 @@ def load_published(root: Path) -> list[PublishedFigure]:
     found = []
     for number, row in enumerate(rows, 2):
         try:
-            row = row | {"value": float(row["value"])}
+            row = row | {"value": float(row["value"]), "column": names.get(row["column"], row["column"])}
         except (KeyError, TypeError, ValueError):
             raise ConfigError(file, f"line {number}.value", row.get("value"), "a number") from None
         try:
@@ -733,6 +789,17 @@ def check_tasks(tasks: Tasks, file: str) -> None:
             raise ConfigError(file, f"vision.{name}.prompt", task.prompt, "a text with {question} and no other braces")
         if task.scorer == "box" and task.threshold is None:
             raise ConfigError(file, f"vision.{name}.threshold", None, "an IoU from 0 to 1 for the scorer box")
+        for key, scorer in (("options", "yes_no"), ("decimals", "box")):
+            if getattr(task, key) is not None and task.scorer != scorer:
+                raise ConfigError(file, f"vision.{name}.{key}", getattr(task, key), f"nothing: it is of {scorer} alone")
+        for other in task.beside or []:
+            if {task.scorer, other} & {"yes_no", "box"}:
+                raise ConfigError(file, f"vision.{name}.beside", other, "scorers of free text, beside one of free text")
+    for name, task in tasks.text.items():
+        if task.files is not None and task.benchmark is None:
+            raise ConfigError(file, f"text.{name}.files", task.files, "nothing: it is of a benchmark alone")
+        if tasks.engine and task.benchmark is None:
+            raise ConfigError(file, f"text.{name}.benchmark", None, "a benchmark, as the engine is lm_eval")
 
 
 def check_data(data: DataSource, params: Params, scale: Scale, tasks: Tasks) -> None:

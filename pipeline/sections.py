@@ -31,6 +31,11 @@ def later(default: Any, **options: Any) -> Any:
     return Field(default=default, exclude_if=lambda value: value == default, **options)
 
 
+def option(description: str, **bounds: Any) -> Any:
+    """A key that need not be set: see `later`."""
+    return later(None, description=description, **bounds)
+
+
 class ModelSize(Section):
     vocabulary: int = Field(ge=300, le=65536, description="tokens in the tokenizer")
     layers: Count

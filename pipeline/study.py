@@ -510,11 +510,12 @@ class Study:
             "encoder": self.encoder_settings(recipe.encoder) if images else None,
             "train_encoder": model.settings.get("train_encoder", False),
             "vision": {name: task.model_dump() for name, task in tasks.vision.items()} if vision else {},
-            "captioning": tasks.captioning.model_dump() if images and not blind else None,
+            "captioning": tasks.captioning.model_dump() if tasks.captioning and images and not blind else None,
             "text": {name: task.model_dump() for name, task in tasks.text.items()} if not blind else {},
             "conditions": conditions,
             "split": self.settings.params.split,
         }
+        settings |= {"engine": tasks.engine} if tasks.engine and settings["text"] else {}
         parents = {"checkpoint": model, "tokenizer": self.tokenizer(), "text": self.source("text")}
         if images:
             parents["questions"] = self.source("evaluation")

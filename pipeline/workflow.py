@@ -89,6 +89,11 @@ class Workflow:
         return source.workers if isinstance(source, Corpora) else 1
 
     @property
+    def evaluation_threads(self) -> int:
+        hardware = self.settings.scale.hardware
+        return hardware.threads * (hardware.evaluation_processes or 1)
+
+    @property
     def memory_mb(self) -> int:
         return self.settings.scale.hardware.memory_mb
 

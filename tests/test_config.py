@@ -105,7 +105,7 @@ UNKNOWN_NAMES = [
     (PARAMS, "preset", "smal", "a file of configs/scale/: small (did you mean 'small'?)"),
     (PARAMS, "preset", "../small", "a file of configs/scale/"),
     (PARAMS, "data", "scene", "a file of configs/data/: paper, scenes (did you mean 'scenes'?)"),
-    (PARAMS, "tasks", "nothing", "a file of configs/tasks/: scenes"),
+    (PARAMS, "tasks", "nothing", "a file of configs/tasks/: paper, scenes"),
     (PARAMS, "recipe.encoder", "efficientnet", "a file of configs/encoder/"),
     (DATA, "source", "laion", "'scenes'"),
     (ENCODER, "kind", "resnet", "'efficientnet_lite0'"),

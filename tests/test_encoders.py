@@ -569,7 +569,7 @@ def referring(folder: Path, size: tuple[int, int], bbox: list[float]) -> None:
     ],
 )
 def test_answers_are_scored_in_shares_of_the_image(fit, said, score, tokenizer, tmp_path, monkeypatch):
-    referring(tmp_path, (400, 200), [0, 0, 200, 200])
+    referring(tmp_path / "evaluation" / "test", (400, 200), [0, 0, 200, 200])
     asked = []
 
     def reply(model, tokenizer, stop, longest, tokens, features, slots):
@@ -580,10 +580,13 @@ def test_answers_are_scored_in_shares_of_the_image(fit, said, score, tokenizer, 
     task = {"format": "refcoco", "scorer": "box", "threshold": 0.6, "longest": 24}
     task["prompt"] = "In [0.00, 0.00, 1.00, 1.00], where is the {question}?"
     encoder = {"kind": "patch", "pixels": 64, "patches": 4, "width": 3076, "cache": False, "fit": fit}
-    settings = {"vision": {"boxes": task}, "conditions": ["removed"], "evaluation": {"batch": 4}, "encoder": encoder}
-    progress = SimpleNamespace(update=lambda *_: None)
-    loaded = load_tokenizer(tokenizer / "tokenizer.json")
-    (row,) = evaluate.vision_rows(None, loaded, settings, tmp_path, None, progress)
+    one = evaluate.Evaluation.__new__(evaluate.Evaluation)  # without a model, which `reply` stands for
+    one.settings = {"vision": {"boxes": task}, "conditions": ["removed"], "split": "test", "encoder": encoder}
+    one.inputs, one.answers = {"questions": tmp_path}, SimpleNamespace(get=lambda key, make: make())
+    one.model = one.viewer = one.room = None
+    one.progress, one.batch = SimpleNamespace(update=lambda *_: None), 4
+    one.tokenizer = load_tokenizer(tokenizer / "tokenizer.json")
+    (row,) = one.vision(weighted=False)
     row = dict(zip(evaluate.VISION_COLUMNS, row))
     whole = "[0.00, 0.25, 1.00, 0.75]" if fit == "letterbox" else "[0.00, 0.00, 1.00, 1.00]"
     assert f"In {whole}, where is the wide thing?" in asked[0]

@@ -16,8 +16,10 @@ from pipeline.data.frames import Square
 from pipeline.data.shards import prompt_tokens
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.evaluation import evaluate
+from pipeline.evaluation.answers import Answers, helpers, read_answers
 from pipeline.evaluation.metrics import cider_d, tokenise_caption
 from pipeline.evaluation.tasks import shuffled_images
+from pipeline.model import vision
 from pipeline.model.sizes import DecoderShape
 from pipeline.model.vision import build_encoder, decode_image
 from pipeline.model.vlm import VLM, greedy
@@ -73,8 +75,15 @@ def made(tmp_path_factory):
     return root
 
 
-def run(made: Path, out: Path, checkpoint: str = "checkpoint", inputs: dict | None = None, **settings) -> dict:
-    out.mkdir()
+def make_job(
+    made: Path,
+    out: Path,
+    checkpoint: str = "checkpoint",
+    inputs: dict | None = None,
+    processes: int | None = None,
+    resume: Path | None = None,
+    **settings,
+) -> SimpleNamespace:
     defaults = {
         "model": MODEL,
         "evaluation": {"batch": 8, "text_items": 10, "heldout_documents": 10},
@@ -87,9 +96,18 @@ def run(made: Path, out: Path, checkpoint: str = "checkpoint", inputs: dict | No
         "split": "validation",
     }
     folders = {"checkpoint": made / checkpoint, "tokenizer": made / "tokenizer", "questions": made / "source"}
-    progress = SimpleNamespace(update=lambda *_: None)
-    job = SimpleNamespace(settings=defaults | settings, inputs=folders | (inputs or {}), progress=progress)
-    return evaluate.run(job, out)
+    return SimpleNamespace(
+        settings=defaults | settings,
+        inputs=folders | (inputs or {}),
+        progress=evaluate.Silent(),
+        context={"evaluation_processes": processes},
+        resume=resume or out.with_name(f"{out.name}-resume"),
+    )
+
+
+def run(made: Path, out: Path, *arguments, **settings) -> dict:
+    out.mkdir()
+    return evaluate.run(make_job(made, out, *arguments, **settings), out)
 
 
 def read(file: Path) -> list[dict]:
@@ -187,9 +205,10 @@ def test_the_same_prompt_after_the_same_image_is_answered_once():
 
     prompts = [(7,), (8, 9), (7,), (7,), (8, 9)]
     shown = [Path("a"), Path("a"), Path("b"), Path("a"), None]
-    answers = evaluate.answer(prompts, shown, lambda images: torch.zeros(len(images), 2, 1), reply, 1, 8)
+    batches = list(evaluate.by_length(dict.fromkeys(zip(prompts, shown)), 8))
+    said = evaluate.answer(batches, lambda images: torch.zeros(len(images), 2, 1), reply, 1, Answers())
     assert asked == [(1, 1, 7), (1, 1, 7), (1, 1, 8, 9), (1, 1, 8, 9)]
-    assert answers == ["0", "0", "1", "0", "1"]
+    assert [said[pair] for pair in zip(prompts, shown)] == ["0", "0", "1", "0", "1"]
 
 
 def test_batches_hold_prompts_of_one_length():
@@ -198,15 +217,184 @@ def test_batches_hold_prompts_of_one_length():
     assert [[number for _, number in batch] for batch in batches] == [[1, 6], [3], [0, 2], [4, 5]]
 
 
+def test_batches_hold_so_many_positions():
+    """A prompt of 3 takes 3 + 10 of them; a batch has one prompt at least."""
+    asked = [((0,) * length, number) for number, length in enumerate([3] * 5 + [40] * 2)]
+    for tokens, sizes in ((39, [3, 2, 1, 1]), (26, [2, 2, 1, 1, 1]), (100, [5, 2]), (10**6, [5, 2])):
+        assert [len(batch) for batch in evaluate.by_length(asked, 8, tokens, 10)] == sizes
+
+
+# --- shared out, stopped and started again ----------------------------------------------------------------------------
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def network(made, tmp_path_factory):
+    """Settings and inputs of a model that sees through a network: what it sees depends on what is encoded together."""
+    folder = tmp_path_factory.mktemp("network")
+    save_file(make_model(NETWORK).state_dict(), folder / "model.safetensors")
+    whole = tmp_path_factory.mktemp("whole") / "out"
+    run(made, whole, inputs={"checkpoint": folder}, encoder=NETWORK)
+    return {"inputs": {"checkpoint": folder}, "encoder": NETWORK}, files_of(whole)
+
+
+def test_processes_share_an_evaluation_to_the_same_bits(made, network, tmp_path):
+    settings, expected = network
+    run(made, tmp_path / "out", processes=2, resume=tmp_path / "resume", **settings)
+    assert files_of(tmp_path / "out") == expected
+    answered = [read_answers(file) for file in sorted((tmp_path / "resume" / "answers").iterdir())]
+    assert len(answered) == 2 and abs(len(answered[0]) - len(answered[1])) <= 1
+    assert not answered[0].keys() & answered[1].keys()
+
+
+def test_sharing_gives_the_same_bits_where_features_do_not_fit(made, network, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "KEPT_BYTES", 1000)
+    settings, _ = network
+    seen = []
+    encode = evaluate.Viewer.encode
+    monkeypatch.setattr(evaluate.Viewer, "encode", lambda self, files: seen.append(files) or encode(self, files))
+    run(made, tmp_path / "alone", **settings)
+    assert len(seen) > 2 * len({file for files in seen for file in files}) / 8  # encoded again for every batch
+    for process in (0, 1, 2):
+        job = make_job(made, tmp_path / "shared", **settings)
+        evaluate.answer_share(job.settings, job.inputs, job.resume / "answers", 3, job.progress, process)
+    monkeypatch.setattr(evaluate, "greedy", lambda *_: pytest.fail("answered again"))
+    run(made, tmp_path / "shared", **settings)
+    assert files_of(tmp_path / "shared") == files_of(tmp_path / "alone")
+
+
+def test_a_stopped_evaluation_goes_on_to_the_same_bits(made, network, tmp_path, monkeypatch):
+    """Whatever was answered before, in whichever order, by whichever number of processes; a line that was cut counts not."""
+    settings, expected = network
+    run(made, tmp_path / "first", resume=tmp_path / "resume", **settings)
+    file = tmp_path / "resume" / "answers" / "0.jsonl"
+    lines = file.read_text().splitlines()
+    kept = lines[::3]
+    file.with_name("7.jsonl").write_text("\n".join(kept[::2]) + "\n")
+    file.write_text("\n".join([*kept[1::2], lines[1][:-5]]))
+    answered = Counter()
+    greedily = evaluate.generate
+    monkeypatch.setattr(evaluate, "generate", lambda *a: answered.update(["generate"]) or greedily(*a))
+    choose = evaluate.yes_or_no
+    monkeypatch.setattr(evaluate, "yes_or_no", lambda *a: answered.update(["yes_or_no"]) or choose(*a))
+    run(made, tmp_path / "again", resume=tmp_path / "resume", **settings)
+    assert files_of(tmp_path / "again") == expected
+    assert answered.total() == len(lines) - len(kept)
+    assert len(read_answers(file)) == len(lines) - len(kept[::2])
+
+
+def test_a_process_that_fails_ends_the_evaluation():
+    with (
+        pytest.raises(RuntimeError, match="process 1 of the evaluation ended with exit code 1"),
+        helpers(int, 1, "no number"),
+    ):
+        pass
+    with helpers(pow, 1, 2):
+        pass
+
+
+def test_answers_that_are_left_to_others(tmp_path):
+    mine, other = (Answers(tmp_path, process, 2) for process in (0, 1))
+    assert [mine.get(("a", n), lambda n=n: [n]) for n in range(4)] == [[0], None, [2], None]
+    assert mine.get(("a", 1), lambda: [1]) is None  # asked again, it is still the other's
+    assert [other.get(("a", n), lambda n=n: [n / 3]) for n in range(4)] == [None, [1 / 3], None, [1.0]]
+    assert [Answers(tmp_path).get(("a", n), lambda: pytest.fail("known")) for n in range(4)] == [
+        [0],
+        [1 / 3],
+        [2],
+        [1.0],
+    ]
+
+
+# --- devices and precision --------------------------------------------------------------------------------------------
+
+
+def test_matrices_in_half_precision_are_what_autocast_makes_of_them(made):
+    model, halved = make_model(PATCH), evaluate.halve(make_model(PATCH))
+    assert {p.dtype for p in halved.decoder.layers[0].attention.in_proj.parameters()} == {torch.bfloat16}
+    batch = {"tokens": torch.arange(24).view(2, 12), "targets": torch.arange(24).view(2, 12)}
+    batch |= {"features": torch.randn(2, 4, PATCH["width"]), "slots": torch.tensor([0, 1, 2, 3, 12, 13, 14, 15])}
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(batch), halved(batch))
+    with torch.inference_mode():
+        exact = model(batch)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        near = halved(batch)
+    assert near.dtype == torch.float32 and not torch.equal(near, exact)
+    torch.testing.assert_close(near, exact, rtol=0.1, atol=0.1)
+
+
+def test_half_precision_is_a_setting(made, rows, tmp_path):
+    settings = {"evaluation": {"batch": 8, "precision": "bf16"}, "text": {}}
+    run(made, tmp_path / "out", **settings)
+    found = read(tmp_path / "out" / "vision.csv")
+    assert [row["id"] for row in found] == [row["id"] for row in rows[0]]
+    same = [a["prediction"] == b["prediction"] for a, b in zip(found, rows[0])]
+    assert 0.3 < sum(same) / len(same) < 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_missed(made, tmp_path):
+    with pytest.raises(ValueError, match="hardware.device is gpu, and no GPU is visible"):
+        run(made, tmp_path / "out", hardware={"device": "gpu", "threads": 1})
+
+
 # --- looking ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_image_is_read_and_encoded_once_an_evaluation(made, tmp_path, monkeypatch):
     decoded = []
-    monkeypatch.setattr(evaluate, "decode_image", lambda data, side: decoded.append(data) or decode_image(data, side))
+    monkeypatch.setattr(vision, "decode_image", lambda data, side: decoded.append(data) or decode_image(data, side))
     run(made, tmp_path / "out")
     images = list((made / "source" / "evaluation" / "validation" / "images").iterdir())
     assert 0 < len(decoded) == len(set(decoded)) <= len(images)
+
+
+@pytest.fixture(scope="module")
+def pictures(made) -> list[Path]:
+    return sorted((made / "source" / "evaluation" / "validation" / "images").iterdir())[:12]
+
+
+def test_features_do_not_pile_up(made, pictures, monkeypatch):
+    """What has been forgotten is encoded again, along with the same images: the same bits."""
+    encoder = build_encoder(Encoder(**NETWORK))
+    viewer = evaluate.Viewer(Square(64), None, encoder)
+    batches = [pictures[:8], pictures[6:12], pictures[:8], pictures[2:4]]
+    expected = [viewer.look(files) for files in batches]
+    monkeypatch.setattr(evaluate, "KEPT_BYTES", 3 * expected[0][0].nbytes)
+    small = evaluate.Viewer(Square(64), None, encoder)
+    for files, seen in zip(batches, expected):
+        assert torch.equal(small.look(files), seen)
+        assert len(small.kept) <= 3
+
+
+def test_what_is_seen_does_not_depend_on_who_looks(pictures):
+    """Another process skips batches that it only notes."""
+    encoder = build_encoder(Encoder(**NETWORK))
+    batches = [pictures[:8], pictures[6:12], pictures[::2]]
+    first, second = (evaluate.Viewer(Square(64), None, encoder) for _ in range(2))
+    expected = [first.look(files) for files in batches]
+    for files in batches:
+        second.note(files)
+    assert torch.equal(second.look(batches[2]), expected[2])
+    assert torch.equal(second.look(batches[1]), expected[1])
+
+
+def test_a_batch_that_is_looked_at_alone_leaves_nothing(pictures):
+    """As on a GPU, or with more images than there is room for."""
+    encoder = build_encoder(Encoder(**NETWORK))
+    viewer = evaluate.Viewer(Square(64), None, encoder, image_bytes=evaluate.KEPT_BYTES // 10)
+    viewer.prepare(pictures[:10])
+    assert not viewer.alone
+    viewer.prepare(pictures[:11])
+    viewer.look(pictures[4:])
+    pixels = torch.stack([decode_image(file.read_bytes(), Square(64)) for file in pictures[:3]])
+    features = encoder(pixels)
+    assert torch.equal(viewer.look([pictures[0], pictures[1], pictures[0], pictures[2]]), features[[0, 1, 0, 2]])
+    assert not viewer.kept
 
 
 def test_cached_features_give_the_same_rows(made, rows, tmp_path):
@@ -228,6 +416,7 @@ def test_a_trained_encoder_is_the_checkpoints(made, tmp_path):
     weights = make_model(NETWORK, network).state_dict()
     save_file({name: weight.contiguous() for name, weight in weights.items()}, tmp_path / "model.safetensors")
     settings = {"model": MODEL, "encoder": NETWORK, "train_encoder": True, "captioning": None, "conditions": ["normal"]}
+    settings["hardware"] = {"device": "cpu", "threads": 1}
     model = evaluate.load_model(settings, tmp_path)
     viewer = evaluate.make_viewer(settings, model, None)
     assert viewer.network is model.encoder
@@ -268,7 +457,7 @@ def test_captions_are_scored_among_the_images_of_the_split(made, monkeypatch, tm
     folder = made / "source" / "evaluation" / "validation"
     asked = list(formats.read_questions("coco_captions", folder / "captioning"))
     replies = [question.answers[1] if number % 2 else "nothing" for number, question in enumerate(asked)]
-    monkeypatch.setattr(evaluate, "answer", lambda *_: replies)
+    monkeypatch.setattr(evaluate.Evaluation, "answer", lambda *_: replies)
     assert run(made, tmp_path / "out", vision={}, conditions=[]) == {"caption_rows": len(asked)}
     scores = [float(row["score"]) for row in read(tmp_path / "out" / "captions.csv")]
     references = [[tokenise_caption(text) for text in question.answers] for question in asked]
@@ -293,7 +482,7 @@ def test_a_state_is_asked_what_its_settings_name(made, tmp_path):
 
 def test_a_model_that_is_shown_nothing_needs_no_encoder(monkeypatch):
     monkeypatch.setattr(evaluate, "build_encoder", lambda encoder: pytest.fail("built"))
-    settings = {"encoder": NETWORK, "captioning": None, "conditions": ["removed"]}
+    settings = {"encoder": NETWORK, "captioning": None, "conditions": ["removed"], "hardware": {"threads": 1}}
     assert evaluate.make_viewer(settings, make_model(PATCH), None) is None
 
 
@@ -313,3 +502,16 @@ def test_log_likelihoods_are_those_of_one_row_at_a_time():
             logits = model.decoder.logits(model.decoder(model.decoder.embedding(ids[None, :-1])))[0]
         told = torch.log_softmax(logits, -1).gather(1, ids[1:, None])[:, 0]
         assert nats == pytest.approx(told[-len(continuation) :].sum().item(), rel=1e-5)
+
+
+def test_a_batch_of_texts_holds_so_many_positions():
+    model = make_model(None)
+    draw = torch.Generator().manual_seed(3)
+    pairs = [tuple(torch.randint(0, 300, (n,), generator=draw).tolist() for n in (size, 2)) for size in range(1, 14)]
+    batches = Answers()
+    found = evaluate.log_likelihoods(model, pairs, 16, 4, 30, batches, ("text",))
+    np.testing.assert_allclose(found, evaluate.log_likelihoods(model, pairs, 16, 4), rtol=1e-5)
+    sizes = [len(answers) for answers in batches.known.values()]
+    assert sum(sizes) == 13 and sizes[0] == 4 and sizes[-1] == 2
+    longest = np.cumsum(sizes) + 1  # positions of the longest row of each batch
+    assert all(size * positions <= 30 for size, positions in zip(sizes, longest))

@@ -1,12 +1,14 @@
 """Phase "evaluate": one row an example, from a model's weights and files in the official formats.
 
-`vision.csv`: task, condition, id, image, kind, split, answer, prediction, valid, score (0..1).
+`vision.csv`: task, condition, id, image, kind, split, answer, prediction, valid, score (0..1), and weight (what the
+example counts for in its task's mean) where a task averages over kinds. `conventions.csv`: task, condition, scorer,
+questions, score: means under other conventions, where a task asks for them.
 `captions.csv`: id, image, reference (the first), prediction, score (CIDEr-D among the split's images, 0..10).
 `text.csv`: task, id, answer, prediction, score (0 or 1). `heldout.csv`: id, nats, bytes of held-out documents.
 
 Conditions: "normal"; "removed": the prompt without its image; "mean": the mean features of the task's images in place
-of every image's; "shuffled": the image of another question of the same task and type. Greedy answers, fp32, batches of
-prompts of one length. Composer is not needed.
+of every image's; "shuffled": the image of another question of the same task and type. Greedy answers in batches of
+prompts of one length, in fp32 or bf16, on the CPU or on every visible GPU. Composer is not needed.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +26,26 @@ from torch import Tensor, nn
 from pipeline.data import formats
 from pipeline.data.frames import Square, move_boxes
 from pipeline.data.read_text import read_choices, read_documents
-from pipeline.data.records import Question
+from pipeline.data.records import MultipleChoice, Question
 from pipeline.data.shards import prompt_tokens
 from pipeline.data.store import FeatureStore, image_id
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
+from pipeline.evaluation import tasks
+from pipeline.evaluation.answers import Answers, helpers
+from pipeline.evaluation.benchmarks import read_benchmark, token_pair
 from pipeline.evaluation.metrics import cider_d, tokenise_caption
-from pipeline.evaluation.tasks import ask, score_answer, shuffled_images, subset
+from pipeline.evaluation.tasks import FREE_TEXT, ask, asked, score_answer, shuffled_images, subset
 from pipeline.model.sizes import DecoderShape
-from pipeline.model.vision import build_encoder, decode_image
+from pipeline.model.vision import build_encoder, decode_images
 from pipeline.model.vlm import IGNORE, VLM, greedy
 from pipeline.sections import Encoder, ModelSize
 from pipeline.training.state import load_weights
 
 VISION_COLUMNS = ["task", "condition", "id", "image", "kind", "split", "answer", "prediction", "valid", "score"]
 CAPTION_COLUMNS = ["id", "image", "reference", "prediction", "score"]
+CONVENTION_COLUMNS = ["task", "condition", "scorer", "questions", "score"]
+CPU = torch.device("cpu")
+KEPT_BYTES = 1 << 30  # features that a process on the CPU keeps in memory
 
 
 def load_model(settings: dict, checkpoint: Path) -> VLM:
@@ -53,6 +61,23 @@ def load_model(settings: dict, checkpoint: Path) -> VLM:
     return model.eval()
 
 
+def choose_device(settings: dict, process: int = 0) -> torch.device:
+    """The CPU, or the GPU of a process. Raises ValueError where there is none."""
+    if settings["hardware"]["device"] == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("hardware.device is gpu, and no GPU is visible here")
+    return torch.device("cuda", process % torch.cuda.device_count())
+
+
+def halve(model: nn.Module) -> nn.Module:
+    """Keep the matrices in bfloat16, as autocast would make them of the fp32 ones at every step. The rest stays fp32."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.to(torch.bfloat16)
+    return model
+
+
 # --- looking at images -----------------------------------------------------------------------------------------------
 
 Look = Callable[[list], Tensor]  # what stands for images (n of them) -> their features [n, patches, width] in fp32
@@ -60,23 +85,67 @@ Reply = Callable[[Tensor, Tensor | None, Tensor | None], list[str]]  # tokens, f
 
 
 class Viewer:
-    """Features of image files, each file read once: from the study's cache, or from an encoder and kept in memory."""
+    """Features of image files: from the study's cache, or from an encoder when they are needed.
 
-    def __init__(self, pixels: Square, store: FeatureStore | None, network: nn.Module | None):
-        self.pixels, self.store, self.network = pixels, store, network
-        self.known: dict[Path, str | Tensor] = {}  # an image's id in the cache, or its features
+    What an encoder gives for an image depends, in the last bit, on the images that it is given along. On the CPU these
+    are the ones that were first looked at (or noted) together, and features stay in memory while there is room. On a
+    GPU, or where a task has more images than there is room for, each batch is looked at `alone` and nothing is kept.
+    Either way the same batches get the same features, whichever of them this process answers.
+    """
+
+    def __init__(
+        self,
+        square: Square,
+        store: FeatureStore | None,
+        network: nn.Module | None,
+        device: torch.device = CPU,
+        image_bytes: int = 0,
+    ):
+        self.square, self.store, self.network, self.device = square, store, network, device
+        self.image_bytes = image_bytes
+        self.alone = device.type != "cpu"
+        self.ids: dict[Path, str] = {}
+        self.groups: dict[Path, tuple[Path, ...]] = {}  # an image's companions, itself among them
+        self.kept: dict[Path, Tensor] = {}
+
+    def prepare(self, files: Iterable[Path]) -> None:
+        """The images of the next task: batches are looked at alone on a GPU, and where not all features fit in memory."""
+        self.alone = self.device.type != "cpu" or len(set(files)) * self.image_bytes > KEPT_BYTES
+
+    def note(self, files: Iterable[Path]) -> None:
+        """Images that will be looked at together, by this process or by another one."""
+        new = tuple(file for file in dict.fromkeys(files) if file not in self.groups)
+        self.groups |= dict.fromkeys(new, new)
 
     @torch.inference_mode()
     def look(self, files: list[Path]) -> Tensor:
         """[n, patches, width] in fp32."""
-        new = [file for file in dict.fromkeys(files) if file not in self.known]
-        data = [file.read_bytes() for file in new]
         if self.store is not None:
-            self.known |= zip(new, map(image_id, data))
-            return torch.from_numpy(self.store.get([self.known[file] for file in files])).float()
-        if new:
-            self.known |= zip(new, self.network(torch.stack([decode_image(d, self.pixels) for d in data])))
-        return torch.stack([self.known[file] for file in files])
+            self.ids |= {file: image_id(file.read_bytes()) for file in dict.fromkeys(files) if file not in self.ids}
+            return torch.from_numpy(self.store.get([self.ids[file] for file in files])).float()
+        if self.alone:
+            unique = list(dict.fromkeys(files))
+            found = dict(zip(unique, self.encode(unique)))
+        else:
+            self.note(files)
+            found = {file: self.kept[file] for file in files if file in self.kept}
+            for file in files:
+                if file not in found:
+                    found |= zip(self.groups[file], self.encode(self.groups[file]))
+            self.keep(found)
+        return torch.stack([found[file] for file in files])
+
+    def encode(self, files: Iterable[Path]) -> Tensor:
+        """[n, patches, width] in fp32 of images encoded together."""
+        pixels = decode_images((file.read_bytes() for file in files), self.square)
+        return self.network(pixels.to(self.device)).float()
+
+    def keep(self, found: dict[Path, Tensor]) -> None:
+        """Remember features, and forget the oldest where there is no room for all."""
+        self.kept |= found
+        size = next(iter(found.values())).nbytes if found else 0
+        for file in list(self.kept)[: max(0, len(self.kept) - KEPT_BYTES // max(size, 1))]:
+            del self.kept[file]
 
     def mean(self, files: list[Path], batch: int) -> Tensor:
         """[patches, width]: the mean over the different ones among the files, looked at `batch` at a time."""
@@ -85,7 +154,7 @@ class Viewer:
         return sum(sums) / len(files)
 
 
-def make_viewer(settings: dict, model: VLM, features: Path | None) -> Viewer | None:
+def make_viewer(settings: dict, model: VLM, features: Path | None, device: torch.device = CPU) -> Viewer | None:
     """How the model sees images: the study's cache, its own encoder, or the frozen one. None if it looks at none."""
     looks = settings["captioning"] or set(settings["conditions"]) - {"removed"}
     if settings["encoder"] is None or not looks:
@@ -93,7 +162,8 @@ def make_viewer(settings: dict, model: VLM, features: Path | None) -> Viewer | N
     encoder = Encoder(**settings["encoder"])
     if features is not None:
         return Viewer(encoder.square, FeatureStore(features), None)
-    return Viewer(encoder.square, None, build_encoder(encoder) if model.encoder is None else model.encoder)
+    network = build_encoder(encoder) if model.encoder is None else model.encoder
+    return Viewer(encoder.square, None, network.to(device), device, 4 * encoder.patches * encoder.width)
 
 
 def view(
@@ -104,35 +174,52 @@ def view(
     if condition == "removed":
         return [None] * len(files), None
     if condition == "mean":
-        mean = viewer.mean(files, batch)
-        return [None] * len(files), lambda shown: mean.expand(len(shown), -1, -1)
+        unique = list(dict.fromkeys(files))
+        for start in range(0, len(unique), batch):
+            viewer.note(unique[start : start + batch])
+        mean = cache(partial(viewer.mean, files, batch))  # not before it is needed
+        return [None] * len(files), lambda shown: mean().expand(len(shown), -1, -1)
     return files if condition == "normal" else shuffled_images(questions), viewer.look
 
 
 # --- answering -------------------------------------------------------------------------------------------------------
 
 
-def by_length(asked: Iterable[tuple[tuple[int, ...], Hashable]], batch: int) -> Iterator[list]:
-    """Pairs of (prompt, what is shown) in batches of one length of prompt."""
+def by_length(
+    asked: Iterable[tuple[tuple[int, ...], Hashable]], batch: int, tokens: int | None = None, more: int = 0
+) -> Iterator[list]:
+    """Pairs of (prompt, what is shown) in batches of one length of prompt.
+
+    At most `batch` of them, and at most `tokens` positions where each takes `more` than its prompt has.
+    """
     groups: dict[int, list] = defaultdict(list)
     for pair in asked:
         groups[len(pair[0])].append(pair)
     for length in sorted(groups):
         members = groups[length]
-        for start in range(0, len(members), batch):
-            yield members[start : start + batch]
+        size = batch if tokens is None else max(1, min(batch, tokens // (length + more)))
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
 
 
 @torch.inference_mode()
 def answer(
-    prompts: list[tuple[int, ...]], shown: list[Path | None], look: Look | None, reply: Reply, image: int, batch: int
-) -> list[str]:
-    """A model's replies to prompts, each after the image tokens (of id `image`) of what is shown, or (None) after none.
+    batches: list[list],
+    look: Look | None,
+    reply: Reply,
+    image: int,
+    answers: Answers,
+    key: tuple = (),
+    update: Callable[[int], None] = lambda done: None,
+) -> dict[tuple, str] | None:
+    """A model's replies to batches of different (prompt, what is shown), by these.
 
-    The same prompt after the same image is answered once.
+    Each prompt stands after the image tokens (of id `image`) of what is shown, or without `look` after none. `update`
+    is told how many batches are done. None if some are left to other processes.
     """
     said: dict[tuple, str] = {}
-    for pairs in by_length(dict.fromkeys(zip(prompts, shown)), batch):
+
+    def reply_to(pairs: list) -> list[str]:
         tokens = torch.tensor([prompt for prompt, _ in pairs], dtype=torch.long)
         features = slots = None
         if look is not None:
@@ -140,24 +227,35 @@ def answer(
             patches = features.shape[1]
             tokens = torch.cat((torch.full((len(pairs), patches), image), tokens), dim=1)
             slots = (torch.arange(len(pairs))[:, None] * tokens.shape[1] + torch.arange(patches)).flatten()
-        said |= zip(pairs, reply(tokens, features, slots))
-    return [said[pair] for pair in zip(prompts, shown)]
+        return reply(tokens, features, slots)
+
+    for number, pairs in enumerate(batches):
+        said |= zip(pairs, answers.get((*key, number), partial(reply_to, pairs)) or ())
+        update(number + 1)
+    return said if len(said) == sum(map(len, batches)) else None
+
+
+def placed(model: VLM, *tensors: Tensor | None) -> list[Tensor | None]:
+    """Tensors on the model's device."""
+    device = model.decoder.embedding.weight.device
+    return [tensor if tensor is None else tensor.to(device) for tensor in tensors]
 
 
 def generate(model: VLM, tokenizer: Tokenizer, stop: int, longest: int, tokens: Tensor, features, slots) -> list[str]:
     """The likeliest continuation, token by token, up to `stop`."""
+    tokens, features, slots = placed(model, tokens, features, slots)
     return [tokenizer.decode(ids) for ids in greedy(model, tokens, stop, longest, features, slots)]
 
 
-def yes_or_no(model: VLM, tokenizer: Tokenizer, tokens: Tensor, features, slots) -> list[str]:
-    """The likelier of "yes" and "no" as the answer's first token (vlm-evaluation's POPE)."""
-    hidden = model.decoder(model.embed(tokens, features, slots))[:, -1]
-    yes, no = (tokenizer.encode(word)[0] for word in ("yes", "no"))
+def yes_or_no(model: VLM, tokenizer: Tokenizer, words: tuple[str, str], tokens: Tensor, features, slots) -> list[str]:
+    """The likelier of the words for "yes" and "no", by their first tokens (vlm-evaluation's POPE); "yes" on a tie."""
+    hidden = model.decoder(model.embed(*placed(model, tokens, features, slots)))[:, -1]
+    yes, no = (tokenizer.encode(word)[0] for word in words)
     logits = model.decoder.logits(hidden)
     return ["yes" if y >= n else "no" for y, n in zip(logits[:, yes].tolist(), logits[:, no].tolist())]
 
 
-# --- vision ----------------------------------------------------------------------------------------------------------
+# --- one model's evaluation -------------------------------------------------------------------------------------------
 
 
 def read_task(format: str, folder: Path, name: str) -> list[Question]:
@@ -168,81 +266,230 @@ def read_task(format: str, folder: Path, name: str) -> list[Question]:
     return questions
 
 
-def vision_rows(model, tokenizer, settings: dict, folder: Path, viewer: Viewer | None, progress) -> Iterator[list]:
-    """Rows of vision.csv for all tasks and conditions."""
-    total = len(settings["vision"]) * len(settings["conditions"])
-    batch, fit, done = settings["evaluation"]["batch"], Encoder(**settings["encoder"]).fit, 0
-    for name, task in settings["vision"].items():
-        questions = read_task(task["format"], folder, name)
-        splits = formats.read_splits(task["format"], folder / name, images=folder / "images", task=name)
-        # What is asked, and said of boxes, is in the frame that the model sees; rows are in shares of the image.
-        asked = [move_boxes(ask(task, question), question.image, "resize", fit) for question in questions]
-        prompts = [tuple(prompt_tokens(tokenizer, text)) for text in asked]
-        reply = partial(generate, model, tokenizer, tokenizer.end_assistant, task["longest"])
-        if task["scorer"] == "yes_no":
-            reply = partial(yes_or_no, model, tokenizer)
-        for condition in settings["conditions"]:
-            shown, look = view(condition, questions, viewer, batch)
-            answers = [
-                move_boxes(said, file or question.image, fit, "resize", decimals=6)
-                for said, file, question in zip(
-                    answer(prompts, shown, look, reply, tokenizer.image, batch), shown, questions
-                )
-            ]
-            for question, prediction in zip(questions, answers):
+class Evaluation:
+    """A model, what it is asked, and its answers so far.
+
+    Rows come where all of their answers are known; with other processes at work, they come when those are done.
+    """
+
+    def __init__(self, settings: dict, inputs: dict[str, Path], answers: Answers, progress, process: int = 0):
+        self.settings, self.inputs, self.answers, self.progress = settings, inputs, answers, progress
+        torch.set_num_threads(settings["hardware"]["threads"])
+        self.device = choose_device(settings, process)
+        self.model = load_model(settings, inputs["checkpoint"]).to(self.device)
+        self.viewer = make_viewer(settings, self.model, inputs.get("features"), self.device)
+        self.half = settings["evaluation"].get("precision") == "bf16"
+        if self.half:
+            halve(self.model)
+            if self.viewer and self.viewer.network:
+                halve(self.viewer.network)
+        self.tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer.json")
+        self.means: list[list] = []  # rows of conventions.csv
+        self.batch, self.room = settings["evaluation"]["batch"], settings["evaluation"].get("batch_tokens")
+
+    def files(self) -> Iterator[tuple[str, list[str], Iterator[list]]]:
+        """Name, columns and rows of every file of the evaluation."""
+        settings = self.settings
+        if settings["encoder"] and settings["vision"]:
+            weighted = any(task.get("average") for task in settings["vision"].values())
+            yield "vision", [*VISION_COLUMNS, *(["weight"] if weighted else [])], self.vision(weighted)
+            if self.means:
+                yield "conventions", CONVENTION_COLUMNS, iter(self.means)
+        if settings["encoder"] and settings["captioning"]:
+            yield "captions", CAPTION_COLUMNS, self.captions()
+        if settings["text"]:
+            yield "text", ["task", "id", "answer", "prediction", "score"], self.text()
+            yield "heldout", ["id", "nats", "bytes"], self.heldout()
+
+    def precision(self) -> torch.autocast:
+        """The context in which answers have the evaluation's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
+
+    # --- vision ---
+
+    @property
+    def folder(self) -> Path:
+        return self.inputs["questions"] / "evaluation" / self.settings["split"]
+
+    def answer(self, key: tuple, prompts, shown, look: Look | None, reply: Reply, longest: int, update=lambda done: 0):
+        """Replies to prompts about what is shown, or None (see the function)."""
+        more = longest + (self.settings["encoder"]["patches"] if look else 0)
+        batches = list(by_length(dict.fromkeys(zip(prompts, shown)), self.batch, self.room, more))
+        if look is not None:
+            for pairs in batches:
+                self.viewer.note(file for _, file in pairs if file is not None)
+        said = answer(
+            batches, look, reply, self.tokenizer.image, self.answers, key, lambda done: update(done / len(batches))
+        )
+        return said and [said[pair] for pair in zip(prompts, shown)]
+
+    def answered(self) -> Iterator[tuple[str, dict, str, list[Question], list[str]]]:
+        """Task, its settings, condition, questions and answers, as far as answers are known."""
+        settings, done = self.settings, 0
+        fit = Encoder(**settings["encoder"]).fit
+        total = len(settings["vision"]) * len(settings["conditions"])
+        for name, task in settings["vision"].items():
+            questions = asked(task, read_task(task["format"], self.folder, name))
+            if self.viewer:
+                self.viewer.prepare(question.image for question in questions)
+            # What is asked, and said of boxes, is in the frame that the model sees; rows are in shares of the image.
+            texts = [move_boxes(ask(task, question), question.image, "resize", fit) for question in questions]
+            prompts = [tuple(prompt_tokens(self.tokenizer, text)) for text in texts]
+            reply = partial(generate, self.model, self.tokenizer, self.tokenizer.end_assistant, task["longest"])
+            if task["scorer"] == "yes_no":
+                reply = partial(yes_or_no, self.model, self.tokenizer, task.get("options") or ("yes", "no"))
+            for condition in settings["conditions"]:
+
+                def update(share: float, before: int = done, name: str = name) -> None:
+                    self.progress.update(round(100 * (before + share)), 100 * total, "% of task conditions", name)
+
+                shown, look = view(condition, questions, self.viewer, self.batch)
+                answers = self.answer(("vision", name, condition), prompts, shown, look, reply, task["longest"], update)
+                done += 1
+                if answers is not None:
+                    seen = [file or question.image for file, question in zip(shown, questions)]
+                    answers = [move_boxes(a, file, fit, "resize", decimals=6) for a, file in zip(answers, seen)]
+                    yield name, task, condition, questions, answers
+
+    def vision(self, weighted: bool) -> Iterator[list]:
+        """Rows of vision.csv for all tasks and conditions."""
+        read_splits = cache(partial(formats.read_splits, images=self.folder / "images"))
+        for name, task, condition, questions, answers in self.answered():
+            splits = read_splits(task["format"], self.folder / name, task=name)
+            for scorer in (task["scorer"], *task["beside"]) if task.get("beside") else ():
+                scores = [FREE_TEXT[scorer](text.strip(), q.answers) for q, text in zip(questions, answers)]
+                self.means.append([name, condition, scorer, len(scores), f"{sum(scores) / len(scores):.6g}"])
+            for question, prediction, weight in zip(questions, answers, tasks.weights(task, questions)):
                 valid, score = score_answer(task, question, prediction)
                 truth = question.answers[0] if question.answers else ""
                 yield [
                     *(name, condition, question.id, question.image.name, question.kind, splits.get(question.id, "")),
                     *(truth, prediction, int(valid), f"{score:.6g}"),
+                    *([f"{weight:.9g}"] if weighted else []),
                 ]
-            done += 1
-            progress.update(done, total, "task conditions", name)
 
+    def captions(self) -> Iterator[list]:
+        """Rows of captions.csv: what the model says after the image tokens alone, as training's captions begin."""
+        questions = read_task("coco_captions", self.folder, "captioning")
+        longest = self.settings["captioning"]["longest"]
+        reply = partial(generate, self.model, self.tokenizer, self.tokenizer.end, longest)
+        files = [question.image for question in questions]
+        self.viewer.prepare(files)
+        predictions = self.answer(("captions",), [()] * len(files), files, self.viewer.look, reply, longest)
+        if predictions is None:
+            return
+        references = [[tokenise_caption(text) for text in question.answers] for question in questions]
+        _, scores = cider_d(references, [tokenise_caption(text) for text in predictions])
+        for question, prediction, score in zip(questions, predictions, scores):
+            yield [question.id, question.image.name, question.answers[0], prediction, f"{score:.6g}"]
 
-def caption_rows(model, tokenizer, settings: dict, folder: Path, viewer: Viewer) -> Iterator[list]:
-    """Rows of captions.csv: what the model says after the image tokens alone, as caption samples of training begin."""
-    questions = read_task("coco_captions", folder, "captioning")
-    reply = partial(generate, model, tokenizer, tokenizer.end, settings["captioning"]["longest"])
-    files = [question.image for question in questions]
-    predictions = answer([()] * len(files), files, viewer.look, reply, tokenizer.image, settings["evaluation"]["batch"])
-    references = [[tokenise_caption(text) for text in question.answers] for question in questions]
-    _, scores = cider_d(references, [tokenise_caption(text) for text in predictions])
-    for question, prediction, score in zip(questions, predictions, scores):
-        yield [question.id, question.image.name, question.answers[0], prediction, f"{score:.6g}"]
+    # --- text ---
 
+    def log_likelihoods(self, key: tuple, pairs: list[tuple[list[int], list[int]]]) -> np.ndarray | None:
+        sequence = self.settings["model"]["sequence"]
+        return log_likelihoods(self.model, pairs, sequence, self.batch, self.room, self.answers, key)
 
-# --- text ------------------------------------------------------------------------------------------------------------
+    def text(self) -> Iterator[list]:
+        """Rows of text.csv: multiple choice by log-likelihood (lm-eval's `acc`, 0-shot)."""
+        folder = self.inputs["text"] / "evaluation" / "text"
+        for done, (name, task) in enumerate(self.settings["text"].items(), 1):
+            yield from (self.benchmark if task.get("benchmark") else self.choices)(name, task, folder)
+            self.progress.update(done, len(self.settings["text"]), "text tasks", name)
+
+    def choices(self, name: str, task: dict, folder: Path) -> Iterator[list]:
+        """Rows of a task whose file has contexts and choices (TASK.jsonl)."""
+        items = subset(list(read_choices(folder / f"{name}.jsonl", name)), self.settings["evaluation"]["text_items"])
+        return self.choose(name, items, continuation_tokens)
+
+    def benchmark(self, name: str, task: dict, folder: Path) -> Iterator[list]:
+        """Rows of a task whose files are in the layout of their data set, in its order."""
+        items = read_benchmark(task["benchmark"], folder / name, name, task.get("files"))
+        chosen = {item.id for item in subset(items, self.settings["evaluation"]["text_items"])}
+        numbers = [number for number, item in enumerate(items) if item.id in chosen]
+        if self.settings.get("engine") == "lm_eval":
+            from pipeline.evaluation.harness import benchmark_rows
+
+            return benchmark_rows(self, name, task, folder / name, items, numbers)
+        return self.choose(name, [items[number] for number in numbers], token_pair)
+
+    def choose(self, name: str, items: list[MultipleChoice], split: Callable) -> Iterator[list]:
+        """Rows of items: which choice is the likeliest continuation, its tokens as `split` makes them."""
+        pairs = [split(self.tokenizer, item.context, choice) for item in items for choice in item.choices]
+        scores, start = self.log_likelihoods(("text", name), pairs), 0
+        for item in items if scores is not None else ():
+            mine = scores[start : start + len(item.choices)]
+            start += len(item.choices)
+            best = int(mine.argmax())
+            yield [name, item.id, item.gold, best, int(best == item.gold)]
+
+    def heldout(self) -> Iterator[list]:
+        """Rows of heldout.csv: each held-out document's negative log-likelihood and size, cut to one sequence each."""
+        documents = list(read_documents(sorted((self.inputs["text"] / "text").glob("heldout-*.jsonl.zst"))))
+        documents = documents[: self.settings["evaluation"]["heldout_documents"]]
+        pairs, sizes = [], []
+        for document in documents:
+            ids = self.tokenizer.encode(document.text)[: self.settings["model"]["sequence"]]
+            pairs.append(([self.tokenizer.end], ids))
+            sizes.append(len(self.tokenizer.decode(ids).encode()))
+        found = self.log_likelihoods(("heldout",), pairs)
+        for document, nats, size in zip(documents, found, sizes) if found is not None else ():
+            yield [document.id, f"{-nats:.6f}", size]
 
 
 @torch.inference_mode()
-def log_likelihoods(model: VLM, pairs: list[tuple[list[int], list[int]]], sequence: int, batch: int) -> np.ndarray:
+def log_likelihoods(
+    model: VLM,
+    pairs: list[tuple[list[int], list[int]]],
+    sequence: int,
+    batch: int,
+    tokens: int | None = None,
+    answers: Answers | None = None,
+    key: tuple = (),
+) -> np.ndarray | None:
     """Sums of log-probabilities [len(pairs)], in nats, of continuations after contexts (token ids).
 
-    Contexts longer than the model's sequence lose their beginning. A batch's rows are padded on the right, which
-    causal attention never looks at.
+    Contexts longer than the model's sequence lose their beginning. A batch has at most `batch` rows and `tokens`
+    positions; its rows are padded on the right, which causal attention never looks at. None if some batches are left
+    to other processes.
     """
+    answers = answers or Answers()
     rows = []
     for context, continuation in pairs:
         whole = (context + continuation)[-(sequence + 1) :]
         rows.append((whole, min(len(continuation), len(whole) - 1)))
-    out = np.zeros(len(rows))
+    out, missing = np.zeros(len(rows)), False
     order = sorted(range(len(rows)), key=lambda n: len(rows[n][0]))
-    for start in range(0, len(order), batch):
-        members = order[start : start + batch]
-        width = max(len(rows[n][0]) for n in members) - 1
-        tokens = torch.zeros((len(members), width), dtype=torch.long)
-        targets = torch.full((len(members), width), IGNORE)
-        for row, number in enumerate(members):
-            ids, told = torch.tensor(rows[number][0]), rows[number][1]
-            tokens[row, : len(ids) - 1] = ids[:-1]
-            targets[row, len(ids) - 1 - told : len(ids) - 1] = ids[-told:]
-        logits = model({"tokens": tokens, "targets": targets})
-        labels = targets[targets != IGNORE]
-        nats = torch.log_softmax(logits, -1).gather(1, labels[:, None])[:, 0].double()
-        rows_of_labels = torch.arange(len(members))[:, None].expand_as(targets)[targets != IGNORE]
-        out[members] = torch.zeros(len(members), dtype=torch.double).index_add(0, rows_of_labels, nats).numpy()
-    return out
+    start = number = 0
+    while start < len(order):
+        end = start + 1
+        while end < min(start + batch, len(order)) and (
+            tokens is None or (end + 1 - start) * (len(rows[order[end]][0]) - 1) <= tokens
+        ):
+            end += 1
+        members = order[start:end]
+        found = answers.get((*key, number), partial(batch_likelihoods, model, [rows[n] for n in members]))
+        missing |= found is None
+        out[members] = 0.0 if found is None else found
+        start, number = end, number + 1
+    return None if missing else out
+
+
+def batch_likelihoods(model: VLM, rows: list[tuple[list[int], int]]) -> list[float]:
+    """For rows of (token ids, how many of the last ones are told): the told ones' log-probability, in nats."""
+    width = max(len(ids) for ids, _ in rows) - 1
+    tokens = torch.zeros((len(rows), width), dtype=torch.long)
+    targets = torch.full((len(rows), width), IGNORE)
+    for row, (ids, told) in enumerate(rows):
+        ids = torch.tensor(ids)
+        tokens[row, : len(ids) - 1] = ids[:-1]
+        targets[row, len(ids) - 1 - told : len(ids) - 1] = ids[-told:]
+    tokens, targets = placed(model, tokens, targets)
+    logits = model({"tokens": tokens, "targets": targets})
+    labels = targets[targets != IGNORE]
+    nats = torch.log_softmax(logits, -1).gather(1, labels[:, None])[:, 0].double()
+    rows_of_labels = torch.arange(len(rows), device=targets.device)[:, None].expand_as(targets)[targets != IGNORE]
+    sums = torch.zeros(len(rows), dtype=torch.double, device=targets.device).index_add(0, rows_of_labels, nats)
+    return sums.tolist()
 
 
 def continuation_tokens(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -252,37 +499,9 @@ def continuation_tokens(tokenizer: Tokenizer, context: str, continuation: str) -
     return [tokenizer.end, *head], whole[len(head) :]
 
 
-def text_rows(model, tokenizer, settings: dict, folder: Path, progress) -> Iterator[list]:
-    """Rows of text.csv: multiple choice by log-likelihood (lm-eval's `acc`, 0-shot)."""
-    sizes = settings["evaluation"]
-    for done, name in enumerate(settings["text"], 1):
-        items = subset(list(read_choices(folder / f"{name}.jsonl", name)), sizes["text_items"])
-        pairs = [continuation_tokens(tokenizer, item.context, choice) for item in items for choice in item.choices]
-        scores = log_likelihoods(model, pairs, settings["model"]["sequence"], sizes["batch"])
-        start = 0
-        for item in items:
-            mine = scores[start : start + len(item.choices)]
-            start += len(item.choices)
-            best = int(mine.argmax())
-            yield [name, item.id, item.gold, best, int(best == item.gold)]
-        progress.update(done, len(settings["text"]), "text tasks", name)
-
-
-def heldout_rows(model, tokenizer, settings: dict, folder: Path) -> Iterator[list]:
-    """Rows of heldout.csv: each held-out document's negative log-likelihood and size, cut to one sequence each."""
-    documents = list(read_documents(sorted((folder / "text").glob("heldout-*.jsonl.zst"))))
-    documents = documents[: settings["evaluation"]["heldout_documents"]]
-    pairs, sizes = [], []
-    for document in documents:
-        ids = tokenizer.encode(document.text)[: settings["model"]["sequence"]]
-        pairs.append(([tokenizer.end], ids))
-        sizes.append(len(tokenizer.decode(ids).encode()))
-    nats = -log_likelihoods(model, pairs, settings["model"]["sequence"], settings["evaluation"]["batch"])
-    for document, loss, size in zip(documents, nats, sizes):
-        yield [document.id, f"{loss:.6f}", size]
-
-
 # --- the phase -------------------------------------------------------------------------------------------------------
+
+COUNTS = {"vision": "vision_rows", "captions": "caption_rows", "text": "text_rows", "heldout": "heldout_rows"}
 
 
 def write_rows(path: Path, columns: list[str], rows: Iterable[list]) -> int:
@@ -297,25 +516,40 @@ def write_rows(path: Path, columns: list[str], rows: Iterable[list]) -> int:
     return count
 
 
+def answer_share(settings: dict, inputs: dict[str, Path], folder: Path, processes: int, progress, process: int) -> None:
+    """Answer what falls to one of several processes."""
+    evaluation = Evaluation(settings, inputs, Answers(folder, process, processes), progress, process)
+    with evaluation.precision():
+        for _, _, rows in evaluation.files():
+            for _ in rows:
+                pass
+
+
+def count_processes(job) -> int:
+    """How many processes share the evaluation: what the context says, else one for each visible GPU."""
+    if job.settings["hardware"]["device"] == "cpu":
+        return job.context.get("evaluation_processes") or 1
+    return job.context.get("evaluation_processes") or max(1, torch.cuda.device_count())
+
+
 def run(job, out: Path) -> dict:
     """Phase "evaluate": score one checkpoint on everything that its card names."""
-    settings, inputs = job.settings, job.inputs
-    torch.set_num_threads(settings["hardware"]["threads"])
-    model = load_model(settings, inputs["checkpoint"])
-    viewer = make_viewer(settings, model, inputs.get("features"))
-    tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer.json")
+    folder, processes = job.resume / "answers", count_processes(job)
+    if processes > 1:
+        arguments = (job.settings, job.inputs, folder, processes)
+        with helpers(answer_share, processes - 1, *arguments, Silent()):
+            answer_share(*arguments, job.progress, 0)
+    evaluation = Evaluation(job.settings, job.inputs, Answers(folder), job.progress)
     counts = {}
-    if settings["encoder"]:
-        folder = inputs["questions"] / "evaluation" / settings["split"]
-        if settings["vision"]:
-            rows = vision_rows(model, tokenizer, settings, folder, viewer, job.progress)
-            counts["vision_rows"] = write_rows(out / "vision.csv", VISION_COLUMNS, rows)
-        if settings["captioning"]:
-            rows = caption_rows(model, tokenizer, settings, folder, viewer)
-            counts["caption_rows"] = write_rows(out / "captions.csv", CAPTION_COLUMNS, rows)
-    if settings["text"]:
-        rows = text_rows(model, tokenizer, settings, inputs["text"] / "evaluation" / "text", job.progress)
-        counts["text_rows"] = write_rows(out / "text.csv", ["task", "id", "answer", "prediction", "score"], rows)
-        heldout = heldout_rows(model, tokenizer, settings, inputs["text"])
-        counts["heldout_rows"] = write_rows(out / "heldout.csv", ["id", "nats", "bytes"], heldout)
+    with evaluation.precision():
+        for name, columns, rows in evaluation.files():
+            count = write_rows(out / f"{name}.csv", columns, rows)
+            counts |= {COUNTS[name]: count} if name in COUNTS else {}
     return counts
+
+
+class Silent:
+    """Progress that nobody is told of."""
+
+    def update(self, *_) -> None:
+        pass

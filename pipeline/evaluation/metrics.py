@@ -62,7 +62,8 @@ def _without_line_breaks(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-def _without_punctuation(text: str) -> str:
+def without_punctuation(text: str) -> str:
+    """The part of `normalise_vqa` that is about punctuation."""
     grouped_digits = _COMMA_IN_NUMBER.search(text) is not None
     result = text
     for mark in _PUNCTUATION:
@@ -86,7 +87,7 @@ def normalise_vqa(text: str) -> str:
 
     Source: https://visualqa.org/evaluation.html and its scorer, github.com/GT-Vision-Lab/VQA, oddities included.
     """
-    return _normalised_words(_without_punctuation(_without_line_breaks(text)))
+    return _normalised_words(without_punctuation(_without_line_breaks(text)))
 
 
 def normalise_textvqa(text: str) -> str:
@@ -109,16 +110,24 @@ def _check_answers(answers: Sequence[str]) -> None:
         raise ValueError("answers must be a list of at least one human answer")
 
 
-def vqa_accuracy(prediction: str, answers: Sequence[str], normalise: Callable[[str], str] = normalise_vqa) -> float:
+def vqa_accuracy(
+    prediction: str,
+    answers: Sequence[str],
+    normalise: Callable[[str], str] = normalise_vqa,
+    normalise_answer: Callable[[str], str] | None = None,
+) -> float:
     """Soft accuracy of one answer against the human ones (ten in VQAv2), with both sides normalised.
 
     Each human is left out in turn, the score is min(n/3, 1) with n matches among the others, and the mean over humans
-    is returned, 0..1. Pass `normalise_textvqa` for TextVQA. Raises ValueError without answers.
+    is returned, 0..1. Pass `normalise_textvqa` for TextVQA. `normalise_answer` is for conventions that treat human
+    answers otherwise: `without_punctuation` for the paper's VQAv2, `str` (as they are) for VizWiz, whose
+    scorer moreover has backticks in its table of contractions; here they are apostrophes.
+    Raises ValueError without answers.
 
-    Source: Antol et al. 2015 (arXiv:1505.00468) and https://visualqa.org/evaluation.html
+    Source: Antol et al. 2015 (arXiv:1505.00468) and https://visualqa.org/evaluation.html; vlm-evaluation
     """
     _check_answers(answers)
-    return _soft_accuracy(normalise(prediction), [normalise(answer) for answer in answers])
+    return _soft_accuracy(normalise(prediction), [(normalise_answer or normalise)(answer) for answer in answers])
 
 
 def vqa_accuracy_official(prediction: str, answers: Sequence[str]) -> float:

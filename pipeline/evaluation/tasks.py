@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.data.records import Conversation, MultipleChoice, Question
 from pipeline.evaluation import metrics
+
+Example = TypeVar("Example", Question, MultipleChoice)
 
 
 def ask(task: dict, question: Question) -> str:
@@ -16,22 +20,55 @@ def ask(task: dict, question: Question) -> str:
     return task["prompt"].format(question=question.text)
 
 
+FREE_TEXT: dict[str, Callable[[str, Sequence[str]], float]] = {
+    "vqa": metrics.vqa_accuracy,
+    "vqa_official": metrics.vqa_accuracy_official,
+    "vqa_as_run": partial(metrics.vqa_accuracy, normalise_answer=metrics.without_punctuation),
+    "vizwiz": partial(metrics.vqa_accuracy, normalise_answer=str),
+    "textvqa": partial(metrics.vqa_accuracy, normalise=metrics.normalise_textvqa),
+    "gqa": lambda prediction, answers: float(metrics.gqa_match(prediction, answers[0])),
+}
+
+
 def score_answer(task: dict, question: Question, prediction: str) -> tuple[bool, float]:
-    """(whether the answer is of the right form, its score in 0..1)."""
+    """(whether the answer is of the right form, its score in 0..1). Space around an answer does not count."""
+    prediction = prediction.strip()
     if task["scorer"] == "box":
         valid = metrics.parse_box(prediction) is not None
-        return valid, float(valid and metrics.box_hit(prediction, question.box, task["threshold"]))
+        return valid, float(valid and metrics.box_hit(prediction, true_box(task, question), task["threshold"]))
     if task["scorer"] == "yes_no":
         return True, float(prediction == question.answers[0].lower())
-    valid = bool(prediction.strip())
-    if task["scorer"] == "gqa":
-        return valid, float(metrics.gqa_match(prediction, question.answers[0]))
-    return valid, float(metrics.vqa_accuracy(prediction, question.answers))
+    return bool(prediction), float(FREE_TEXT[task["scorer"]](prediction, question.answers))
 
 
-def subset(items: list[MultipleChoice], count: int) -> list[MultipleChoice]:
-    """At most `count` items, chosen by the hash of their id: the same for every model, whatever the order."""
+def true_box(task: dict, question: Question) -> metrics.Box:
+    """A question's box with the decimals that its task asks for, in shares of the image, as answers are."""
+    return tuple(round(side, task["decimals"]) for side in question.box) if task.get("decimals") else question.box
+
+
+def subset(items: list[Example], count: int | None) -> list[Example]:
+    """At most `count` items (None: all), chosen and ordered by the hash of their id.
+
+    The same for every model, machine and order; a larger subset has the smaller one at its beginning.
+    """
     return sorted(items, key=lambda item: hashlib.sha256(item.id.encode()).digest())[:count]
+
+
+def asked(task: dict, questions: Iterable[Question]) -> list[Question]:
+    """The questions of a task that are asked, in their own order."""
+    questions, count = list(questions), task.get("items")
+    if count is None or count >= len(questions):
+        return questions
+    chosen = {question.id for question in subset(questions, count)}
+    return [question for question in questions if question.id in chosen]
+
+
+def weights(task: dict, questions: list[Question]) -> list[float]:
+    """What each question counts for in its task's mean: 1 on average; more in a kind with few, if kinds are averaged."""
+    if task.get("average") != "kinds":
+        return [1.0] * len(questions)
+    sizes = Counter(question.kind for question in questions)
+    return [len(questions) / (len(sizes) * sizes[question.kind]) for question in questions]
 
 
 def shuffled_images(questions: list[Question]) -> list[Path]:
@@ -46,7 +83,7 @@ def shuffled_images(questions: list[Question]) -> list[Path]:
     for members in groups.values():
         circle = sorted(members, key=lambda n: hashlib.sha256(questions[n].id.encode()).digest())
         for place, number in enumerate(circle):
-            others = circle[place + 1 :] + circle[:place]
+            others = (circle[(place + step) % len(circle)] for step in range(1, len(circle)))
             own = questions[number].image
             images[number] = next((questions[o].image for o in others if questions[o].image != own), own)
     return images

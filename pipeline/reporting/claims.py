@@ -63,6 +63,10 @@ class Results:
     def seeds(self, arm: Arm) -> set[int]:
         return set(self.cells[arm[0]].runs) if arm[0] in self.cells else set()
 
+    def asked(self, arm: Arm, seed: int, metric: str) -> bool:
+        """Whether a run was asked for what a metric is the mean of: not every suite wants captions."""
+        return (self.rows.folder(self.cells[arm[0]].runs[seed]) / file_of(metric, self.rows.tasks)).exists()
+
     def items(self, arm: Arm, seed: int, metric: str) -> pd.DataFrame:
         """What a metric is the mean of: group (task), id, cluster and value of every item, sorted."""
         folder = self.rows.folder(self.cells[arm[0]].runs[seed])
@@ -75,7 +79,7 @@ class Results:
 
     def grid(self, metric: str, evaluated: str) -> list[tuple[Arm, int]]:
         """All runs of one state under normal conditions: what a fit pools."""
-        file = "vision.csv" if is_vision(metric, self.rows.tasks) else FILES.get(metric, "text.csv")
+        file = file_of(metric, self.rows.tasks)
         return [
             ((cell.name, "normal"), seed)
             for cell in self.cells.values()
@@ -106,6 +110,10 @@ def is_vision(metric: str, tasks: dict) -> bool:
     return metric == "vision_average" or metric in tasks["vision"]
 
 
+def file_of(metric: str, tasks: dict) -> str:
+    return "vision.csv" if is_vision(metric, tasks) else FILES.get(metric, "text.csv")
+
+
 def tasks_of(metric: str, tasks: dict) -> list[str]:
     """The tasks that a metric averages."""
     wholes = {"vision_average": tasks["vision"], "text_stable": tasks["text"]}
@@ -114,7 +122,7 @@ def tasks_of(metric: str, tasks: dict) -> list[str]:
 
 def metric_items(folder: Path, metric: str, condition: str, tasks: dict) -> pd.DataFrame:
     """group, id, cluster, value of the items of a metric in one evaluation. Raises ValueError if there are none."""
-    file = "vision.csv" if is_vision(metric, tasks) else FILES.get(metric, "text.csv")
+    file = file_of(metric, tasks)
     found = pd.read_csv(folder / file, dtype={"id": str}, keep_default_na=False)
     if file == "heldout.csv":
         share = found["nats"] / math.log(2) / found["bytes"].mean()
@@ -126,7 +134,7 @@ def metric_items(folder: Path, metric: str, condition: str, tasks: dict) -> pd.D
         if file == "vision.csv":
             found = found[found["condition"] == condition]
         chance = stable(tasks["text"]) if metric == "text_stable" else {}
-        value = found["score"] - found["task"].map(lambda task: chance.get(task, 0.0))
+        value = (found["score"] - found["task"].map(lambda task: chance.get(task, 0.0))) * found.get("weight", 1.0)
         cluster = found["image"] if file == "vision.csv" else found["task"] + "/" + found["id"]
         made = pd.DataFrame({"group": found["task"], "id": found["id"], "cluster": cluster, "value": value})
     if not len(made):
@@ -145,7 +153,7 @@ def measure(results: Results, contrast: dict, interest: float) -> Effect:
             key = (arm["cell"], arm["condition"])
             weights[key] = weights.get(key, 0.0) + sign
     metric, seeds = contrast["metric"], sorted(set.intersection(*(results.seeds(arm) for arm in weights)))
-    if not seeds:
+    if not seeds or not all(results.asked(arm, seed, metric) for arm in weights for seed in seeds):
         return Effect(NOT_RUN)
     differences, frame = item_differences(results, weights, seeds, metric)
     items = statistics.mean_of_means(differences.mean(0), frame["group"].tolist(), frame["cluster"].tolist())

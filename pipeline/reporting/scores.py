@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.data import formats
 from pipeline.evaluation.statistics import Estimate, mean_of_means, wilson
-from pipeline.evaluation.tasks import ask, majority_answers, score_answer
+from pipeline.evaluation.tasks import ask, asked, majority_answers, score_answer
 
 KEY = ["task", "id"]
 
@@ -51,9 +51,8 @@ def majority_scores(tasks: Mapping[str, dict], questions: Path, instructions: Pa
     answers = majority_answers(formats.read_conversations(folder / "conversations.json", folder / "images"))
     rows = []
     for name, task in tasks.items():
-        for question in formats.read_questions(
-            task["format"], questions / name, images=questions / "images", task=name
-        ):
+        read = formats.read_questions(task["format"], questions / name, images=questions / "images", task=name)
+        for question in asked(task, read):
             guess = answers.get(ask(task, question), "")
             rows.append((name, question.id, score_answer(task, question, guess)[1]))
     return pd.DataFrame(rows, columns=[*KEY, "score"])
@@ -78,7 +77,7 @@ def paired(rows: pd.DataFrame, prior: pd.DataFrame) -> pd.DataFrame:
 
 
 def average(rows: pd.DataFrame, chance: Mapping[str, float], column: str = "score", cluster: str = "image") -> Estimate:
-    """Mean over the tasks of `chance` of (task mean - chance).
+    """Mean over the tasks of `chance` of (task mean - chance), where rows may have a `weight` within their task.
 
     Where every answer scores 0 (or 1) there is no spread to make an interval of, and Wilson's takes its place, with
     one trial a cluster. Raises ValueError for a task without rows.
@@ -88,6 +87,8 @@ def average(rows: pd.DataFrame, chance: Mapping[str, float], column: str = "scor
     if missing:
         raise ValueError(f"no rows of {', '.join(sorted(missing))}")
     values = rows[column] - rows["task"].map(chance)
+    if "weight" in rows:  # relative to the rows at hand, which may be of one kind alone
+        values *= rows["weight"] / rows.groupby("task")["weight"].transform("mean")
     result = mean_of_means(values.to_numpy(), rows["task"].tolist(), rows[cluster].tolist())
     if rows[column].nunique() == 1 and rows[column].iloc[0] in (0, 1):
         trials, level = rows[cluster].nunique(), sum(chance.values()) / len(chance)
