@@ -125,7 +125,7 @@ def rows(made, tmp_path_factory):
 
 
 def questions(made: Path, task: str) -> list:
-    return evaluate.read_task(VISION[task]["format"], made / "source" / "evaluation" / "validation", task)
+    return evaluate.questions_of(made / "source", "validation", task, VISION[task]["format"], {})
 
 
 # --- vision -----------------------------------------------------------------------------------------------------------

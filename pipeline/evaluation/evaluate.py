@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.data import formats
+from pipeline.data.corpora import read_splits, read_task
 from pipeline.data.frames import Square, move_boxes
 from pipeline.data.read_text import read_choices, read_documents
 from pipeline.data.records import MultipleChoice, Question
@@ -258,11 +258,11 @@ def yes_or_no(model: VLM, tokenizer: Tokenizer, words: tuple[str, str], tokens: 
 # --- one model's evaluation -------------------------------------------------------------------------------------------
 
 
-def read_task(format: str, folder: Path, name: str) -> list[Question]:
+def questions_of(source: Path, split: str, name: str, format: str, context: dict) -> list[Question]:
     """The questions of a split's task. Raises ValueError if there is none, BadRecord for a bad file."""
-    questions = list(formats.read_questions(format, folder / name, images=folder / "images", task=name))
+    questions = list(read_task(source, split, name, format, context))
     if not questions:
-        raise ValueError(f"{folder / name}: no questions")
+        raise ValueError(f"{source}: no questions of {name} in its {split} split")
     return questions
 
 
@@ -272,8 +272,11 @@ class Evaluation:
     Rows come where all of their answers are known; with other processes at work, they come when those are done.
     """
 
-    def __init__(self, settings: dict, inputs: dict[str, Path], answers: Answers, progress, process: int = 0):
-        self.settings, self.inputs, self.answers, self.progress = settings, inputs, answers, progress
+    def __init__(
+        self, settings: dict, inputs: dict[str, Path], context: dict, answers: Answers, progress, process: int = 0
+    ):
+        self.settings, self.inputs, self.context = settings, inputs, context
+        self.answers, self.progress = answers, progress
         torch.set_num_threads(settings["hardware"]["threads"])
         self.device = choose_device(settings, process)
         self.model = load_model(settings, inputs["checkpoint"]).to(self.device)
@@ -307,9 +310,8 @@ class Evaluation:
 
     # --- vision ---
 
-    @property
-    def folder(self) -> Path:
-        return self.inputs["questions"] / "evaluation" / self.settings["split"]
+    def questions(self, name: str, format: str) -> list[Question]:
+        return questions_of(self.inputs["questions"], self.settings["split"], name, format, self.context)
 
     def answer(self, key: tuple, prompts, shown, look: Look | None, reply: Reply, longest: int, update=lambda done: 0):
         """Replies to prompts about what is shown, or None (see the function)."""
@@ -329,7 +331,7 @@ class Evaluation:
         fit = Encoder(**settings["encoder"]).fit
         total = len(settings["vision"]) * len(settings["conditions"])
         for name, task in settings["vision"].items():
-            questions = asked(task, read_task(task["format"], self.folder, name))
+            questions = asked(task, self.questions(name, task["format"]))
             if self.viewer:
                 self.viewer.prepare(question.image for question in questions)
             # What is asked, and said of boxes, is in the frame that the model sees; rows are in shares of the image.
@@ -353,9 +355,9 @@ class Evaluation:
 
     def vision(self, weighted: bool) -> Iterator[list]:
         """Rows of vision.csv for all tasks and conditions."""
-        read_splits = cache(partial(formats.read_splits, images=self.folder / "images"))
+        splits_of = cache(partial(read_splits, self.inputs["questions"], self.settings["split"]))
         for name, task, condition, questions, answers in self.answered():
-            splits = read_splits(task["format"], self.folder / name, task=name)
+            splits = splits_of(name, task["format"])
             for scorer in (task["scorer"], *task["beside"]) if task.get("beside") else ():
                 scores = [FREE_TEXT[scorer](text.strip(), q.answers) for q, text in zip(questions, answers)]
                 self.means.append([name, condition, scorer, len(scores), f"{sum(scores) / len(scores):.6g}"])
@@ -370,7 +372,7 @@ class Evaluation:
 
     def captions(self) -> Iterator[list]:
         """Rows of captions.csv: what the model says after the image tokens alone, as training's captions begin."""
-        questions = read_task("coco_captions", self.folder, "captioning")
+        questions = self.questions("captioning", "coco_captions")
         longest = self.settings["captioning"]["longest"]
         reply = partial(generate, self.model, self.tokenizer, self.tokenizer.end, longest)
         files = [question.image for question in questions]
@@ -516,9 +518,11 @@ def write_rows(path: Path, columns: list[str], rows: Iterable[list]) -> int:
     return count
 
 
-def answer_share(settings: dict, inputs: dict[str, Path], folder: Path, processes: int, progress, process: int) -> None:
+def answer_share(
+    settings: dict, inputs: dict[str, Path], context: dict, folder: Path, processes: int, progress, process: int
+) -> None:
     """Answer what falls to one of several processes."""
-    evaluation = Evaluation(settings, inputs, Answers(folder, process, processes), progress, process)
+    evaluation = Evaluation(settings, inputs, context, Answers(folder, process, processes), progress, process)
     with evaluation.precision():
         for _, _, rows in evaluation.files():
             for _ in rows:
@@ -536,10 +540,10 @@ def run(job, out: Path) -> dict:
     """Phase "evaluate": score one checkpoint on everything that its card names."""
     folder, processes = job.resume / "answers", count_processes(job)
     if processes > 1:
-        arguments = (job.settings, job.inputs, folder, processes)
+        arguments = (job.settings, job.inputs, job.context, folder, processes)
         with helpers(answer_share, processes - 1, *arguments, Silent()):
             answer_share(*arguments, job.progress, 0)
-    evaluation = Evaluation(job.settings, job.inputs, Answers(folder), job.progress)
+    evaluation = Evaluation(job.settings, job.inputs, job.context, Answers(folder), job.progress)
     counts = {}
     with evaluation.precision():
         for name, columns, rows in evaluation.files():

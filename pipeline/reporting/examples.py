@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from pipeline.data import formats
+from pipeline.data.records import Question
 from pipeline.evaluation.metrics import parse_box
 from pipeline.evaluation.tasks import ask
 from pipeline.reporting import scores
@@ -28,11 +28,11 @@ def make(rows: Rows, out: Path) -> None:
     cell = next(cell for cell in rows.cells(evaluated="model") if cell.name == "recipe")
     answers = scores.read_scores([rows.folder(next(iter(cell.runs.values())))], "vision.csv")
     examples = pick(answers[answers["condition"] == "normal"], RIGHT, WRONG)
-    folder = rows.inputs["evaluation"] / "evaluation" / rows.settings["split"]
-    asked = questions(rows.tasks["vision"], folder)
-    examples["question"] = [asked[key] for key in zip(examples["task"], examples["id"])]
+    asked = questions(rows, set(zip(examples["task"], examples["id"])))
+    keys = list(zip(examples["task"], examples["id"]))
+    examples["question"] = [ask(rows.tasks["vision"][task], asked[task, name]) for task, name in keys]
     write_table(examples, out / "figures/examples.csv")
-    contact_sheet(examples, folder / "images", out / "figures/examples.png")
+    contact_sheet(examples, {key: asked[key].image for key in keys}, out / "figures/examples.png")
 
 
 def pick(rows: pd.DataFrame, right: int, wrong: int) -> pd.DataFrame:
@@ -47,16 +47,17 @@ def pick(rows: pd.DataFrame, right: int, wrong: int) -> pd.DataFrame:
     return pd.concat(parts).drop(columns=["order", "valid"], errors="ignore").reset_index(drop=True)
 
 
-def questions(tasks: dict, folder: Path) -> dict[tuple[str, str], str]:
-    """What is asked, by task and id."""
+def questions(rows: Rows, keys: set[tuple[str, str]]) -> dict[tuple[str, str], Question]:
+    """The questions of these tasks and ids."""
     return {
-        (name, question.id): ask(task, question)
-        for name, task in tasks.items()
-        for question in formats.read_questions(task["format"], folder / name, images=folder / "images", task=name)
+        (name, question.id): question
+        for name, task in rows.tasks["vision"].items()
+        for question in rows.questions(name, task["format"])
+        if (name, question.id) in keys
     }
 
 
-def contact_sheet(examples: pd.DataFrame, images: Path, file: Path) -> None:
+def contact_sheet(examples: pd.DataFrame, images: dict[tuple[str, str], Path], file: Path) -> None:
     """A row a task: right answers on the left, wrong ones on the right."""
     tasks = list(examples["task"].unique())
     columns = RIGHT + WRONG
@@ -67,7 +68,7 @@ def contact_sheet(examples: pd.DataFrame, images: Path, file: Path) -> None:
         part = examples[examples["task"] == task]
         for is_right, first in ((True, 0), (False, RIGHT)):
             for axis, (_, row) in zip(line[first:], part[part["right"] == is_right].iterrows()):
-                draw(axis, row, images)
+                draw(axis, row, images[task, row["id"]])
         line[0].text(
             -0.04, 0.5, task.replace("_", " "), rotation=90, ha="right", va="center", transform=line[0].transAxes
         )
@@ -78,9 +79,9 @@ def contact_sheet(examples: pd.DataFrame, images: Path, file: Path) -> None:
     save(figure, file)
 
 
-def draw(axis, row: pd.Series, images: Path) -> None:
+def draw(axis, row: pd.Series, file: Path) -> None:
     """An image, its question, the right answer and the model's."""
-    with Image.open(images / row["image"]) as image:
+    with Image.open(file) as image:
         axis.imshow(image.convert("RGB"))
         width, height = image.size
     colour, mark = (GREEN, "right") if row["right"] else (RED, "wrong")

@@ -6,7 +6,7 @@ image (vision) or item (text); with several it covers the seeds too (`statistics
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.data.corpora import read_task, read_turns
+from pipeline.data.records import Question
 from pipeline.evaluation.statistics import Estimate, with_runs
 from pipeline.files import read_json
 from pipeline.reporting import scores
@@ -36,8 +38,9 @@ class Cell:
 class Rows:
     """What a table's job knows of its runs: cells, score files and costs."""
 
-    def __init__(self, settings: dict, inputs: dict[str, Path]):
-        self.settings, self.inputs, self.tasks = settings, inputs, settings["tasks"]
+    def __init__(self, settings: dict, inputs: dict[str, Path], context: dict | None = None):
+        self.settings, self.inputs, self.context = settings, inputs, context or {}
+        self.tasks = settings["tasks"]
 
     def cells(self, experiment: str | None = None, evaluated: str | None = None) -> list[Cell]:
         """The cells in the order of the study; of one experiment, or of one state."""
@@ -52,12 +55,16 @@ class Rows:
     def folder(self, run: str) -> Path:
         return self.inputs[f"scores/{run}"]
 
+    def questions(self, task: str, format: str) -> Iterator[Question]:
+        """What a task's models were asked."""
+        return read_task(self.inputs["evaluation"], self.settings["split"], task, format, self.context)
+
     @cached_property
     def prior(self) -> pd.DataFrame:
         """Task by task what answering without looking scores: the stronger of majority and blind-trained."""
         blind = scores.read_scores([self.inputs["blind"]], "vision.csv")
-        questions = self.inputs["evaluation"] / "evaluation" / self.settings["split"]
-        majority = scores.majority_scores(self.tasks["vision"], questions, self.inputs["instructions"])
+        turns = read_turns(self.inputs["instructions"], self.context)
+        majority = scores.majority_scores(self.tasks["vision"], self.questions, turns)
         return scores.language_prior(majority, blind)
 
     def estimate(self, folders: list[Path], file: str, value: Callable[[pd.DataFrame], Estimate], **where) -> Estimate:

@@ -7,12 +7,12 @@ was trained; with several seeds an example's score is its mean over them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.data import formats
+from pipeline.data.records import Conversation, Question
 from pipeline.evaluation.statistics import Estimate, mean_of_means, wilson
 from pipeline.evaluation.tasks import ask, asked, majority_answers, score_answer
 
@@ -45,14 +45,19 @@ def bits(rows: pd.DataFrame) -> Estimate:
     return mean_of_means(share, ["all"] * len(rows), rows["id"].tolist())
 
 
-def majority_scores(tasks: Mapping[str, dict], questions: Path, instructions: Path) -> pd.DataFrame:
-    """What the most frequent training answer to the same prompt scores: task, id, score. No answer scores 0."""
-    folder = instructions / "instructions"
-    answers = majority_answers(formats.read_conversations(folder / "conversations.json", folder / "images"))
+def majority_scores(
+    tasks: Mapping[str, dict],
+    questions: Callable[[str, str], Iterable[Question]],
+    conversations: Iterable[Conversation],
+) -> pd.DataFrame:
+    """What the most frequent training answer to the same prompt scores: task, id, score. No answer scores 0.
+
+    `questions(task, format)` gives what a task asks.
+    """
+    answers = majority_answers(conversations)
     rows = []
     for name, task in tasks.items():
-        read = formats.read_questions(task["format"], questions / name, images=questions / "images", task=name)
-        for question in asked(task, read):
+        for question in asked(task, questions(name, task["format"])):
             guess = answers.get(ask(task, question), "")
             rows.append((name, question.id, score_answer(task, question, guess)[1]))
     return pd.DataFrame(rows, columns=[*KEY, "score"])

@@ -10,7 +10,7 @@ from pipeline.reporting.rows import Rows
 
 def run(job, out: Path) -> dict:
     """Make the job's table in `out`."""
-    maker(job.settings["make"])(Rows(job.settings, job.inputs), out)
+    maker(job.settings["make"])(Rows(job.settings, job.inputs, job.context), out)
     return {}
 
 
