@@ -307,7 +307,7 @@ def test_lm_eval_is_shared_out_too(made, tmp_path, monkeypatch):
     folder = tmp_path / "shared" / "resume" / "answers"
     for process in (0, 1):
         job = make_job(made, tmp_path / "shared", "lm_eval", 100)
-        evaluate.answer_share(job.settings, job.inputs, folder, 2, evaluate.Silent(), process)
+        evaluate.answer_share(job.settings, job.inputs, job.context, folder, 2, evaluate.Silent(), process)
     written = [file.read_text().splitlines() for file in sorted(folder.iterdir())]
     assert len(written) == 2 and all(written)
     monkeypatch.setattr(evaluate, "batch_likelihoods", lambda *_: pytest.fail("answered again"))

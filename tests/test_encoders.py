@@ -583,6 +583,7 @@ def test_answers_are_scored_in_shares_of_the_image(fit, said, score, tokenizer, 
     one = evaluate.Evaluation.__new__(evaluate.Evaluation)  # without a model, which `reply` stands for
     one.settings = {"vision": {"boxes": task}, "conditions": ["removed"], "split": "test", "encoder": encoder}
     one.inputs, one.answers = {"questions": tmp_path}, SimpleNamespace(get=lambda key, make: make())
+    one.context = {}
     one.model = one.viewer = one.room = None
     one.progress, one.batch = SimpleNamespace(update=lambda *_: None), 4
     one.tokenizer = load_tokenizer(tokenizer / "tokenizer.json")

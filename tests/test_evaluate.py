@@ -260,7 +260,7 @@ def test_sharing_gives_the_same_bits_where_features_do_not_fit(made, network, tm
     assert len(seen) > 2 * len({file for files in seen for file in files}) / 8  # encoded again for every batch
     for process in (0, 1, 2):
         job = make_job(made, tmp_path / "shared", **settings)
-        evaluate.answer_share(job.settings, job.inputs, job.resume / "answers", 3, job.progress, process)
+        evaluate.answer_share(job.settings, job.inputs, job.context, job.resume / "answers", 3, job.progress, process)
     monkeypatch.setattr(evaluate, "greedy", lambda *_: pytest.fail("answered again"))
     run(made, tmp_path / "shared", **settings)
     assert files_of(tmp_path / "shared") == files_of(tmp_path / "alone")
