@@ -56,18 +56,17 @@ class Workflow:
             if busy:
                 print(busy, file=sys.stderr)
             self.ledger.take_back()
-            refuse(self.ledger.check_paths)
             self.ledger.mark_deleted()
             self.ledger.write_jobs()
 
     def start(self) -> None:
-        """Before the first job runs: end with one line if an encoder's weights are not there, and a job needs them."""
+        """Before the first job runs: end with one line if data or weights that a job needs are not there.
+
+        Not earlier: a study can be planned on a machine that has neither.
+        """
+        refuse(self.ledger.check_paths)
         if any(job.settings.get("encoder") and not self.ledger.is_current(job) for job in self.ledger.jobs):
-            try:
-                check_weights(self.settings.encoders)
-            except ConfigError as error:
-                print(error, file=sys.stderr)
-                raise SystemExit(2) from None
+            refuse(lambda: check_weights(self.settings.encoders))
 
     @property
     def tables(self) -> dict[str, Job]:

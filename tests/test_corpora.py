@@ -968,7 +968,7 @@ def test_missing_corpora_are_one_line_before_anything_runs(real, corpora):
 
 def test_snakemake_stops_with_the_one_line_of_a_missing_corpus(real, corpora, capsys):
     with pytest.raises(SystemExit):
-        Workflow(real.root, {}, main=True)
+        Workflow(real.root, {}, main=True).start()
     said = capsys.readouterr().err.splitlines()
     assert said == [
         f"{DATA}: source.text.dclm.path: found 'corpora/dclm-baseline-1.0', allowed: an existing folder or file"

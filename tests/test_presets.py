@@ -1,10 +1,15 @@
 """The presets of the paper's sizes: shapes, budgets and rates as published, and what their authors' scripts did otherwise."""
 
+import shutil
+
 import pytest
 from conftest import SOURCE
 
-from pipeline.config import Scale, check_scale, load_yaml, parse
+from pipeline.cards import Ledger
+from pipeline.config import Scale, check_scale, load_settings, load_yaml, parse
 from pipeline.model.sizes import DecoderShape
+from pipeline.plan import Plan
+from pipeline.study import Study
 from pipeline.training.schedule import cooldown_schedule, main_schedule
 
 FILES = sorted(file.stem for file in (SOURCE / "configs/scale").glob("*.yaml"))
@@ -89,3 +94,16 @@ def test_small_models_warmed_up_at_every_branch_as_their_authors_ran_them():
             rewarm=cooldown.peak_lr if cooldown.rewarm_all else None,
         )
         assert (schedule.rate(0) < schedule.rate(999)) == warms_up
+
+
+def test_the_papers_study_can_be_planned_without_its_data_and_weights(tmp_path):
+    """Models that share their ancestors; only a run needs files. The text run takes the 106,000 hours that are printed."""
+    shutil.copytree(SOURCE / "configs", tmp_path / "configs")
+    (tmp_path / "pipeline").symlink_to(SOURCE / "pipeline")
+    shutil.copy(SOURCE / "configs/studies/paper.yaml", tmp_path / "params.yaml")
+    plan = Plan(Ledger(Study(load_settings(tmp_path)), tmp_path))
+    text = [job for job in plan.jobs if job.phase == "pretrain" and "larger" not in job.label]
+    assert plan.spent(text).seconds / 3600 == pytest.approx(106_000, rel=0.05)
+    assert plan.spent(text).tokens == pytest.approx(4.319e12, rel=1e-5)
+    assert plan.to_do == plan.jobs
+    assert plan.alone > 4 * plan.shared
