@@ -973,7 +973,7 @@ def test_snakemake_stops_with_the_one_line_of_a_missing_corpus(real, corpora, ca
     assert said == [
         f"{DATA}: source.text.dclm.path: found 'corpora/dclm-baseline-1.0', allowed: an existing folder or file"
     ]
-    assert not (real.root / ".study/jobs").exists()
+    assert not (real.root / "artifacts").exists()
 
 
 def test_captions_that_no_run_uses_need_not_be_there(real, corpora):
