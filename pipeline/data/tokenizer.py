@@ -126,6 +126,8 @@ def with_ids_kept(form: dict, end: str) -> dict:
     """A tokenizer's JSON in which the token `end` is called <|endoftext|>, and our other special tokens come last."""
     vocab, added = form["model"]["vocab"], form["added_tokens"]
     ids = vocab | {token["content"]: token["id"] for token in added}
+    if end == END and set(SPECIAL) <= ids.keys():  # of a model of this package
+        return form
     taken = ({END} - {end} | set(SPECIAL[1:])) & ids.keys()
     if end not in ids or taken:
         raise ValueError(f"{sorted(taken)[0]} is in it already" if taken else f"it has no token {end!r}")
