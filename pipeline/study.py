@@ -457,7 +457,7 @@ class Study:
             "checkpoint": checkpoint.model_dump(include={"tokens", "revision", "sha256"})
             | {"layout": checkpoints.layout, "moments": checkpoint.optimizer is not None},
         }
-        return self.add("pretrain", f"text-{step}", settings)
+        return self.add("pretrain", f"text-{step}", settings, {"tokenizer": self.tokenizer()})
 
     @cached_property
     def text_stops(self) -> dict[tuple[str, float], list[int]]:
