@@ -1,9 +1,10 @@
 """A trained model for `transformers`: `python -m pipeline export TARGET --to FOLDER`.
 
 OpenLM's decoder is no architecture of the library: its norms have a gain and no bias, and queries and keys are normed
-over the full width (OLMo 2 norms them so, but by root mean square and after the layers; Cohere's norms have no bias, but
-one for each head; MPT's published code has both, the library's not). So the folder brings `modeling_when_images.py`. A
-model of one of the library's architectures that has no image input is exported as that, and needs no code.
+over the full width. (OLMo 2 norms them so, but by root mean square, and its layers afterwards; Cohere norms every head by
+itself; MPT's config has the key `qk_ln`, which the library's code does not read.) So the folder brings
+`modeling_when_images.py`. A model of one of the library's architectures that has no image input is exported as that, and
+needs no code.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ class Made:
 def find_model(root: Path, target: str) -> Made:
     """The training artifact that `target`, an id or a folder, names. Raises ValueError for anything else."""
     folders = [Path(target)] if (Path(target) / artifacts.CARD).is_file() else []
-    folders = folders or sorted((root / artifacts.ARTIFACTS).glob(f"*/{Path(target).name}"))
+    here = sorted((root / artifacts.ARTIFACTS).glob("*/*"))
+    folders = folders or [folder for folder in here if folder.name == target]
     if not folders:
-        known = [folder.name for phase in TRAINED for folder in (root / artifacts.ARTIFACTS / phase).glob("*")]
-        near = difflib.get_close_matches(target, known, n=1)
+        near = difflib.get_close_matches(target, [f.name for f in here if f.parent.name in TRAINED], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"{target}: neither the id nor the folder of an artifact that is here{hint}")
     try:
@@ -110,6 +111,7 @@ def export(root: Path, target: str, to: Path) -> Path:
     model = find_model(root, target)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"{to}: already there and not an empty folder; nothing is overwritten")
+    root = model.folder.resolve().parents[2]  # root/artifacts/phase/id
     before = ancestry(root, model)
     tokenizers = [made.folder for made in before if made.phase == "tokenizer"]
     if not tokenizers:

@@ -20,7 +20,7 @@ from pipeline.config import load_settings
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from pipeline.evaluation import evaluate
 from pipeline.export import export
-from pipeline.files import read_json, stable_json
+from pipeline.files import digest, read_json, stable_json
 from pipeline.model.huggingface import build_decoder
 from pipeline.model.vlm import VLM, greedy
 from pipeline.sections import Encoder, ModelSize
@@ -349,8 +349,6 @@ def test_scores_of_another_model_of_the_same_name_are_not_its_own(tmp_path):
     workshop.evaluated(job)
     card = read_json(folder / artifacts.CARD)
     card["code"] = {"pipeline.training.train": "other"}
-    from pipeline.files import digest
-
     (folder / artifacts.CARD).unlink()
     (folder / artifacts.FILES).unlink()
     artifacts.make_manifest(folder, digest(card))
@@ -406,6 +404,8 @@ def test_what_is_no_trained_model_is_one_line(workshop, capsys):
 
 def test_what_is_not_there_is_one_line(workshop, capsys):
     job = workshop.finetuned()
+    for nothing in ("*", "", "../artifacts", "none"):
+        assert "neither the id nor the folder of an artifact" in refusal(capsys, nothing, "--to", "out")
     line = refusal(capsys, job.id[:-1] + "x", "--to", "out")
     assert "neither the id nor the folder of an artifact that is here" in line and f"did you mean {job.id}?" in line
 
