@@ -1,4 +1,4 @@
-"""Command line of the study: what it will cost, why something is stale; and what Snakemake and DVC call."""
+"""Command line of the study: what it costs, why something is stale, models for others; what Snakemake and DVC call."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ def main(argv: list[str] | None = None) -> int:
     plan.add_argument("--budget", type=float, help="device-hours; more than that to do is an error (exit code 3)")
     why = commands.add_parser("why", help="say in one line why a file or an artifact is stale, or that it is not")
     why.add_argument("target", help="a file of results/, a folder of artifacts/, or an artifact's id")
+    export = commands.add_parser("export", help="write a trained model in a layout that transformers loads")
+    export.add_argument("target", help="the id or the folder of an artifact of pretrain, cooldown or finetune")
+    export.add_argument("--to", type=Path, required=True, help="a new folder")
     aside = commands.add_parser(
         "set-aside", help="move artifacts that left the study out of DVC's sight; DVC calls this"
     )
@@ -32,6 +35,16 @@ def main(argv: list[str] | None = None) -> int:
         if OWNER in os.environ:
             end_with(int(os.environ[OWNER]))
         return run_job(arguments.job, arguments.log)
+
+    if arguments.command == "export":
+        from pipeline.export import export as export_model
+
+        try:
+            print(f"exported to {export_model(Path('.'), arguments.target, arguments.to)}")
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
+        return 0
 
     from pipeline.workflow import open_ledger
 

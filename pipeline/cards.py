@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from pipeline import artifacts
-from pipeline.config import Corpora, check_paths
+from pipeline.config import ConfigError, Corpora, check_paths, find_tokenizer
 from pipeline.files import digest, read_json, stable_json, write_text
 from pipeline.study import PHASES, STAGES, Job, Study, lineage
 
@@ -229,10 +229,22 @@ class Ledger:
         }
         if isinstance(data.source, Corpora):
             context["corpora"] = data.source.context()
+        if self.study.given_tokenizer:
+            context["tokenizer"] = str(find_tokenizer(self.study.given_tokenizer))
+        if checkpoints := self.study.settings.checkpoints:
+            context["checkpoints"] = checkpoints.places()
+            licence = {"name": "the text run", "used_for": "pretrain", "licence": checkpoints.licence}
+            context["licences"].append(licence)
         return context
 
     def check_paths(self) -> None:
-        """Refuse corpora that are not there, if any job is left that reads them. Raises ConfigError."""
+        """Refuse corpora and checkpoints that are not there, if any job is left that reads them. Raises ConfigError."""
+        for job in (job for job in self.jobs if "checkpoint" in job.settings and not self.is_current(job)):
+            place = self.study.settings.checkpoints.places()[job.settings["checkpoint"]["revision"]]
+            for path in (path for path in place.values() if path and not Path(path).exists()):
+                key = f"text.from: {job.settings['checkpoint']['revision']}"
+                file = f"configs/scale/{self.study.settings.params.preset}.yaml"
+                raise ConfigError(file, key, path, "an existing folder or file (see configs/checkpoints)")
         readers = [job for job in self.jobs if job.phase in ("sources", "shards", "evaluate")]
         if all(self.is_current(job) for job in readers):
             return

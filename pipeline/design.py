@@ -25,7 +25,7 @@ FILE = "configs/claims.yaml"
 # What may differ between two runs because of a factor, as patterns of keys: PHASE.setting, or PHASE alone where only
 # one of the runs has that phase. A rate is a factor of its own: it comes with a branch point, but it is not the same.
 FACTORS = {
-    "branch_percent": ("pretrain", "pretrain.stop", "cooldown.branch_step", "shards/text"),
+    "branch_percent": ("pretrain", "pretrain.stop", "pretrain.checkpoint*", "cooldown.branch_step", "shards/text"),
     "learning_rate": ("cooldown.first_rate", "cooldown.peak_rate", "cooldown.warmup_steps", "cooldown.rewarm"),
     "moments": ("cooldown.moments",),
     "cooldown": ("cooldown", "shards/captions", "sources/captions", "features/captions", "finetune.main_seed"),

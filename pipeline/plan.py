@@ -123,6 +123,8 @@ class Plan:
         """Positions, labels and image positions that a training job sees."""
         optimisation, sequence = job.settings["optimisation"], job.settings["model"]["sequence"]
         step = optimisation["batch"] * sequence
+        if "checkpoint" in job.settings:  # others have trained it
+            return {"positions": 0, "labels": 0, "image": 0}
         if job.phase == "pretrain":
             done = job.continues.settings["stop"] if job.continues else 0
             positions = (job.settings["stop"] - done) * step
@@ -321,7 +323,7 @@ class Plan:
 
 
 def shape(size: dict) -> DecoderShape:
-    return DecoderShape(size["vocabulary"], size["layers"], size["heads"], size["width"])
+    return DecoderShape.of(size)
 
 
 def projector(encoder: dict | None) -> tuple[int | None, int]:

@@ -36,12 +36,20 @@ def option(description: str, **bounds: Any) -> Any:
     return later(None, description=description, **bounds)
 
 
+# Architectures that `transformers` has and this package trains too; OpenLM's is our own and has no name here.
+Family = Literal["gpt_neox", "olmo", "llama"]
+
+
 class ModelSize(Section):
     vocabulary: int = Field(ge=300, le=65536, description="tokens in the tokenizer")
     layers: Count
     heads: Count
     width: int = Field(ge=8, description="d_model")
     sequence: int = Field(ge=16, description="positions a training sequence")
+    family: Family | None = option("an architecture of transformers, by its model_type; null: OpenLM's")
+    config: dict[str, bool | int | float | str | None] | None = option(
+        "of a family: the other keys of its config.json that say what is computed; null: transformers' defaults"
+    )
 
 
 class Optimisation(Section):

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Literal
 
 from pipeline import design
-from pipeline.config import ConfigError, Corpora, Located, Recipe, Settings, find_tokenizer
+from pipeline.config import Checkpoints, ConfigError, Corpora, Located, Recipe, Settings, find_tokenizer
 from pipeline.files import digest, file_hash
 from pipeline.sections import ModelSize, TextPhase
 from pipeline.training.schedule import Schedule, main_schedule, planned_cooldown
@@ -272,6 +272,7 @@ class Study:
         ):
             percent, main = recipe.branch_percent, self.text_schedule(recipe.text_budget)
             step = self.branch_step(recipe)
+            self.check_published(key, recipe, main.steps)
             other = seen.setdefault((recipe.text_budget, step), percent)
             if other != percent:
                 raise ConfigError(
@@ -289,6 +290,21 @@ class Study:
             if peak is not None and peak < floor:
                 key = f"{key.rsplit('.', 1)[0]}.rewarm_like"
                 raise ConfigError("params.yaml", key, recipe.rewarm_like, f"a percent whose rate is at least {floor:g}")
+
+    def check_published(self, key: str, recipe: Recipe, steps: int) -> None:
+        """Refuse a branch where a published run has no checkpoint within a percent, or moments that it does not have."""
+        checkpoints, percent = self.settings.checkpoints, recipe.branch_percent
+        if not checkpoints or not percent:
+            return
+        step = self.branch_step(recipe)
+        wanted = percent / 100 * steps
+        if abs(step - wanted) > steps / 100 or (percent == 100 and step != steps):
+            known = ", ".join(f"{100 * step / steps:.4g}" for step in sorted(checkpoints.steps))
+            raise ConfigError("params.yaml", key, percent, f"0, or a percent that there is a checkpoint of: {known}")
+        if recipe.moments == "keep" and recipe.cooldown and checkpoints.steps[step].optimizer is None:
+            key = "recipe.moments" if self.recipe.moments == "keep" else "experiments.moments.moments"
+            revision = checkpoints.steps[step].revision
+            raise ConfigError("params.yaml", key, "keep", f"fresh: the checkpoint {revision} comes without moments")
 
     def add(self, phase: str, label: str, settings: dict, parents: dict[str, Job] | None = None, **context) -> Job:
         job = Job(phase, label, settings, parents or {}, **context)
@@ -327,12 +343,19 @@ class Study:
         return self.add("sources", f"{part}-{captions}" if captions else part, settings)
 
     def tokenizer(self) -> Job:
-        vocabulary, source = self.settings.scale.model.vocabulary, self.settings.data.source
-        if isinstance(source, Corpora):
-            given = file_hash(find_tokenizer(source))
-            return self.add("tokenizer", "given", {"vocabulary": vocabulary, "given": given})
+        vocabulary = self.settings.scale.model.vocabulary
+        if given := self.given_tokenizer:
+            settings = {"vocabulary": vocabulary, "given": file_hash(find_tokenizer(given))}
+            own = isinstance(given, Checkpoints) and given.tokenizer != "gpt_neox"
+            return self.add("tokenizer", "given", settings | ({"end": given.end} if own else {}))
         parents = {part: self.source(part) for part in ("text", "captions", "instructions")}
         return self.add("tokenizer", "bpe", {"vocabulary": vocabulary}, parents)
+
+    @property
+    def given_tokenizer(self) -> Checkpoints | Corpora | None:
+        """Who brings the tokenizer, if it is not trained here: a published model its own, whatever the data's is."""
+        source = self.settings.data.source
+        return self.settings.checkpoints or (source if isinstance(source, Corpora) else None)
 
     def shards(self, part: str, encoder: str | None = None, captions: str | None = None) -> Job:
         """A part as MDS shards of full training sequences; with images, for an encoder's number of patches."""
@@ -383,8 +406,9 @@ class Study:
         return main_schedule(self.text_phase(budget), self.settings.scale.model.sequence)
 
     def branch_step(self, recipe: Recipe) -> int:
-        """The update of the text run after which a branch leaves it: the nearest whole step."""
-        return round(recipe.branch_percent / 100 * self.text_schedule(recipe.text_budget).steps)
+        """The update of the text run after which a branch leaves it: the nearest whole step, or published checkpoint."""
+        step = round(recipe.branch_percent / 100 * self.text_schedule(recipe.text_budget).steps)
+        return self.settings.checkpoints.nearest(step) if step and self.settings.checkpoints else step
 
     def rewarm_peak(self, recipe: Recipe) -> float | None:
         """The rate that a branch warms up to, where that is not the scale's peak at an end of the text run."""
@@ -408,6 +432,8 @@ class Study:
 
     def pretrain(self, size: str, budget: float, step: int) -> Job:
         """A text run after `step` updates, optimizer state included."""
+        if self.settings.checkpoints:
+            return self.imported(step)
         recipe = self.recipe.model_copy(update={"size": size, "text_budget": budget})
         label = f"text-{step}" + ("-larger" if size == "larger" else "") + (f"-x{budget:g}" if budget != 1 else "")
         settings = self.train_settings("pretrain", recipe, self.settings.params.text_seed) | {"stop": step}
@@ -420,11 +446,24 @@ class Study:
             continues=self.pretrain(size, budget, max(earlier)) if earlier else None,
         )
 
+    def imported(self, step: int) -> Job:
+        """The state of a published text run after `step` updates."""
+        checkpoints = self.settings.checkpoints
+        checkpoint = checkpoints.steps[step]
+        settings = {
+            "model": self.model_size("base").model_dump(),
+            "optimisation": self.text_phase(1).model_dump(),
+            "stop": step,
+            "checkpoint": checkpoint.model_dump(include={"tokens", "revision", "sha256"})
+            | {"layout": checkpoints.layout, "moments": checkpoint.optimizer is not None},
+        }
+        return self.add("pretrain", f"text-{step}", settings, {"tokenizer": self.tokenizer()})
+
     @cached_property
     def text_stops(self) -> dict[tuple[str, float], list[int]]:
         """Steps at which each text run (size, budget) leaves a checkpoint: the branch points of all experiments.
 
-        The recipe's run is trained to its end, whatever branches from it.
+        The recipe's run is trained to its end, whatever branches from it; of a published one the last checkpoint is taken.
         """
         stops: dict[tuple[str, float], set[int]] = {}
         finished = self.recipe.model_copy(update={"branch_percent": 100})

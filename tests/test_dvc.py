@@ -34,6 +34,7 @@ FILES = {
     "params.yaml": "params",
     "configs/scale/${preset}.yaml": "scale",
     "configs/data/${data}.yaml": "data",
+    "configs/checkpoints": "checkpoints",
     "configs/encoder": "encoders",
     "configs/tasks/${tasks}.yaml": "tasks",
     "configs/claims.yaml": "claims",
@@ -277,7 +278,7 @@ def changes() -> dict[str, set[str]]:
     spare = {OTHER: encoder.model_copy(update={"pixels": encoder.pixels + 1})}
     more = replaced(today, ["encoders"], today.encoders | spare)
     before, found = cards(today), {}
-    settings = today.model_dump(exclude={"claims", "published"})
+    settings = today.model_dump(exclude={"checkpoints", "claims", "published"})  # no checkpoints in the default study
     # Encoders are in DVC by the file: a few settings of one that any stage may need stand for all.
     settings["encoders"] = {recipe.encoder: {key: settings["encoders"][recipe.encoder][key] for key in ENCODER}}
     for path, value in leaves(settings):

@@ -6,7 +6,7 @@ import pytest
 from conftest import SOURCE
 
 from pipeline.cards import Ledger
-from pipeline.config import Scale, check_scale, load_settings, load_yaml, parse
+from pipeline.config import Scale, check_scale, load_scale, load_settings, load_yaml
 from pipeline.model.sizes import DecoderShape
 from pipeline.plan import Plan
 from pipeline.study import Study
@@ -20,7 +20,7 @@ PARAMETERS = {"79m": 78_922_240, "154m": 153_705_024, "411m": 411_665_408, "1b":
 
 def preset(name: str) -> Scale:
     file = f"configs/scale/{name}.yaml"
-    scale = parse(Scale, load_yaml(SOURCE / file, SOURCE), file)
+    scale, _ = load_scale(SOURCE, load_yaml(SOURCE / file, SOURCE), file)
     check_scale(scale, file)
     return scale
 

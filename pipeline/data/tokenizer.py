@@ -43,6 +43,10 @@ class Tokenizer:
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [encoded.ids for encoded in self._engine.encode_batch(texts, add_special_tokens=False)]
 
+    def to_json(self) -> str:
+        """Hugging Face's JSON form, our special tokens in it."""
+        return self._engine.to_str()
+
     def decode(self, ids: list[int]) -> str:
         """The text of ids; special tokens have none. A character that is cut in two becomes U+FFFD."""
         return self._engine.decode(ids, skip_special_tokens=True)
@@ -81,11 +85,15 @@ def first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
             return
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer of ours or GPT-NeoX's (EleutherAI's or OLMo's JSON). Raises ValueError."""
+def load_tokenizer(path: Path, end: str | None = None) -> Tokenizer:
+    """Read a tokenizer of ours or GPT-NeoX's (EleutherAI's or OLMo's JSON). Raises ValueError.
+
+    With `end`, the name of its end-of-text token, it may be any model's own, and every id stays what it is.
+    """
     try:
         form = json.loads(Path(path).read_bytes())
-        return Tokenizer(Engine.from_str(json.dumps(with_special_tokens(form))))
+        form = with_special_tokens(form) if end is None else with_ids_kept(form, end)
+        return Tokenizer(Engine.from_str(json.dumps(form)))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:
@@ -114,6 +122,24 @@ def with_special_tokens(form: dict) -> dict:
     return form | {"added_tokens": sorted(added, key=lambda token: token["id"])}
 
 
+def with_ids_kept(form: dict, end: str) -> dict:
+    """A tokenizer's JSON in which the token `end` is called <|endoftext|>, and our other special tokens come last."""
+    vocab, added = form["model"]["vocab"], form["added_tokens"]
+    ids = vocab | {token["content"]: token["id"] for token in added}
+    if end == END and set(SPECIAL) <= ids.keys():  # of a model of this package
+        return form
+    taken = ({END} - {end} | set(SPECIAL[1:])) & ids.keys()
+    if end not in ids or taken:
+        raise ValueError(f"{sorted(taken)[0]} is in it already" if taken else f"it has no token {end!r}")
+    free = 1 + max(ids.values())
+    new = {END: ids[end]} | {token: free + i for i, token in enumerate(SPECIAL[1:])}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    form["model"] = form["model"] | {"vocab": {token: i for token, i in vocab.items() if token != end} | new}
+    kept = [token for token in added if token["content"] != end]
+    kept += [{"id": i, "content": token} | flags for token, i in new.items()]
+    return form | {"added_tokens": sorted(kept, key=lambda token: token["id"])}
+
+
 # --- the phase ----------------------------------------------------------------------------------------------
 
 
@@ -126,14 +152,17 @@ def run(job, out: Path) -> dict:
 
 
 def give_tokenizer(job, out_file: Path) -> dict:
-    """Copy the tokenizer that corpora come with. Raises ValueError for another file than the card's, or too many ids."""
-    path, room = Path(job.context["corpora"]["tokenizer"]), job.settings["vocabulary"]
-    tokenizer = load_tokenizer(path)
+    """Copy the tokenizer that corpora or published checkpoints come with; a checkpoint's own keeps all its ids.
+
+    Raises ValueError for another file than the card's, or too many ids.
+    """
+    path, room = Path(job.context["tokenizer"]), job.settings["vocabulary"]
+    tokenizer = load_tokenizer(path, job.settings.get("end"))
     if file_hash(path) != job.settings["given"]:
         raise ValueError(f"{path}: is not the file that the study was planned with (sha256)")
     if tokenizer.vocabulary > room:
         raise ValueError(f"{path}: has {tokenizer.vocabulary} ids, the model's vocabulary has room for {room}")
-    write_text(out_file, path.read_text(encoding="utf-8"))
+    write_text(out_file, tokenizer.to_json() if "end" in job.settings else path.read_text(encoding="utf-8"))
     return {"vocabulary": tokenizer.vocabulary}
 
 

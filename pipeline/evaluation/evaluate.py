@@ -35,7 +35,7 @@ from pipeline.evaluation.answers import Answers, helpers
 from pipeline.evaluation.benchmarks import read_benchmark, token_pair
 from pipeline.evaluation.metrics import cider_d, tokenise_caption
 from pipeline.evaluation.tasks import FREE_TEXT, ask, asked, score_answer, shuffled_images, subset
-from pipeline.model.sizes import DecoderShape
+from pipeline.model.huggingface import build_decoder
 from pipeline.model.vision import build_encoder, decode_images
 from pipeline.model.vlm import IGNORE, VLM, greedy
 from pipeline.sections import Encoder, ModelSize
@@ -53,8 +53,8 @@ def load_model(settings: dict, checkpoint: Path) -> VLM:
     size = ModelSize(**settings["model"])
     encoder = Encoder(**settings["encoder"]) if settings["encoder"] else None
     network = build_encoder(encoder) if settings.get("train_encoder") else None
-    shape = DecoderShape(size.vocabulary, size.layers, size.heads, size.width)
-    model = VLM(shape, encoder.width, network, encoder.projector) if encoder else VLM(shape)
+    decoder = build_decoder(size)
+    model = VLM(decoder, encoder.width, network, encoder.projector) if encoder else VLM(decoder)
     missing = load_weights(model, checkpoint)
     if missing:
         raise ValueError(f"{checkpoint}: {missing[0]} was never trained")

@@ -130,6 +130,10 @@ class Decoder(nn.Module):
             draw(block.feed_forward.w12.weight, d**-0.5)
             draw(block.feed_forward.w3.weight, h**-0.5 / depth)
 
+    def new_cache(self) -> list[list]:
+        """An empty cache for `forward`."""
+        return [[] for _ in self.layers]
+
     def forward(self, x: Tensor, segments: Tensor | None = None, cache: list[list] | None = None) -> Tensor:
         """Hidden states [B, T, D] (before the final norm) of input vectors x [B, T, D].
 

@@ -66,12 +66,16 @@ class VLM(nn.Module):
     """
 
     def __init__(
-        self, shape: DecoderShape, features: int | None = None, encoder: nn.Module | None = None, layers: int = 2
+        self,
+        decoder: DecoderShape | nn.Module,
+        features: int | None = None,
+        encoder: nn.Module | None = None,
+        layers: int = 2,
     ):
-        """`features` is the encoder's width, `layers` the projector's number of layers."""
+        """`decoder` is one, or the sizes of OpenLM's; `features` the encoder's width, `layers` the projector's number."""
         super().__init__()
-        self.decoder = Decoder(shape)
-        self.projector = None if features is None else Projector(features, shape.width, layers)
+        self.decoder = Decoder(decoder) if isinstance(decoder, DecoderShape) else decoder
+        self.projector = None if features is None else Projector(features, self.decoder.shape.width, layers)
         self.encoder = encoder
 
     def embed(self, tokens: Tensor, features: Tensor | None = None, slots: Tensor | None = None) -> Tensor:
@@ -126,7 +130,7 @@ def greedy(
 
     prefix [B, T] token ids; features and slots as in `VLM.embed`.
     """
-    cache: list[list] = [[] for _ in model.decoder.layers]
+    cache = model.decoder.new_cache()
     hidden = model.decoder(model.embed(prefix, features, slots), cache=cache)[:, -1]
     out: list[list[int]] = [[] for _ in prefix]
     alive = torch.ones(len(prefix), dtype=torch.bool, device=prefix.device)

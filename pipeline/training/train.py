@@ -23,10 +23,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from pipeline.data.store import count_samples
-from pipeline.model.sizes import DecoderShape, training_flops
+from pipeline.model.huggingface import build_decoder
+from pipeline.model.sizes import training_flops
 from pipeline.model.vlm import VLM, label_loss
 from pipeline.sections import Encoder, ModelSize, TextPhase
 from pipeline.training.batches import Collate, FeatureStores, OrderedDataset, count_tokens, split_batch
+from pipeline.training.imported import import_state
 from pipeline.training.mixture import derive_seed, split_budget
 from pipeline.training.schedule import Schedule, main_schedule, planned_cooldown
 from pipeline.training.state import branch, find_resumable, resume, save_resumable, save_state
@@ -99,10 +101,10 @@ def build_model(
     """
     from pipeline.model.vision import build_encoder
 
-    shape = DecoderShape(size.vocabulary, size.layers, size.heads, size.width)
     trained = build_encoder(encoder, trained=True) if train_encoder else None
     torch.manual_seed(derive_seed(text_seed, "decoder") % 2**63)
-    model = VLM(shape, encoder.width, trained, encoder.projector) if encoder else VLM(shape)
+    decoder = build_decoder(size)
+    model = VLM(decoder, encoder.width, trained, encoder.projector) if encoder else VLM(decoder)
     if model.projector is not None:
         torch.manual_seed(derive_seed(seed, "projector") % 2**63)
         model.projector.reset_parameters()
@@ -226,6 +228,8 @@ def loggers(job) -> list:
 
 def run(job, out: Path) -> dict:
     """Phases "pretrain", "cooldown" and "finetune": train as the card says and leave the state in `out`."""
+    if "checkpoint" in job.settings:
+        return import_state(job, out)
     logging.getLogger("composer").setLevel(logging.WARNING)
     settings, optimisation, hardware = job.settings, job.settings["optimisation"], job.settings["hardware"]
     torch.set_num_threads(hardware["threads"])

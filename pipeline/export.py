@@ -1,0 +1,392 @@
+"""A trained model for `transformers`: `python -m pipeline export TARGET --to FOLDER`.
+
+OpenLM's decoder is no architecture of the library: its norms have a gain and no bias, and queries and keys are normed
+over the full width. (OLMo 2 norms them so, but by root mean square, and its layers afterwards; Cohere norms every head by
+itself; MPT's config has the key `qk_ln`, which the library's code does not read.) So the folder brings
+`modeling_when_images.py`. A model of one of the library's architectures that has no image input is exported as that, and
+needs no code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from pipeline import artifacts
+from pipeline.data.tokenizer import SPECIAL, Tokenizer, load_tokenizer
+from pipeline.files import atomic_folder, digest, file_hash, read_json, stable_json, write_text
+from pipeline.model.sizes import DecoderShape
+from pipeline.sections import Encoder, ModelSize
+
+TRAINED = ("pretrain", "cooldown", "finetune")
+CODE = "modeling_when_images"
+DONE = "<|/a|>"  # ends an answer
+CHAT = (
+    "{% for message in messages %}{{ message['content'] }}"
+    "{{ '<|/h|>' if message['role'] == 'user' else '<|/a|>' }}{% endfor %}"
+)
+
+
+# --- what is exported --------------------------------------------------------------------------------------------------
+
+
+class Made:
+    """An artifact on disk: its folder, its card, and what its job measured."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.card = folder, read_json(folder / artifacts.CARD)
+        self.phase, self.id, self.settings = (self.card[key] for key in ("phase", "id", "settings"))
+
+    @property
+    def measured(self) -> dict:
+        return read_json(self.folder / "measured.json")
+
+
+def find_model(root: Path, target: str) -> Made:
+    """The training artifact that `target`, an id or a folder, names. Raises ValueError for anything else."""
+    folders = [Path(target)] if (Path(target) / artifacts.CARD).is_file() else []
+    here = sorted((root / artifacts.ARTIFACTS).glob("*/*"))
+    folders = folders or [folder for folder in here if folder.name == target]
+    if not folders:
+        near = difflib.get_close_matches(target, [f.name for f in here if f.parent.name in TRAINED], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{target}: neither the id nor the folder of an artifact that is here{hint}")
+    try:
+        model = Made(folders[0])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{folders[0]}: has no card that can be read") from None
+    if model.phase not in TRAINED:
+        raise ValueError(f"{target}: made by the phase {model.phase}, not a trained model ({', '.join(TRAINED)})")
+    check_whole(model)
+    return model
+
+
+def check_whole(model: Made) -> None:
+    """Raises ValueError unless the weights and what was measured are the bytes that the job left."""
+    try:
+        manifest = read_json(model.folder / artifacts.FILES)
+        wanted = {name: manifest["files"][name]["sha256"] for name in ("model.safetensors", "measured.json")}
+        if manifest["card"] != digest(model.card):
+            raise ValueError(f"{model.folder}: {artifacts.FILES} is of another card")
+        changed = [name for name in wanted if file_hash(model.folder / name) != wanted[name]]
+    except (OSError, KeyError, TypeError) as error:
+        raise ValueError(f"{model.folder}: not whole ({error})") from None
+    if changed:
+        raise ValueError(f"{model.folder}: {changed[0]} has other bytes than when it was made")
+
+
+def ancestry(root: Path, model: Made) -> list[Made]:
+    """The artifacts that a model is made from, as far as they are here, parents first, itself last."""
+    found: dict[Path, Made] = {}
+
+    def visit(made: Made) -> None:
+        for parent in made.card["parents"].values():
+            folder = root / artifacts.ARTIFACTS / parent["phase"] / parent["id"]
+            if folder not in found and (folder / artifacts.CARD).is_file():
+                visit(Made(folder))
+        found.setdefault(made.folder, made)
+
+    visit(model)
+    return list(found.values())
+
+
+def evaluations(root: Path, model: Made) -> Iterator[Made]:
+    """The evaluations of this very model that are here."""
+    for file in sorted((root / artifacts.ARTIFACTS / "evaluate").glob(f"*/{artifacts.CARD}")):
+        made = Made(file.parent)
+        checkpoint = made.card["parents"].get("checkpoint", {})
+        if checkpoint.get("id") == model.id and checkpoint.get("card") == digest(model.card):
+            yield made
+
+
+# --- files -------------------------------------------------------------------------------------------------------------
+
+
+def export(root: Path, target: str, to: Path) -> Path:
+    """Write the model that `target` names into the new (or empty) folder `to`. Raises ValueError with one line."""
+    model = find_model(root, target)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ValueError(f"{to}: already there and not an empty folder; nothing is overwritten")
+    root = model.folder.resolve().parents[2]  # root/artifacts/phase/id
+    before = ancestry(root, model)
+    tokenizers = [made.folder for made in before if made.phase == "tokenizer"]
+    if not tokenizers:
+        raise ValueError(f"{model.folder}: its tokenizer is not here: `dvc pull` the stage prepare first")
+    tokenizer = load_tokenizer(tokenizers[0] / "tokenizer.json")
+    partial_folder = to.with_name(f".{to.name}.{os.getpid()}.partial")
+    try:
+        with atomic_folder(to, partial_folder) as out:
+            write_model(model, tokenizer, out)
+            write_tokenizer(model, tokenizer, out)
+            write_text(out / "README.md", model_card(root, model, before))
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+    return to
+
+
+def write_model(model: Made, tokenizer: Tokenizer, out: Path) -> None:
+    """config.json, weights and generation settings; and the code, where the library has none."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(model.folder / "model.safetensors")
+    encoder = {name: tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
+    others = {name: tensor for name, tensor in tensors.items() if name not in encoder}
+    size = ModelSize(**model.settings["model"])
+    if size.family and not any(name.startswith("projector.") for name in others):
+        write_native(size, tokenizer, others, out)
+    else:
+        write_text(out / "config.json", stable_json(config(model, size, tokenizer)))
+        save_file(others, out / "model.safetensors", metadata={"format": "pt"})
+        shutil.copyfile(Path(__file__).with_name("exported_model.py"), out / f"{CODE}.py")
+    if encoder:
+        save_file(encoder, out / "encoder.safetensors", metadata={"format": "pt"})
+    ends = [tokenizer.end_assistant, tokenizer.end] if model.phase == "finetune" else [tokenizer.end]
+    settings = {"do_sample": False, "max_new_tokens": 128, "eos_token_id": ends, "pad_token_id": tokenizer.end}
+    write_text(out / "generation_config.json", stable_json(settings))
+
+
+def write_native(size: ModelSize, tokenizer: Tokenizer, tensors: dict, out: Path) -> None:
+    """The model in the library's own architecture, under its own names."""
+    from transformers import AutoModelForCausalLM
+
+    from pipeline.model.huggingface import FAMILIES, network_config
+    from pipeline.training.checkpoints import rename
+
+    settings = network_config(size)
+    settings.bos_token_id, settings.eos_token_id, settings.pad_token_id = None, tokenizer.end, None
+    network = AutoModelForCausalLM.from_config(settings)
+    named = {rename(name.removeprefix("decoder."), *FAMILIES[size.family]): t for name, t in tensors.items()}
+    missing = network.load_state_dict(named, strict=False)
+    tied = {f"{FAMILIES[size.family].head}.weight"} if settings.tie_word_embeddings else set()
+    if missing.unexpected_keys or set(missing.missing_keys) - tied:
+        raise ValueError(f"{size.family}: {[*missing.unexpected_keys, *missing.missing_keys][0]} does not fit")
+    network.save_pretrained(out)
+
+
+def config(model: Made, size: ModelSize, tokenizer: Tokenizer) -> dict:
+    """config.json of a model whose code is shipped."""
+    shape = DecoderShape.of(model.settings["model"])
+    made = {
+        "model_type": "when_images",
+        "architectures": ["WhenImagesForCausalLM"],
+        "auto_map": {
+            "AutoConfig": f"{CODE}.WhenImagesConfig",
+            "AutoModelForCausalLM": f"{CODE}.WhenImagesForCausalLM",
+        },
+        "torch_dtype": "float32",
+        "vocab_size": size.vocabulary,
+        "hidden_size": size.width,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "intermediate_size": shape.hidden,
+        "max_position_embeddings": size.sequence,
+        "eos_token_id": tokenizer.end,
+        "pad_token_id": tokenizer.end,
+    }
+    if size.family:
+        from pipeline.model.huggingface import effective, network_config
+
+        made["language_model"] = {"model_type": size.family} | effective(network_config(size))
+    if encoder := encoder_of(model):
+        made |= {"image_width": encoder.width, "image_patches": encoder.patches, "image_token_id": tokenizer.image}
+        made |= {"projector_layers": encoder.projector}
+    return made
+
+
+def encoder_of(model: Made) -> Encoder | None:
+    return Encoder(**model.settings["encoder"]) if model.settings.get("encoder") else None
+
+
+def write_tokenizer(model: Made, tokenizer: Tokenizer, out: Path) -> None:
+    """tokenizer.json and its config; a fine-tuned model's has the form of its turns."""
+    write_text(out / "tokenizer.json", tokenizer.to_json())
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": SPECIAL[0],
+        "pad_token": SPECIAL[0],
+        "additional_special_tokens": list(SPECIAL[1:]),
+        "model_max_length": model.settings["model"]["sequence"],
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+    }
+    write_text(
+        out / "tokenizer_config.json",
+        stable_json(settings | ({"chat_template": CHAT} if model.phase == "finetune" else {})),
+    )
+
+
+# --- the model card ----------------------------------------------------------------------------------------------------
+
+
+def model_card(root: Path, model: Made, before: list[Made]) -> str:
+    """README.md: what it is, how to use it, data, tokens by kind, rates, scores with intervals, licences, limits."""
+    parts = [front_matter(model), about(model), usage(model), training(before)]
+    parts += [scores(root, model), licences(before), limits(model)]
+    return "\n\n".join(parts) + "\n"
+
+
+def front_matter(model: Made) -> str:
+    task = "image-text-to-text" if encoder_of(model) else "text-generation"
+    return f"---\nlibrary_name: transformers\npipeline_tag: {task}\nlicense: other\ntags: [when-images]\n---"
+
+
+def about(model: Made) -> str:
+    size, encoder = ModelSize(**model.settings["model"]), encoder_of(model)
+    made = {"pretrain": "text pre-training", "cooldown": "the image-text cooldown", "finetune": "instruction tuning"}
+    kind = size.family or "OpenLM"
+    lines = [
+        f"# {model.id}",
+        "",
+        f"A {kind} decoder after {made[model.phase]}: {model.measured['parameters']:,} parameters, {size.layers} layers,"
+        f" width {size.width}, {size.heads} heads, {size.vocabulary} tokens, sequences of {size.sequence}.",
+    ]
+    if encoder:
+        names = " and ".join(part.kind for part in encoder.parts) or encoder.kind
+        trained = model.settings.get("train_encoder")
+        state = (
+            "trained along; its weights are in `encoder.safetensors`" if trained else "frozen and not in this folder"
+        )
+        lines += [
+            "",
+            f"Images come as features of {names} ({encoder.pixels} pixels a side, {encoder.patches} patches of"
+            f" {encoder.width} numbers), which is {state}. A projector of {encoder.projector} layers makes tokens of them.",
+        ]
+    return "\n".join(lines)
+
+
+def usage(model: Made) -> str:
+    size, encoder = ModelSize(**model.settings["model"]), encoder_of(model)
+    code = "" if size.family and not encoder else ", trust_remote_code=True"
+    question = "What is in the picture?<|/h|>" if model.phase == "finetune" else ""
+    lines = [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        f'model = AutoModelForCausalLM.from_pretrained("FOLDER"{code})',
+    ]
+    if encoder:
+        lines += [
+            f'prompt = "<|img_patch|>" * {encoder.patches} + "{question}"',
+            'inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)',
+            f"features = ...  # [1, {encoder.patches}, {encoder.width}]",
+            "answer = model.generate(**inputs, image_features=features)",
+        ]
+    else:
+        lines += [
+            f'inputs = tokenizer("{question or "Once"}", return_tensors="pt", return_token_type_ids=False)',
+            "answer = model.generate(**inputs)",
+        ]
+    turns = f"A turn of a human ends in `<|/h|>`, an answer in `{DONE}`; there is no system text." * (
+        model.phase == "finetune"
+    )
+    return "\n".join(["## Use", "", "```python", *lines, "```", *(["", turns] if turns else [])])
+
+
+def training(before: list[Made]) -> str:
+    """Tokens by kind and learning rates of every phase behind the model."""
+    from pipeline.reporting.rows import markdown_table
+
+    kinds = ("text", "image", "image_text", "padding", "labels")
+    header = [
+        "phase",
+        "steps",
+        *(f"{kind.replace('_', ' with ')} tokens" for kind in kinds),
+        "first rate",
+        "peak",
+        "last",
+    ]
+    rows, published = [], []
+    for made in (made for made in before if made.phase in TRAINED):
+        measured, rates = made.measured, made.measured["learning_rates"]
+        seen = [f"{measured['tokens'].get(kind, 0):,}" for kind in kinds]
+        rows.append(
+            [
+                f"{made.phase} `{made.id}`",
+                f"{measured['steps']:,}",
+                *seen,
+                *(f"{rates[k]:.3g}" for k in ("first", "peak", "last")),
+            ]
+        )
+        if checkpoint := made.settings.get("checkpoint"):
+            published.append(f"The text run is not ours: published checkpoint {checkpoint['revision']}.")
+    notes = [
+        "An image token stands for a patch of an image; text with image is captions and conversations. The loss is taken"
+        " at labels alone.",
+        *published,
+    ]
+    return "\n".join(["## Training", "", *markdown_table(header, rows), "", *notes])
+
+
+def scores(root: Path, model: Made) -> str:
+    """Every task's score with its 95% interval, of the evaluations that are here."""
+    from pipeline.reporting.rows import markdown_table
+
+    lines = ["## Scores"]
+    for made in evaluations(root, model):
+        tasks = made.settings["vision"] | made.settings["text"]
+        rows = []
+        for name, estimate in estimates(made):
+            factor = 1 if name in ("bits_per_byte", "cider") else 100
+            value = f"{factor * estimate.estimate:.2f} ({factor * estimate.low:.2f} to {factor * estimate.high:.2f})"
+            chance = f"{100 * tasks[name]['chance']:.1f}" if name in tasks else ""
+            rows.append([name.replace("_", " "), value, chance])
+        seen = f"Split {made.settings['split']}" + (", images as they are" if made.settings["vision"] else "")
+        lines += ["", f"{seen}; percent, but bits a byte and CIDEr-D as they are.", ""]
+        lines += markdown_table(["task", "score (95% interval)", "chance"], rows)
+    if len(lines) == 1:
+        return "\n".join([*lines, "", "This model has not been evaluated here."])
+    return "\n".join(
+        [*lines, "", "Intervals are of the choice of questions, not of the training seed: there is one model."]
+    )
+
+
+def estimates(made: Made) -> Iterator[tuple]:
+    """(name, estimate) of every task and average of an evaluation."""
+    from pipeline.reporting import scores as means
+    from pipeline.reporting.rows import Rows, stable
+
+    vision, text = made.settings["vision"], made.settings["text"]
+    rows = Rows({"tasks": {"vision": vision, "text": text}}, {})
+    zero = dict.fromkeys(stable(vision), 0.0)
+    if vision and "normal" in made.settings["conditions"]:
+        normal = partial(rows.estimate, [made.folder], "vision.csv", condition="normal")
+        for name in vision:
+            yield name, normal(partial(means.average, chance={name: 0.0}))
+        yield "vision_average", normal(partial(means.average, chance=zero))
+    if (made.folder / "captions.csv").exists():
+        yield "cider", rows.estimate([made.folder], "captions.csv", means.mean)
+    for name in text:
+        yield name, rows.estimate([made.folder], "text.csv", partial(means.average, chance={name: 0.0}, cluster="id"))
+    if text:
+        yield "bits_per_byte", rows.estimate([made.folder], "heldout.csv", means.bits)
+
+
+def licences(before: list[Made]) -> str:
+    """Of data, tokenizer, encoder and text run, as the artifacts note them."""
+    from pipeline.reporting.rows import markdown_table
+
+    rows: dict[tuple, list[str]] = {}
+    for made in before:
+        for one in made.measured.get("licences", []):
+            row = [one["name"], one["used_for"], one["licence"]]
+            rows.setdefault(tuple(row), row)
+    table = markdown_table(["what", "used for", "licence"], rows.values())
+    note = "The code of the study is under the Apache License 2.0; what these licences ask of the weights is yours to judge."
+    return "\n".join(["## Data and licences", "", *table, "", note])
+
+
+def limits(model: Made) -> str:
+    encoder = encoder_of(model)
+    lines = [
+        "A model of a study of training recipes, made to be compared, not to be used: it has had no safety training, and",
+        "what it says may be false, offensive or copied from its training data.",
+        f"It has never seen more than {model.settings['model']['sequence']} positions at once"
+        + (", images among them." if encoder else ", nor an image."),
+    ]
+    if model.phase != "finetune":
+        lines.append("It continues text; it was not trained to answer.")
+    return "\n".join(["## Limits", "", *lines])

@@ -1,0 +1,241 @@
+"""A decoder trained on text and images, for `transformers` (4.57 or later).
+
+This file stands by itself: an export ships it as `modeling_when_images.py`, beside weights that have the same names in
+training. The decoder is OpenLM's (LayerNorm with a gain and no bias, the same norm over the full width of queries and
+keys, RoPE, SwiGLU, an untied head), which no architecture of the library is, or one of the library's. Images come as the
+features of their encoder: a prompt holds `config.image_token_id` once for each patch, and `image_features` fill these
+places in order.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+EPS = 1e-5
+ROPE_BASE = 10_000.0
+
+
+class WhenImagesConfig(PretrainedConfig):
+    """Sizes; `language_model` describes a decoder of the library's, and without it the decoder is OpenLM's."""
+
+    model_type = "when_images"
+
+    def __init__(
+        self,
+        vocab_size: int = 50432,
+        hidden_size: int = 2048,
+        num_hidden_layers: int = 24,
+        num_attention_heads: int = 16,
+        intermediate_size: int = 5632,
+        language_model: dict | None = None,
+        image_width: int | None = None,  # numbers a patch; None: there are no images
+        image_patches: int | None = None,
+        image_token_id: int | None = None,
+        projector_layers: int = 2,
+        **others,
+    ):
+        self.vocab_size, self.hidden_size = vocab_size, hidden_size
+        self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
+        self.intermediate_size, self.language_model = intermediate_size, language_model
+        self.image_width, self.image_patches, self.image_token_id = image_width, image_patches, image_token_id
+        self.projector_layers = projector_layers
+        super().__init__(**(others | {"tie_word_embeddings": False}))
+
+
+class Norm(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, None, EPS)
+
+
+def rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """RoPE (rotate-half) on x [B, H, T, head width] at positions [T]."""
+    width = x.shape[-1]
+    rates = ROPE_BASE ** (-torch.arange(0, width, 2, device=x.device).float() / width)
+    angles = torch.outer(positions.float(), rates).repeat(1, 2)
+    low, high = x.chunk(2, dim=-1)
+    return x * angles.cos().to(x.dtype) + torch.cat((-high, low), dim=-1) * angles.sin().to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: WhenImagesConfig, layer: int):
+        super().__init__()
+        width = config.hidden_size
+        self.heads, self.layer = config.num_attention_heads, layer
+        self.in_proj = nn.Linear(width, 3 * width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False)
+        self.q_norm, self.k_norm = Norm(width), Norm(width)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache) -> Tensor:
+        q, k, v = self.in_proj(x).chunk(3, dim=-1)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        q, k = rotate(q, positions), rotate(k, positions)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1)
+        return self.out_proj(y.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: WhenImagesConfig):
+        super().__init__()
+        self.w12 = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.w3 = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    def __init__(self, config: WhenImagesConfig, layer: int):
+        super().__init__()
+        self.attention_norm, self.ffn_norm = Norm(config.hidden_size), Norm(config.hidden_size)
+        self.attention, self.feed_forward = Attention(config, layer), FeedForward(config)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), positions, mask, cache)
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+def attention_mask(padding: Tensor | None, past: int, positions: Tensor) -> Tensor | None:
+    """What each position sees, or None for plain causal attention; `padding` [B, past + T] is 0 at padding."""
+    keys = torch.arange(past + len(positions), device=positions.device)
+    if padding is None or bool(padding.all()):
+        return keys[None, :] <= positions[:, None] if past and len(positions) > 1 else None
+    seen = (keys[None, :] <= positions[:, None]) & padding[:, None, None, :].bool()
+    return seen | (keys[None, :] == positions[:, None])  # padding sees itself: a softmax over nothing is not a number
+
+
+class Decoder(nn.Module):
+    """OpenLM's: input vectors -> hidden states."""
+
+    def __init__(self, config: WhenImagesConfig):
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = Norm(config.hidden_size)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, x: Tensor, padding: Tensor | None, cache) -> Tensor:
+        past = cache.get_seq_length() if cache is not None else 0
+        positions = torch.arange(past, past + x.shape[1], device=x.device)
+        mask = attention_mask(padding, past, positions)
+        for block in self.layers:
+            x = block(x, positions, mask, cache)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden).float()
+
+
+class LibraryDecoder(nn.Module):
+    """An architecture of the library's, as `config.language_model` describes it."""
+
+    def __init__(self, config: WhenImagesConfig):
+        super().__init__()
+        text = AutoConfig.for_model(**config.language_model)
+        self.network = AutoModel.from_config(text)
+        self.head = None if text.tie_word_embeddings else nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        return self.network.get_input_embeddings()
+
+    def forward(self, x: Tensor, padding: Tensor | None, cache) -> Tensor:
+        known = {"attention_mask": padding, "past_key_values": cache, "use_cache": cache is not None}
+        return self.network(inputs_embeds=x, **known).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight).float()
+
+
+class Projector(nn.Module):
+    """Encoder features [N, P, width] -> vectors among the text's: centred, scaled, linear layers with GELU between."""
+
+    def __init__(self, config: WhenImagesConfig):
+        super().__init__()
+        features = config.image_width
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(()))
+        inner = [4 * features] if config.projector_layers == 3 else []
+        widths = [features, *inner, config.hidden_size, config.hidden_size]
+        for name, sizes in zip(("first", "second", "third"), zip(widths, widths[1:])):
+            self.add_module(name, nn.Linear(*sizes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        first, *others = self.children()
+        x = first((features - self.mean) / self.scale)
+        for layer in others:
+            x = layer(F.gelu(x))
+        return x
+
+
+class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):
+    config_class = WhenImagesConfig
+    _supports_sdpa = True
+
+    def __init__(self, config: WhenImagesConfig):
+        super().__init__(config)
+        self.decoder = LibraryDecoder(config) if config.language_model else Decoder(config)
+        self.projector = Projector(config) if config.image_width else None
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """All weights come from the file."""
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.decoder.embedding
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        return self.decoder.head
+
+    def embed(self, input_ids: Tensor, image_features: Tensor | None) -> Tensor:
+        """Input vectors [B, T, D], image features [N, P, width] in the places of the image tokens."""
+        x = self.decoder.embedding(input_ids)
+        if image_features is None:
+            return x
+        places = input_ids == self.config.image_token_id
+        images = self.projector(image_features.to(x.dtype)).flatten(0, 1)
+        if int(places.sum()) != len(images):
+            raise ValueError(
+                f"{int(places.sum())} image tokens in the prompts, {len(images)} patches in image_features"
+            )
+        return x.masked_scatter(places[..., None], images)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        image_features: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        x = self.embed(input_ids, image_features) if inputs_embeds is None else inputs_embeds
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache()
+        hidden = self.decoder(x, attention_mask, past_key_values)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.decoder.logits(hidden[:, kept])
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, past_key_values=None, image_features=None, **kwargs):
+        """Images are looked at once, with the prompt."""
+        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        seen = past_key_values is not None and past_key_values.get_seq_length() > 0
+        return inputs | {"image_features": None if seen else image_features}

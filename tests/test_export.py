@@ -1,0 +1,449 @@
+"""Exports: `transformers` loads them without this package, and says the same as the model that was trained."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import SOURCE
+from safetensors.torch import load_file, save_file
+
+from pipeline import artifacts
+from pipeline.__main__ import main
+from pipeline.cards import Ledger
+from pipeline.config import load_settings
+from pipeline.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from pipeline.evaluation import evaluate
+from pipeline.export import export
+from pipeline.files import digest, read_json, stable_json
+from pipeline.model.huggingface import build_decoder
+from pipeline.model.vlm import VLM, greedy
+from pipeline.sections import Encoder, ModelSize
+from pipeline.study import Job, Study, lineage
+
+SIZES = {"vocabulary": 340, "layers": 2, "heads": 2, "width": 32, "sequence": 64}
+OLMO = {"family": "olmo", "config": {"intermediate_size": 96, "tie_word_embeddings": True}}
+NEOX = {"family": "gpt_neox", "config": {"intermediate_size": 96, "rotary_pct": 0.5}}
+PATCHES = 16
+RATES = {"first": 0.002, "last": 3e-05, "peak": 0.003, "floor": 3e-05, "warmup": 4, "steps": 100}
+TOKENS = {"text": 6000, "image": 1600, "image_text": 700, "padding": 100, "labels": 6500, "positions": 8400}
+LICENCES = {
+    "sources": [{"name": "our corpus", "used_for": "text", "licence": "CC-BY-4.0"}],
+    "features": [{"name": "our encoder", "used_for": "images", "licence": "Apache-2.0"}],
+}
+torch.set_num_threads(1)
+
+
+class Workshop:
+    """A folder of artifacts as a study's jobs would leave them, with random weights."""
+
+    def __init__(self, root: Path, **model):
+        self.root = root
+        root.mkdir(exist_ok=True)
+        (root / "pipeline").symlink_to(SOURCE / "pipeline")
+        settings = load_settings(SOURCE)
+        experiments = {
+            name: {key: [] for key in sweep} for name, sweep in settings.params.experiments.model_dump().items()
+        }
+        experiments["timing"] = {"branch_percent": [80.0]}
+        params = settings.params.model_dump() | {"experiments": experiments}
+        scale = settings.scale.model_copy(update={"model": ModelSize(**SIZES, **model)})
+        settings = settings.model_copy(update={"params": type(settings.params)(**params), "scale": scale, "claims": {}})
+        self.ledger = Ledger(Study(settings), root)
+        self.study = self.ledger.study
+
+    def put(self, job: Job, files: dict[str, str], measured: dict) -> Path:
+        """Leave a job's artifact: files, what was measured, list, card."""
+        folder = self.root / job.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        (folder / "measured.json").write_text(stable_json(measured))
+        artifacts.make_manifest(folder, self.ledger.digest(job))
+        (folder / artifacts.CARD).write_text(stable_json(self.ledger.card(job)))
+        return folder
+
+    def train(self, job: Job) -> Path:
+        """Leave a model and all that is behind it."""
+        for earlier in lineage(job):
+            if earlier.phase == "tokenizer":
+                train_tokenizer(["a text of some words, and the red hat is left of it"] * 9, 300, self.root / "t.json")
+                self.put(earlier, {"tokenizer.json": (self.root / "t.json").read_text()}, {"vocabulary": 300})
+            elif earlier.phase in ("pretrain", "cooldown", "finetune"):
+                model = self.model(earlier)
+                folder = self.root / earlier.folder
+                folder.mkdir(parents=True, exist_ok=True)
+                save_file(
+                    {name: t.contiguous() for name, t in model.state_dict().items()}, folder / "model.safetensors"
+                )
+                measured = {
+                    "parameters": sum(p.numel() for p in model.parameters()),
+                    **{"steps": 100, "tokens": TOKENS, "learning_rates": RATES},
+                }
+                self.put(earlier, {}, measured)
+            else:
+                self.put(earlier, {}, {"licences": LICENCES.get(earlier.phase, [])})
+        return self.root / job.folder
+
+    def model(self, job: Job) -> VLM:
+        settings = job.settings
+        torch.manual_seed(len(job.id))
+        encoder = Encoder(**settings["encoder"]) if settings.get("encoder") else None
+        network = torch.nn.Linear(2, 3) if settings.get("train_encoder") else None  # stands for a trained encoder
+        model = VLM(build_decoder(ModelSize(**settings["model"])), encoder and encoder.width, network)
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if tensor.dim() < 2:
+                    tensor.add_(0.3 * torch.rand_like(tensor))
+                elif settings["model"].get("family") and not name.startswith("projector"):
+                    tensor.mul_(10)  # the library's init is so small that all logits are alike
+        return model
+
+    def finetuned(self, **changes) -> Job:
+        return self.study.finetune(self.study.recipe.model_copy(update=changes))
+
+    def evaluated(self, model: Job) -> Job:
+        """Leave an evaluation of a model: every second answer is right."""
+        job = self.study.evaluate(model, self.study.recipe)
+        header = "task,condition,id,image,kind,split,answer,prediction,valid,score"
+        vision = [
+            f"{task},{condition},{n},i{n % 10},k,s,a,b,1,{n % 2 if condition == 'normal' else 0}"
+            for task in job.settings["vision"]
+            for condition in job.settings["conditions"]
+            for n in range(40)
+        ]
+        text = [f"{task},{n},1,{n % 2},{n % 2}" for task in job.settings["text"] for n in range(40)]
+        files = {
+            "vision.csv": "\n".join([header, *vision]),
+            "text.csv": "\n".join(["task,id,answer,prediction,score", *text]),
+            "heldout.csv": "\n".join(["id,nats,bytes", *(f"{n},{70 + n % 3},50" for n in range(20))]),
+            "captions.csv": "\n".join(
+                ["id,image,reference,prediction,score", *(f"{n},i{n},a,b,0.5" for n in range(9))]
+            ),
+        }
+        self.put(job, files, {})
+        return job
+
+
+# What a user does with an export, in a process that does not have this package.
+USER = """
+import json, sys
+import numpy as np, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+for folder, images in json.loads(sys.argv[1]):
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=images is not None).eval()
+    found = {"class": np.array(type(model).__name__), "ids": np.array(tokenizer("a text of red words").input_ids)}
+    with torch.no_grad():
+        ids = torch.arange(6, 26)[None]
+        found["text"] = model(ids).logits.numpy()
+        texts = [tokenizer.decode(row, skip_special_tokens=False) for row in ([9, 30, 31, 32, 33], [40, 41])]
+        batch = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
+        length = batch["input_ids"].shape[1]
+        found["padded"] = model.generate(**batch, max_new_tokens=8, eos_token_id=None)[:, length:].numpy()
+        if images:
+            features = torch.from_numpy(np.load(images))
+            prompt = torch.full((2, features.shape[1] + 5), tokenizer.convert_tokens_to_ids("<|img_patch|>"))
+            prompt[:, -5:] = torch.tensor([[9, 30, 31, 32, 33], [40, 41, 42, 43, 44]])
+            found["image"] = model(prompt, image_features=features).logits.numpy()
+            inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
+            answer = model.generate(**inputs, image_features=features, max_new_tokens=8, eos_token_id=None)
+            found["answer"] = answer[:, prompt.shape[1]:].numpy()
+            try:
+                model(prompt, image_features=features[:1])
+            except ValueError as error:
+                found["complaint"] = np.array(str(error))
+    np.savez(f"{folder}.npz", **found)
+"""
+
+
+def transform(root: Path, *loads: tuple[Path, Path | None]) -> None:
+    """Run the user's script; what it found is beside each folder."""
+    asked = json.dumps([(str(folder), images and str(images)) for folder, images in loads])
+    environment = {**os.environ, "HF_HOME": str(root / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", USER, asked], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+class Export:
+    """An export, the model that it is of, and what a user found in it."""
+
+    def __init__(self, workshop: Workshop, job: Job, folder: Path):
+        self.workshop, self.job, self.folder = workshop, job, folder
+        encoder = job.settings.get("encoder")
+        self.model = evaluate.load_model(
+            {"model": job.settings["model"], "encoder": encoder, "train_encoder": False}, workshop.root / job.folder
+        )
+        self.width = encoder["width"] if encoder else None
+
+    @property
+    def found(self) -> dict:
+        return dict(np.load(f"{self.folder}.npz"))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.folder / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory) -> dict[str, Export]:
+    """OpenLM's decoder and the library's, fine-tuned on images and text alone."""
+    root = tmp_path_factory.mktemp("exports")
+    found, loads = {}, []
+    for name, model in (("openlm", {}), ("olmo", OLMO), ("gpt_neox", NEOX)):
+        workshop = Workshop(root / f"{name}-study", **model)
+        finetuned = workshop.finetuned()
+        workshop.train(finetuned)
+        workshop.evaluated(finetuned)
+        text = next(job for job in lineage(finetuned) if job.phase == "pretrain")
+        for kind, job in (("vlm", finetuned), ("text", text)):
+            folder = export(workshop.root, job.id, root / f"{name}-{kind}")
+            made = found[f"{name} {kind}"] = Export(workshop, job, folder)
+            images = root / f"{name}.npy" if kind == "vlm" else None
+            if images:
+                rng = np.random.default_rng(0)
+                np.save(images, rng.normal(size=(2, PATCHES, made.width)).astype(np.float32))
+            elif name == "openlm":
+                images = Path()  # no images, but code of its own
+            loads.append((folder, images))
+    transform(root, *((folder, images if images != Path() else "") for folder, images in loads))
+    return found
+
+
+ALL = [f"{name} {kind}" for name in ("openlm", "olmo", "gpt_neox") for kind in ("vlm", "text")]
+VLMS = [name for name in ALL if name.endswith("vlm")]
+
+
+@torch.no_grad()
+def ours(made: Export, ids: torch.Tensor, features=None, slots=None) -> np.ndarray:
+    decoder = made.model.decoder
+    return decoder.logits(decoder(made.model.embed(ids, features, slots))).numpy()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_logits_of_text_survive(exports, name):
+    made = exports[name]
+    expected = ours(made, torch.arange(6, 26)[None])
+    assert np.abs(made.found["text"] - expected).max() < 1e-5
+    assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize("name", VLMS)
+def test_logits_and_answers_after_an_image_survive(exports, name):
+    made = exports[name]
+    features = torch.from_numpy(np.load(made.folder.parent / f"{name.split()[0]}.npy"))
+    prompt = torch.full((2, PATCHES + 5), made.tokenizer.image)
+    prompt[:, -5:] = torch.tensor([[9, 30, 31, 32, 33], [40, 41, 42, 43, 44]])
+    slots = (torch.arange(2)[:, None] * prompt.shape[1] + torch.arange(PATCHES)).flatten()
+    assert np.abs(made.found["image"] - ours(made, prompt, features, slots)).max() < 1e-5
+    blind = ours(made, prompt)
+    assert np.abs(made.found["image"][:, -1] - blind[:, -1]).max() > 1e-2
+    answers = greedy(made.model, prompt, stop=-1, longest=8, features=features, slots=slots)
+    assert made.found["answer"].tolist() == answers
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_prompts_of_different_lengths_are_answered_as_each_alone(exports, name):
+    made = exports[name]
+    alone = [greedy(made.model, torch.tensor([row]), -1, 8)[0] for row in ([9, 30, 31, 32, 33], [40, 41])]
+    assert made.found["padded"].tolist() == alone
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_tokenizer_survives(exports, name):
+    made = exports[name]
+    assert made.found["ids"].tolist() == made.tokenizer.encode("a text of red words")
+
+
+def test_patches_that_do_not_fit_the_prompt_are_one_line(exports):
+    complaint = str(exports["openlm vlm"].found["complaint"])
+    assert complaint == f"{2 * PATCHES} image tokens in the prompts, {PATCHES} patches in image_features"
+
+
+def test_a_text_model_of_the_library_needs_no_code(exports):
+    assert str(exports["gpt_neox text"].found["class"]) == "GPTNeoXForCausalLM"
+    assert str(exports["olmo text"].found["class"]) == "OlmoForCausalLM"
+    for name in ALL:
+        code = list(exports[name].folder.glob("*.py"))
+        assert bool(code) == (name not in ("gpt_neox text", "olmo text"))
+
+
+def test_the_code_of_an_export_needs_torch_and_transformers_alone():
+    lines = (SOURCE / "pipeline/exported_model.py").read_text().splitlines()
+    imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    assert imported == {"__future__", "torch", "transformers"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_generation_stops_where_training_did(exports, name):
+    made = exports[name]
+    ends = read_json(made.folder / "generation_config.json")["eos_token_id"]
+    tokenizer = made.tokenizer
+    assert ends == ([tokenizer.end_assistant, tokenizer.end] if name in VLMS else [tokenizer.end])
+
+
+def test_turns_have_their_form(exports):
+    from jinja2 import Template
+
+    template = read_json(exports["openlm vlm"].folder / "tokenizer_config.json")["chat_template"]
+    turns = [
+        {"role": "user", "content": "a?"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c?"},
+    ]
+    assert Template(template).render(messages=turns) == "a?<|/h|>b<|/a|>c?<|/h|>"
+    assert "chat_template" not in read_json(exports["openlm text"].folder / "tokenizer_config.json")
+
+
+# --- the model card ----------------------------------------------------------------------------------------------------
+
+
+def test_the_card_says_what_the_model_is_made_of(exports):
+    made = exports["openlm vlm"]
+    card = (made.folder / "README.md").read_text()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["pipeline_tag"] == "image-text-to-text" and head["library_name"] == "transformers"
+    measured = read_json(made.workshop.root / made.job.folder / "measured.json")
+    assert f"{measured['parameters']:,} parameters" in card
+    for phase in ("pretrain", "cooldown", "finetune"):
+        (job,) = (job for job in lineage(made.job) if job.phase == phase)
+        (row,) = (line for line in card.splitlines() if line.startswith(f"| {phase} `{job.id}`"))
+        assert "| 6,000 | 1,600 | 700 | 100 | 6,500 | 0.002 | 0.003 | 3e-05 |" in row
+    assert "| our corpus | text | CC-BY-4.0 |" in card and "| our encoder | images | Apache-2.0 |" in card
+    assert "trust_remote_code=True" in card and "frozen and not in this folder" in card
+
+
+def test_the_card_has_scores_with_intervals(exports):
+    card = (exports["openlm vlm"].folder / "README.md").read_text()
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in card.splitlines() if line.startswith("| ")}
+    job = exports["openlm vlm"].workshop.study.evaluate(
+        exports["openlm vlm"].job, exports["openlm vlm"].workshop.study.recipe
+    )
+    for task in job.settings["vision"] | job.settings["text"]:
+        value, low, high = map(
+            float,
+            rows[task.replace("_", " ")].split(" | ")[1].replace("(", "").replace(" to", "").replace(")", "").split(),
+        )
+        assert value == 50 and low < 50 < high
+    assert rows["bits per byte"].startswith("| bits per byte | 2.0") and "(" in rows["bits per byte"]
+    assert "Split test" in card
+
+
+def test_a_model_without_evaluations_says_so(exports):
+    assert "has not been evaluated here" in (exports["openlm text"].folder / "README.md").read_text()
+
+
+def test_scores_of_another_model_of_the_same_name_are_not_its_own(tmp_path):
+    workshop = Workshop(tmp_path / "study")
+    job = workshop.finetuned()
+    folder = workshop.train(job)
+    workshop.evaluated(job)
+    card = read_json(folder / artifacts.CARD)
+    card["code"] = {"pipeline.training.train": "other"}
+    (folder / artifacts.CARD).unlink()
+    (folder / artifacts.FILES).unlink()
+    artifacts.make_manifest(folder, digest(card))
+    (folder / artifacts.CARD).write_text(stable_json(card))
+    assert "has not been evaluated here" in (export(workshop.root, job.id, tmp_path / "out") / "README.md").read_text()
+
+
+# --- the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def workshop(tmp_path, monkeypatch) -> Workshop:
+    monkeypatch.chdir(tmp_path)
+    made = Workshop(tmp_path)
+    made.train(made.finetuned())
+    return made
+
+
+def refusal(capsys, *arguments: str) -> str:
+    assert main(["export", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_model_is_found_by_its_id_and_by_its_folder(workshop, capsys):
+    job = workshop.finetuned()
+    assert main(["export", job.id, "--to", "one"]) == 0
+    assert main(["export", job.folder, "--to", "two"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["exported to one", "exported to two"]
+    one, two = ({f.name: f.read_bytes() for f in Path(name).iterdir()} for name in ("one", "two"))
+    assert one == two
+    assert one.keys() == {
+        *("README.md", "config.json", "generation_config.json", "model.safetensors", "modeling_when_images.py"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    }
+
+
+def test_an_encoder_that_was_trained_along_is_shipped_beside(workshop):
+    job = workshop.finetuned(train_encoder=True)
+    workshop.train(job)
+    out = export(workshop.root, job.id, Path("out"))
+    assert set(load_file(out / "encoder.safetensors")) == {"encoder.weight", "encoder.bias"}
+    assert not any(name.startswith("encoder.") for name in load_file(out / "model.safetensors"))
+    assert "its weights are in `encoder.safetensors`" in (out / "README.md").read_text()
+
+
+def test_what_is_no_trained_model_is_one_line(workshop, capsys):
+    shards = next(job for job in lineage(workshop.finetuned()) if job.phase == "shards")
+    line = refusal(capsys, shards.id, "--to", "out")
+    assert line == f"{shards.id}: made by the phase shards, not a trained model (pretrain, cooldown, finetune)"
+    assert not Path("out").exists()
+
+
+def test_what_is_not_there_is_one_line(workshop, capsys):
+    job = workshop.finetuned()
+    for nothing in ("*", "", "../artifacts", "none"):
+        assert "neither the id nor the folder of an artifact" in refusal(capsys, nothing, "--to", "out")
+    line = refusal(capsys, job.id[:-1] + "x", "--to", "out")
+    assert "neither the id nor the folder of an artifact that is here" in line and f"did you mean {job.id}?" in line
+
+
+def test_a_damaged_model_is_one_line(workshop, capsys):
+    job = workshop.finetuned()
+    file = workshop.root / job.folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[::-1])
+    assert refusal(capsys, job.id, "--to", "out").endswith("model.safetensors has other bytes than when it was made")
+    file.unlink()
+    assert "not whole" in refusal(capsys, job.id, "--to", "out")
+    (workshop.root / job.card).write_text("{")
+    assert "no card that can be read" in refusal(capsys, job.id, "--to", "out")
+
+
+def test_a_model_whose_tokenizer_is_gone_is_one_line(workshop, capsys):
+    job = workshop.finetuned()
+    tokenizer = next(job for job in lineage(job) if job.phase == "tokenizer")
+    (workshop.root / tokenizer.card).unlink()
+    assert "its tokenizer is not here" in refusal(capsys, job.id, "--to", "out")
+
+
+def test_a_folder_with_something_in_it_is_not_touched(workshop, capsys):
+    Path("out").mkdir()
+    assert main(["export", workshop.finetuned().id, "--to", "out"]) == 0  # an empty one is as good as none
+    before = {f.name: f.stat().st_mtime_ns for f in Path("out").iterdir()}
+    line = refusal(capsys, workshop.finetuned().id, "--to", "out")
+    assert line == "out: already there and not an empty folder; nothing is overwritten"
+    assert {f.name: f.stat().st_mtime_ns for f in Path("out").iterdir()} == before
+    Path("file").write_text("x")
+    assert "nothing is overwritten" in refusal(capsys, workshop.finetuned().id, "--to", "file")
+
+
+def test_an_export_that_fails_leaves_nothing(workshop, monkeypatch):
+    def fail(*_):
+        raise ValueError("no")
+
+    monkeypatch.setattr("pipeline.export.model_card", fail)
+    with pytest.raises(ValueError, match="no"):
+        export(workshop.root, workshop.finetuned().id, workshop.root / "out")
+    assert not list(workshop.root.glob("*out*"))
