@@ -349,7 +349,7 @@ def make_trainer(recorder: Recorder, loader: DataLoader, frozen: torch.nn.Module
         group["lr"] = group["initial_lr"] = group["multiple"]
     # A torch schedule stepped every batch: Composer's own schedulers lag one step behind.
     scheduler = LambdaLR(optimizer, plan.schedule.rate, last_epoch=recorder.step - 1)
-    adapt_blocks(model, hardware.get("compile", False), job.context["recompute"])
+    adapt_blocks(model, hardware.get("compile", False), job.context["checkpoint_activations"])
     trainer = Trainer(
         model=StudyModel(model, frozen, optimisation["z_loss"], half and not gpu),
         optimizers=optimizer,
