@@ -135,7 +135,9 @@ class FakeJob:
     resume: Path
     continues: Path | None = None
     progress: Steps = field(default_factory=Steps)
-    context: dict = field(default_factory=lambda: {"wandb": "disabled", "save_steps": 2, "checkpoint_activations": False})
+    context: dict = field(
+        default_factory=lambda: {"wandb": "disabled", "save_steps": 2, "checkpoint_activations": False}
+    )
 
     @property
     def card(self) -> dict:

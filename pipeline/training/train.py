@@ -161,8 +161,10 @@ class StudyModel(ComposerModel):
 
     def forward(self, batch: dict) -> torch.Tensor:
         (encoder,) = self.frozen
-        if encoder is not None and len(batch.get("pixels", ())):
-            batch = batch | {"features": encoder.to(batch["pixels"].device)(batch["pixels"])}
+        if encoder is not None and "pixels" in batch:
+            pixels, mean = batch["pixels"], self.model.projector.mean
+            features = encoder.to(pixels.device)(pixels) if len(pixels) else mean.new_zeros(0, 1, len(mean))
+            batch = batch | {"features": features}
         with torch.autocast("cpu", torch.bfloat16) if self.half else nullcontext():
             return self.model(batch)
 
@@ -345,6 +347,9 @@ def make_trainer(recorder: Recorder, loader: DataLoader, frozen: torch.nn.Module
     job, plan, model, optimizer = recorder.job, recorder.plan, recorder.model, recorder.optimizer
     optimisation, hardware = job.settings["optimisation"], job.settings["hardware"]
     gpu, half, ranks = hardware["device"] == "gpu", hardware.get("precision") == "bf16", dist.get_world_size()
+    sharded = ranks > 1 and job.context["sharding"] == "fsdp"
+    if sharded:
+        model.to(memory_format=torch.contiguous_format)  # FSDP takes no channels-last convolutions
     for group in optimizer.param_groups:  # LambdaLR multiplies the initial rate; ours gives rates
         group["lr"] = group["initial_lr"] = group["multiple"]
     # A torch schedule stepped every batch: Composer's own schedulers lag one step behind.
@@ -367,7 +372,7 @@ def make_trainer(recorder: Recorder, loader: DataLoader, frozen: torch.nn.Module
         precision="amp_bf16" if half and gpu else "fp32",
         device_train_microbatch_size=hardware["microbatch"],
         accumulate_train_batch_on_tokens=True,
-        parallelism_config={"fsdp": sharding()} if ranks > 1 and job.context["sharding"] == "fsdp" else None,
+        parallelism_config={"fsdp": sharding()} if sharded else None,
         dist_timeout=TIMEOUT_SECONDS,
         algorithms=[GradientClipping("norm", optimisation["clip_norm"])],
         callbacks=[recorder],
