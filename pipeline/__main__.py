@@ -14,6 +14,12 @@ def main(argv: list[str] | None = None) -> int:
     run = commands.add_parser("run", help="carry out one job; Snakemake calls this")
     run.add_argument("job", type=Path, help="a file below .study/jobs/")
     run.add_argument("--log", type=Path, help="file for the job's output; progress still goes to the screen")
+    rank = commands.add_parser(
+        "rank", help="carry out one rank's part of a job; `run` calls this, by Composer's launcher"
+    )
+    rank.add_argument("job", type=Path, help="as for run")
+    rank.add_argument("out", type=Path, help="the folder of the artifact to be")
+    rank.add_argument("--log", type=Path, help="as for run")
     plan = commands.add_parser("plan", help="say what a target will cost before anything runs")
     plan.add_argument("target", nargs="?", default="study", help="study, a table, a file of results/, an artifact's id")
     plan.add_argument("--budget", type=float, help="device-hours; more than that to do is an error (exit code 3)")
@@ -28,12 +34,15 @@ def main(argv: list[str] | None = None) -> int:
     aside.add_argument("stage", help="a stage of dvc.yaml")
     arguments = parser.parse_args(argv)
 
-    if arguments.command == "run":
+    if arguments.command in ("run", "rank"):
         from pipeline.processes import OWNER, end_with
-        from pipeline.run import run_job
+        from pipeline.run import run_job, run_rank
 
-        if OWNER in os.environ:
+        # Slurm's processes other than the first may be on a machine that has no such process; they end with the first.
+        if OWNER in os.environ and (arguments.command == "rank" or os.environ.get("SLURM_PROCID", "0") == "0"):
             end_with(int(os.environ[OWNER]))
+        if arguments.command == "rank":
+            return run_rank(arguments.job, arguments.out, arguments.log)
         return run_job(arguments.job, arguments.log)
 
     if arguments.command == "export":

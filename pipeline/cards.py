@@ -222,7 +222,10 @@ class Ledger:
         context = {
             "wandb": self.study.settings.params.wandb,
             "save_steps": hardware.save_steps,
+            "nodes": hardware.nodes,
             "devices": hardware.devices,
+            "sharding": hardware.sharding,
+            "checkpoint_activations": hardware.checkpoint_activations,
             "jobs_a_device": hardware.jobs_a_device,
             "evaluation_processes": hardware.evaluation_processes,
             "licences": [licence.model_dump() for licence in data.every_licence],

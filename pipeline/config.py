@@ -29,6 +29,7 @@ from pipeline.sections import (
     Section,
     TextPhase,
     find_weights,
+    later,
     option,
 )
 
@@ -215,8 +216,19 @@ class EvaluationSize(Section):
 
 class Hardware(Section):
     device: Literal["cpu", "gpu"]
-    threads: Count = Field(description="CPU threads a job; results are the same bits for the same number")
-    microbatch: Count = Field(description="sequences a forward pass; the rest of the batch accumulates")
+    threads: Count = Field(description="CPU threads a process; results are the same bits for the same number")
+    microbatch: Count = Field(description="sequences a device's forward pass; the rest of the batch accumulates")
+    precision: Literal["bf16"] | None = option("of training; bf16: matrix products in bfloat16; null: fp32")
+    compile: bool = later(False, description="whether training compiles the decoder's blocks with torch.compile")
+    sharding: Literal["ddp", "fsdp"] = Field(
+        default="ddp",
+        description="what the processes of a training job share: the batch, or with fsdp also the weights, gradients and"
+        " moments, so that a device holds its part of them; numbers differ by rounding",
+    )
+    checkpoint_activations: bool = Field(
+        default=False,
+        description="whether the backward pass computes the blocks' activations again in place of keeping them",
+    )
     memory_mb: Count = Field(description="memory that a training job asks of the scheduler")
     save_steps: Count = Field(description="steps between resumable states")
     nodes: Count = Field(default=1, description="machines a training job")
@@ -901,13 +913,19 @@ def check_scale(scale: Scale, file: str) -> None:
                 phase.warmup_steps,
                 f"fewer than the phase's {phase.tokens // step} steps",
             )
+    hardware = scale.hardware
+    ranks = hardware.nodes * hardware.devices
     for name, phase in (("text", scale.text), ("cooldown", scale.cooldown), ("finetune", scale.finetune)):
         if phase.floor_lr > phase.peak_lr:
             raise ConfigError(file, f"{name}.floor_lr", phase.floor_lr, f"at most peak_lr = {phase.peak_lr}")
-        if scale.hardware.microbatch > phase.batch:
-            raise ConfigError(
-                file, "hardware.microbatch", scale.hardware.microbatch, f"at most {name}.batch = {phase.batch}"
-            )
+        if phase.batch % ranks:
+            allowed = f"a multiple of the {ranks} devices of a job (hardware.nodes x hardware.devices)"
+            raise ConfigError(file, f"{name}.batch", phase.batch, allowed)
+        if hardware.microbatch > phase.batch // ranks:
+            share = f"{name}.batch = {phase.batch}" + (f", shared by {ranks} devices" if ranks > 1 else "")
+            raise ConfigError(file, "hardware.microbatch", hardware.microbatch, f"at most {share}")
+    if ranks > 1 and hardware.jobs_a_device > 1:
+        raise ConfigError(file, "hardware.jobs_a_device", hardware.jobs_a_device, "1 for jobs of several devices")
 
 
 def check_tasks(tasks: Tasks, file: str) -> None:

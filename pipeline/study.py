@@ -420,14 +420,17 @@ class Study:
         return main.rate(round(recipe.rewarm_like / 100 * main.steps))
 
     def train_settings(self, phase: str, recipe: Recipe, seed: int) -> dict:
-        """What every training job depends on: sizes, optimisation, seed; and threads, which change the last bits."""
+        """What every training job depends on: sizes, optimisation, seed; and of the hardware what rounds differently.
+
+        On how many devices a job runs is left out: it can go on with more of them or fewer.
+        """
         scale = self.settings.scale
         optimisation = self.text_phase(recipe.text_budget) if phase == "pretrain" else getattr(scale, phase)
         return {
             "model": self.model_size(recipe.size).model_dump(),
             "optimisation": optimisation.model_dump(exclude={"rewarm_all"}),
             "seed": seed,
-            "hardware": scale.hardware.model_dump(include={"device", "threads", "microbatch"}),
+            "hardware": scale.hardware.model_dump(include={"device", "threads", "microbatch", "precision", "compile"}),
         }
 
     def pretrain(self, size: str, budget: float, step: int) -> Job:

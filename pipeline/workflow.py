@@ -79,7 +79,8 @@ class Workflow:
 
     @property
     def threads(self) -> int:
-        return self.settings.scale.hardware.threads
+        """CPU threads of a training job on each of its nodes."""
+        return self.settings.scale.hardware.threads * self.settings.scale.hardware.devices
 
     @property
     def readers(self) -> int:

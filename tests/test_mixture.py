@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.training.mixture import derive_seed, interleave, mixture_order, split_budget, stream_order
+from pipeline.training import mixture
+from pipeline.training.mixture import (
+    SHUFFLED_WHOLE,
+    derive_seed,
+    interleave,
+    mixture_order,
+    permute,
+    split_budget,
+    stream_order,
+)
 
 quick = settings(max_examples=80, deadline=None, database=None, derandomize=True)
 hundredths = st.integers(0, 100).map(lambda n: n / 100)
@@ -125,26 +134,26 @@ def worst_deviation(owner: np.ndarray, stream: int) -> float:
 @quick
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_interleaving_uses_every_sample_once(text, captions):
-    owner = interleave({"text": text, "captions": captions})
+    owner, _ = interleave({"text": text, "captions": captions})
     assert np.bincount(owner, minlength=2).tolist() == [text, captions]
 
 
 @quick
 @given(st.integers(1, 300), st.integers(1, 300))
 def test_any_window_holds_its_share_within_one_sample(text, captions):
-    owner = interleave({"text": text, "captions": captions})
+    owner, _ = interleave({"text": text, "captions": captions})
     assert worst_deviation(owner, 0) <= 1 + 1e-9
 
 
 @quick
 @given(st.integers(1, 100), st.integers(1, 100), st.integers(1, 100))
 def test_any_window_of_three_streams_holds_their_shares_within_two_samples(text, captions, instructions):
-    owner = interleave({"text": text, "captions": captions, "instructions": instructions})
+    owner, _ = interleave({"text": text, "captions": captions, "instructions": instructions})
     assert max(worst_deviation(owner, stream) for stream in range(3)) < 2
 
 
 def test_a_rare_stream_stands_in_the_middle_of_its_stretches():
-    places = np.flatnonzero(interleave({"text": 90, "captions": 10}) == 1)
+    places = np.flatnonzero(interleave({"text": 90, "captions": 10})[0] == 1)
     assert set(places % 10) <= {4, 5}
     assert (places // 10).tolist() == list(range(10))
 
@@ -216,6 +225,81 @@ def test_global_random_state_is_neither_used_nor_changed():
 def test_a_stream_without_samples_cannot_be_mixed_in():
     with pytest.raises(ValueError, match="'captions' is empty"):
         mixture_order({"text": 10, "captions": 0}, {"text": 5, "captions": 5}, 7)
+
+
+# stretches of an order
+
+
+def whole_order(sizes: dict[str, int], counts: dict[str, int], seed: int) -> list[int]:
+    """The order as it is defined: whole passes of every stream, sorted by where each sample stands."""
+    places, offset = [], 0
+    for stream, (name, size) in enumerate(sizes.items()):
+        count = counts.get(name, 0)
+        passes = [np.random.default_rng(derive_seed(seed, name, n)).permutation(size) for n in range(-(-count // size))]
+        for number, sample in enumerate(np.concatenate([*passes, []])[:count]):
+            places.append(((number + 0.5) / count, stream, number, offset + int(sample)))
+        offset += size
+    return [sample for *_, sample in sorted(places)]
+
+
+three_streams = st.tuples(*[st.tuples(st.integers(1, 40), st.integers(0, 100))] * 3)
+
+
+@quick
+@given(three_streams, st.lists(st.floats(0, 1), max_size=4))
+def test_stretches_make_the_whole_order(streams, cuts):
+    sizes = {f"stream{i}": size for i, (size, _) in enumerate(streams)}
+    counts = {f"stream{i}": count for i, (_, count) in enumerate(streams)}
+    total = sum(counts.values())
+    ends = sorted({0, total, *(int(cut * total) for cut in cuts)})
+    parts = [mixture_order(sizes, counts, 7, start, stop).tolist() for start, stop in zip(ends, ends[1:])]
+    expected = whole_order(sizes, counts, 7)
+    assert [sample for part in parts for sample in part] == expected
+    assert mixture_order(sizes, counts, 7).tolist() == expected
+
+
+@quick
+@given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
+def test_a_permutation_number_by_number_has_every_number_once(size, seed):
+    assert sorted(permute(np.arange(size), size, seed)) == list(range(size))
+
+
+def test_a_permutation_number_by_number_is_random():
+    """Means, neighbours and fixed points as a random order has them, to four standard deviations."""
+    size, seeds = 20_000, range(40)
+    orders = [permute(np.arange(size), size, derive_seed(seed)) for seed in seeds]
+    tenths = np.array([order.reshape(10, -1).mean(axis=1) for order in orders]) - (size - 1) / 2
+    assert abs(tenths / (size / np.sqrt(12 * size / 10))).max() < 4.5
+    neighbours = [np.corrcoef(order[:-1], order[1:])[0, 1] for order in orders]
+    assert abs(np.mean(neighbours)) < 4 / np.sqrt(size * len(orders))
+    fixed = sum((order == np.arange(size)).sum() for order in orders)
+    assert abs(fixed - len(orders)) < 4 * np.sqrt(len(orders))
+    assert len({tuple(order[:5]) for order in orders}) == len(orders)
+
+
+def test_large_streams_are_shuffled_number_by_number(monkeypatch):
+    """The same properties as in memory: every sample once a pass, the same stretch from anywhere, other passes."""
+    monkeypatch.setattr(mixture, "SHUFFLED_WHOLE", 100)
+    order = stream_order(1000, 2500, 7, "text")
+    assert sorted(order[:1000]) == sorted(order[1000:2000]) == list(range(1000))
+    assert order[:1000].tolist() != order[1000:2000].tolist()
+    assert len(set(order[2000:])) == 500
+    assert stream_order(1000, 2100, 7, "text", start=900).tolist() == order[900:2100].tolist()
+    counts = {"text": 2500, "captions": 60}
+    mixed = mixture_order({"text": 1000, "captions": 50}, counts, 7)
+    assert mixed[mixed < 1000].tolist() == order.tolist()
+    assert mixture_order({"text": 1000, "captions": 50}, counts, 7, 1500, 1900).tolist() == mixed[1500:1900].tolist()
+
+
+def test_the_order_of_trillions_of_tokens_is_never_in_memory():
+    sequences = 4_319_000_000_000 // 2048
+    sizes = {"text": sequences - 5, "captions": SHUFFLED_WHOLE + 1}
+    counts = {"text": sequences, "captions": sequences // 10}
+    total = sum(counts.values())
+    order = mixture_order(sizes, counts, 7, total - 1000, total)
+    assert len(order) == 1000 and order.min() >= 0 and order.max() < sum(sizes.values())
+    assert (order >= sizes["text"]).sum() == pytest.approx(1000 / 11, abs=2)
+    assert mixture_order(sizes, counts, 7, total - 500, total - 200).tolist() == order[500:800].tolist()
 
 
 # derive_seed

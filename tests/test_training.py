@@ -13,8 +13,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from streaming.base.batching import generate_work
-from streaming.base.world import World
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, image_id, verify_shards, write_shards
@@ -28,7 +26,7 @@ from pipeline.training import train
 from pipeline.training.batches import Collate, FeatureStores, OrderedDataset, count_tokens, split_batch
 from pipeline.training.mixture import split_budget
 from pipeline.training.schedule import Schedule
-from pipeline.training.state import branch, find_resumable, load_weights
+from pipeline.training.state import find_resumable, load_moments, load_weights
 
 MODEL = {"vocabulary": 300, "layers": 1, "heads": 2, "width": 16, "sequence": 16}
 BATCH, PATCHES, FEATURES, END = 4, 2, 8, 1
@@ -137,7 +135,9 @@ class FakeJob:
     resume: Path
     continues: Path | None = None
     progress: Steps = field(default_factory=Steps)
-    context: dict = field(default_factory=lambda: {"wandb": "disabled", "save_steps": 2})
+    context: dict = field(
+        default_factory=lambda: {"wandb": "disabled", "save_steps": 2, "checkpoint_activations": False}
+    )
 
     @property
     def card(self) -> dict:
@@ -410,7 +410,10 @@ def test_weight_decay_shrinks_what_no_gradient_moves(bench):
 def branched(parent: Path, moments: str):
     model = train.build_model(ModelSize(**MODEL), train.Encoder(**ENCODER), text_seed=1, seed=2)
     optimizer = train.build_optimizer(model, optimisation())
-    return model, optimizer, branch(model, optimizer, parent, moments)
+    new = load_weights(model, parent)
+    if moments == "keep":
+        load_moments(model, optimizer, parent)
+    return model, optimizer, new
 
 
 def test_a_branch_keeps_weights_and_moments_bit_for_bit(parent):
@@ -821,19 +824,40 @@ def test_another_seed_reads_another_order(data):
     assert text_read(ordered(data, 0.1, seed=7)) != text_read(ordered(data, 0.1, seed=8))
 
 
+def numbers_read(data, ranks: int, first: int = 0) -> np.ndarray:
+    """The numbers of the samples [ranks, steps, of a rank] that ranks read, from step `first` on, four a step."""
+    counts = {"text": 30, "captions": 10}
+    folders = {name: data[name] for name in counts}
+    rows = []
+    for rank in range(ranks):
+        dataset = OrderedDataset(folders, counts, 7, BATCH, first, rank, ranks)
+        every = {dataset[number]["tokens"].tobytes(): number for number in range(dataset.num_samples)}
+        rows.append([every[sample["tokens"].tobytes()] for sample in dataset])
+    return np.array(rows).reshape(ranks, -1, BATCH // ranks)
+
+
 def test_two_ranks_read_the_global_batches_of_one(data):
-    one, two = ordered(data, 0.25, batch=4), ordered(data, 0.25, batch=2)
-    single = generate_work("random", one, World(1, 1, 1, 0), epoch=0, sample_in_epoch=0)[0, 0, 0]
-    double = generate_work("random", two, World(1, 2, 1, 0), epoch=0, sample_in_epoch=0)[0, :, 0]
+    single = numbers_read(data, 1)[0]
+    double = numbers_read(data, 2)
     assert double.shape == (2, 10, 2)
     assert [sorted(batch) for batch in single.tolist()] == [sorted(double[:, i].flatten().tolist()) for i in range(10)]
 
 
+def test_the_shares_of_ranks_one_after_the_other_are_the_batches_of_one(data):
+    single = numbers_read(data, 1)[0]
+    for ranks in (2, 4):
+        assert np.concatenate(numbers_read(data, ranks), axis=1).tolist() == single.tolist()
+
+
 def test_two_ranks_go_on_from_the_middle_like_one(data):
-    two = ordered(data, 0.25, batch=2)
-    whole = generate_work("random", two, World(1, 2, 1, 0), epoch=0, sample_in_epoch=0)
-    tail = generate_work("random", two, World(1, 2, 1, 0), epoch=0, sample_in_epoch=12)
-    assert tail.tolist() == whole[:, :, :, 3:].tolist()
+    whole = numbers_read(data, 2)
+    tail = numbers_read(data, 2, first=3)
+    assert tail.tolist() == whole[:, 3:].tolist()
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(data):
+    with pytest.raises(ValueError, match="a batch of 4 sequences cannot be shared evenly by 3 processes"):
+        OrderedDataset({"text": data["text"]}, {"text": 8}, 7, BATCH, ranks=3)
 
 
 def construct(data, results) -> None:

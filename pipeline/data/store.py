@@ -42,14 +42,14 @@ def count_samples(folder: Path) -> int:
     return sum(shard["samples"] for shard in read_json(folder / "index.json")["shards"])
 
 
-def verify_shards(folder: Path) -> int:
+def verify_shards(folder: Path, part: int = 0, parts: int = 1) -> int:
     """Check every shard's size and hash against the index; returns the number of samples.
 
-    streaming itself checks local shards for neither, and a missing one ends an epoch early without an error. Raises
-    ValueError naming the shard.
+    Processes that read the same shards can share this: one of `parts` checks each shard. Raises ValueError naming the
+    shard; streaming itself checks local shards for neither.
     """
     index = read_json(folder / "index.json")
-    for shard in index["shards"]:
+    for shard in index["shards"][part::parts]:
         file = folder / shard["raw_data"]["basename"]
         data = file.read_bytes() if file.exists() else b""
         if hashlib.sha1(data).hexdigest() != shard["raw_data"]["hashes"]["sha1"]:

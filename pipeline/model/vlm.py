@@ -82,10 +82,11 @@ class VLM(nn.Module):
         """Input vectors [B, T, D] of token ids [B, T].
 
         `features` [N, P, W] are the encoder's patches of N images, `slots` [N * P] the flat positions (row * T +
-        column) that they fill, in order.
+        column) that they fill, in order. No images at all, but features, leave the tokens' vectors as they are, and give
+        the projector a gradient of zeros: on several ranks one may have images and another none.
         """
         x = self.decoder.embedding(tokens)
-        if features is None or not len(features):
+        if features is None:
             return x
         image = self.projector(features).flatten(0, 1).to(x.dtype)
         return x.flatten(0, 1).index_copy(0, slots, image).view_as(x)
@@ -98,10 +99,16 @@ class VLM(nn.Module):
         """
         features = batch.get("features")
         if self.encoder is not None and "pixels" in batch:
-            features = self.encoder(batch["pixels"])
+            features = self.encode(batch["pixels"])
         x = self.embed(batch["tokens"], features, batch.get("slots"))
         hidden = self.decoder(x, batch.get("segments"))
         return self.decoder.logits(hidden[batch["targets"] != IGNORE])
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Features [N, P, W] of the encoder that is a part of the model; without images its gradient is zeros too."""
+        if len(pixels):
+            return self.encoder(pixels)
+        return self.encoder(pixels.new_zeros(1, *pixels.shape[1:]))[:0]
 
 
 def label_loss(logits: Tensor, targets: Tensor, z_weight: float = 0.0) -> Tensor:

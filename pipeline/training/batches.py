@@ -1,51 +1,88 @@
 """From MDS shards to training batches, in exactly the order that `mixture` lays down.
 
-mosaicml-streaming reads and shards; the order is ours. Its own mixing counts samples, redraws the text when the image
-fraction changes, and clusters by shard.
+mosaicml-streaming writes the shards and reads their samples; the order is ours. Its own mixing counts samples, redraws the
+text when the image fraction changes, clusters by shard and keeps the whole order in shared memory.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
-from streaming import Stream, StreamingDataset
+from streaming.base.format import reader_from_json
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from pipeline.data.frames import Square
 from pipeline.data.store import FeatureStore, read_sample_images, verify_shards
+from pipeline.files import read_json
 from pipeline.model.vlm import IGNORE
 from pipeline.training.mixture import mixture_order
 
 BLIND = 65535  # segment number of image positions that nothing may look at
+STRETCH = 1 << 16  # samples whose order is laid down at once
 
 
-class OrderedDataset(StreamingDataset):
-    """Local MDS streams laid end to end and read in a given order, the same for any number of ranks.
+class OrderedDataset(IterableDataset):
+    """MDS shards of several streams laid end to end: any sample by its number, and the run's samples in their order.
 
-    `counts` says how many samples each stream gives in the whole run. Raises ValueError for damaged shards.
+    `counts` says how many samples each stream gives in the whole run, `batch` how many a step has. Iterating gives those
+    of step `first` and after it, and of each step this rank's share: the ranks' shares, one after the other, are the
+    step's samples in the same order for any number of ranks. Raises ValueError for damaged shards (the ranks share the
+    checking) and for a batch that ranks cannot share evenly.
     """
 
-    def __init__(self, folders: dict[str, Path], counts: dict[str, int], seed: int, batch: int):
+    def __init__(
+        self,
+        folders: dict[str, Path],
+        counts: dict[str, int],
+        seed: int,
+        batch: int,
+        first: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
         missing = [name for name, count in counts.items() if count and name not in folders]
         if missing:
             raise ValueError(f"{counts[missing[0]]} sequences of {missing[0]} are planned, but it has no shards")
+        if batch % ranks:
+            raise ValueError(f"a batch of {batch} sequences cannot be shared evenly by {ranks} processes")
         folders = {name: folder for name, folder in folders.items() if counts.get(name)}
-        sizes = {name: verify_shards(folder) for name, folder in folders.items()}
-        self.order = mixture_order(sizes, counts, seed)
-        streams = [Stream(local=str(folder), choose=counts[name]) for name, folder in folders.items()]
-        # Constructors that start at the same time fight over shared-memory names; one at a time they do not.
-        with FileLock(Path(tempfile.gettempdir()) / f"streaming-construction-{os.getuid()}.lock"):
-            super().__init__(streams=streams, batch_size=batch, shuffle=False, num_canonical_nodes=1)
+        self.sizes = {name: verify_shards(folder, rank, ranks) for name, folder in folders.items()}
+        self.counts, self.seed, self.batch = counts, seed, batch
+        self.first, self.rank, self.ranks = first, rank, ranks
+        self.shards = [
+            reader_from_json(str(folder), None, shard)
+            for folder in folders.values()
+            for shard in read_json(folder / "index.json")["shards"]
+        ]
+        for shard in self.shards:
+            shard.validate(allow_unsafe_types=False)
+        self.ends = np.cumsum([len(shard) for shard in self.shards])
 
-    def resample_streams(self, epoch: int, **_) -> tuple:
-        """streaming's hook from places in the epoch to samples: our order in place of its draw."""
-        return np.array([len(self.order)]), self.order
+    @property
+    def num_samples(self) -> int:
+        """Samples in the shards."""
+        return int(self.ends[-1])
+
+    def __getitem__(self, number: int) -> dict:
+        shard = int(np.searchsorted(self.ends, number, side="right"))
+        return self.shards[shard][int(number) - int(self.ends[shard])]  # counted from the shard's end
+
+    def __len__(self) -> int:
+        """Samples of the whole run that this rank reads."""
+        return sum(self.counts.values()) // self.ranks
+
+    def __iter__(self) -> Iterator[dict]:
+        total, share = sum(self.counts.values()), self.batch // self.ranks
+        stretch = max(STRETCH // self.batch, 1) * self.batch
+        for start in range(self.first * self.batch, total, stretch):
+            order = mixture_order(self.sizes, self.counts, self.seed, start, min(start + stretch, total))
+            for step in range(0, len(order), self.batch):
+                for number in order[step : step + self.batch][self.rank * share : (self.rank + 1) * share]:
+                    yield self[number]
 
 
 class FeatureStores:
@@ -68,10 +105,20 @@ class Collate:
     "tokens", "targets" [B, T]; with images also "slots" [N * P], "image_row" [N] and "features" [N, P, W] (or "pixels"
     [N, 3, side, side], decoded to the square `pixels`, for encoders that run with the model); "segments" [B, T] if any sample is packed. "kinds" counts
     the batch's positions by what they hold.
+
+    `without` is what a batch without images has in place of features or pixels, so that every rank runs the same parts
+    of the model on every batch: gradients that some ranks never have would keep the others waiting.
     """
 
-    def __init__(self, patches: int, store: FeatureStores | None, pixels: Square | None, blind: bool):
-        self.patches, self.store, self.pixels, self.blind = patches, store, pixels, blind
+    def __init__(
+        self,
+        patches: int,
+        store: FeatureStores | None,
+        pixels: Square | None,
+        blind: bool,
+        without: dict[str, Tensor] | None = None,
+    ):
+        self.patches, self.store, self.pixels, self.blind, self.without = patches, store, pixels, blind, without
 
     def __call__(self, samples: list[dict]) -> dict:
         ids = np.stack([sample["tokens"] for sample in samples]).astype(np.int64)
@@ -102,6 +149,9 @@ class Collate:
             batch["slots"] = torch.from_numpy(np.concatenate(slots))
             batch["image_row"] = torch.tensor(rows)
             batch |= self.look(names, files)
+        elif self.without is not None:
+            batch |= {"slots": torch.empty(0, dtype=torch.long), "image_row": torch.empty(0, dtype=torch.long)}
+            batch |= self.without
         batch["kinds"] = self.kinds(batch, np.array(packed), segments, len(rows))
         return batch
 
@@ -130,16 +180,20 @@ class Collate:
         }
 
 
-def split_batch(batch: dict, size: int) -> list[dict]:
-    """A batch in microbatches of at most `size` rows, each with the images of its rows."""
+def split_batch(batch: dict, size: int, everywhere: bool = False) -> list[dict]:
+    """A batch in microbatches of at most `size` rows, each with the images of its rows.
+
+    With `everywhere` those without images have empty image tensors if the batch has any: see `Collate`.
+    """
     length = batch["tokens"].shape[1]
     parts = []
     for start in range(0, len(batch["tokens"]), size):
         part = {k: batch[k][start : start + size] for k in ("tokens", "targets", "segments") if k in batch}
         if "image_row" in batch:
             mine = (batch["image_row"] >= start) & (batch["image_row"] < start + size)
-            if mine.any():
-                part["slots"] = batch["slots"].view(len(mine), -1)[mine].flatten() - start * length
+            if everywhere or mine.any():
+                patches = len(batch["slots"]) // max(len(mine), 1)
+                part["slots"] = batch["slots"].view(len(mine), patches)[mine].flatten() - start * length
                 part["image_row"] = batch["image_row"][mine] - start
                 part |= {k: batch[k][mine] for k in ("features", "pixels") if k in batch}
         parts.append(part)

@@ -3,14 +3,22 @@
 Every sample of every stream fills the same number of positions, so counting samples counts tokens. Each stream is
 ordered by itself (seeded by its own name) and only then interleaved: two runs with different image fractions see the
 same text samples in the same order as far as their budgets go.
+
+All orders are given by the stretch, `start` to `stop`, and a stretch takes memory and time of its own length: a run of
+4.3T tokens reads 2.1 billion sequences, whose whole order would take 17 GB on every rank.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+SHUFFLED_WHOLE = 1 << 24  # samples; larger streams are shuffled number by number
+ROUNDS = 6  # of the permutation that does so: four are a random permutation's equal (Luby and Rackoff), two to spare
 
 
 def derive_seed(seed: int, *names: object) -> int:
@@ -35,34 +43,102 @@ def split_budget(samples: int, fractions: dict[str, float]) -> dict[str, int]:
     return counts
 
 
-def stream_order(size: int, count: int, seed: int, name: str) -> NDArray[np.int64]:
-    """`count` indices into a stream of `size` samples: one whole shuffled pass after another."""
-    if count and not size:
-        raise ValueError(f"stream {name!r} is empty but {count} of its samples are asked for")
-    passes = [
-        np.random.default_rng(derive_seed(seed, name, number)).permutation(size)
-        for number in range(-(-count // max(size, 1)))
-    ]
-    return np.concatenate([*passes, np.empty(0, np.int64)])[:count].astype(np.int64)
+@lru_cache(maxsize=3)
+def shuffled(size: int, seed: int) -> NDArray[np.int64]:
+    """All numbers below `size` in random order, in memory."""
+    return np.random.default_rng(seed).permutation(size)
 
 
-def interleave(counts: dict[str, int]) -> NDArray[np.int64]:
-    """Stream numbers [sum of counts], each stream spread evenly.
+def permute(numbers: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
+    """What a random permutation of all numbers below `size` makes of `numbers`, without the others.
+
+    A Feistel network on pairs of numbers below the root of `size`; what falls outside is permuted again until it does
+    not (Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
+    """
+    side = np.uint64(math.isqrt(size - 1) + 1)
+    keys = np.random.default_rng(seed).integers(1 << 64, size=ROUNDS, dtype=np.uint64)
+    found = numbers.astype(np.uint64)
+    outside = np.ones(len(found), bool)
+    while outside.any():
+        left, right = np.divmod(found[outside], side)
+        for key in keys:
+            left, right = right, (left + scramble(right ^ key) % side) % side
+        found[outside] = left * side + right
+        outside = found >= size
+    return found.astype(np.int64)
+
+
+def scramble(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's mixing of all bits of a number with all others (Steele, Lea and Flood, 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def stream_order(size: int, stop: int, seed: int, name: str, start: int = 0) -> NDArray[np.int64]:
+    """Indices number `start` to `stop` into a stream of `size` samples: one whole shuffled pass after another.
+
+    Raises ValueError for samples of an empty stream.
+    """
+    if stop and not size:
+        raise ValueError(f"stream {name!r} is empty but {stop} of its samples are asked for")
+    passes = [np.empty(0, np.int64)]
+    while start < stop:
+        number, first = divmod(start, size)
+        last = min(size, first + stop - start)
+        pass_seed = derive_seed(seed, name, number)
+        if size <= SHUFFLED_WHOLE:
+            passes.append(shuffled(size, pass_seed)[first:last])
+        else:
+            passes.append(permute(np.arange(first, last), size, pass_seed))
+        start += last - first
+    return np.concatenate(passes)
+
+
+def interleave(
+    counts: dict[str, int], start: int = 0, stop: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Stream numbers and numbers within their stream, both [stop - start], each stream spread evenly over the whole.
 
     Any stretch holds each of two streams' share within one sample, and within two of more streams.
     """
-    places = [(np.arange(n) + 0.5) / n for n in counts.values()]
-    owner = np.concatenate([np.full(n, i) for i, n in enumerate(counts.values())])
-    return owner[np.argsort(np.concatenate(places), kind="stable")]
+    total = sum(counts.values())
+    stop = total if stop is None else stop
+    # Number n stands at about n / total; each stream puts it off by less than one.
+    low, high = (start - len(counts)) / max(total, 1), (stop + len(counts)) / max(total, 1)
+    spans = [(before(low, n), before(high, n)) for n in counts.values()]
+    places = np.concatenate([(np.arange(*span) + 0.5) / n for span, n in zip(spans, counts.values())])
+    owner = np.concatenate([np.full(last - first, i) for i, (first, last) in enumerate(spans)])
+    number = np.concatenate([np.arange(*span) for span in spans])
+    skipped = sum(first for first, _ in spans)
+    chosen = np.argsort(places, kind="stable")[start - skipped : stop - skipped]
+    return owner[chosen], number[chosen]
 
 
-def mixture_order(sizes: dict[str, int], counts: dict[str, int], seed: int) -> NDArray[np.int64]:
-    """The whole run's sample numbers [sum of counts] in a data set that lays the streams of `sizes` end to end."""
-    counts = {name: counts.get(name, 0) for name in sizes}
-    owner = interleave(counts)
+def before(share: float, count: int) -> int:
+    """How many of a stream's `count` samples stand before `share` of the whole; number k stands at (k + 1/2) / count."""
+    number = min(max(round(share * count), 0), count)
+    while number and (number - 0.5) / count >= share:
+        number -= 1
+    while number < count and (number + 0.5) / count < share:
+        number += 1
+    return number
+
+
+def mixture_order(
+    sizes: dict[str, int], counts: dict[str, int], seed: int, start: int = 0, stop: int | None = None
+) -> NDArray[np.int64]:
+    """Sample numbers `start` to `stop` of a run in a data set that lays the streams of `sizes` end to end.
+
+    The whole run has sum of `counts` of them. Raises ValueError for samples of an empty stream.
+    """
+    owner, number = interleave({name: counts.get(name, 0) for name in sizes}, start, stop)
     order = np.empty(len(owner), np.int64)
     offset = 0
-    for number, (name, size) in enumerate(sizes.items()):
-        order[owner == number] = offset + stream_order(size, counts[name], seed, name)
+    for stream, (name, size) in enumerate(sizes.items()):
+        mine = owner == stream
+        if mine.any():
+            first, last = number[mine][[0, -1]]
+            order[mine] = offset + stream_order(size, int(last) + 1, seed, name, int(first))
         offset += size
     return order

@@ -1,47 +1,118 @@
-"""A training state on disk, and the branch: what a run takes over from its parent.
+"""A training state on disk, and what a run takes over from one.
 
 A state is a folder: `model.safetensors` (weights by name), `optimizer.safetensors` (Adam's `NAME.exp_avg`,
 `NAME.exp_avg_sq`, `NAME.step`), `state.json` (updates done and what was counted on the way) and `losses.csv`. Learning
 rate, data order and stopping point are functions of the number of updates, so this is all there is to restore, and
 equal states are equal bytes.
+
+A model that is sharded over ranks (FSDP: each has some rows of every tensor) saves its resumable states in parts, one
+file a rank, `model-00001-of-00004.safetensors`: rows in the ranks' order, what is not sharded in the first. Any number
+of ranks can read them, each the rows that it needs. The state at the end is whole again, so that branches, evaluation
+and export know of one layout: rank 0 gathers it tensor by tensor, and its memory must hold the weights, then the
+moments (8 bytes a parameter).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
-from pipeline.files import atomic_folder, read_json, stable_json, write_text
+from pipeline.files import atomic_folder, stable_json, write_text
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 NEW_AT_BRANCH = ("projector.", "encoder.")  # the only parameters that a parent may lack
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def this_rank() -> tuple[int, int]:
+    """(number of this rank, number of ranks)."""
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
+def wait_for_all() -> None:
+    """Return once every rank has come here."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The rows of a tensor that this rank has: all, unless it is sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All rows of a tensor; every rank must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def model_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Weights and buffers by name."""
+    return ((name, tensor.detach()) for name, tensor in model.state_dict().items())
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     """Adam's state by parameter name. Parameters that never had a gradient have none."""
-    return {
-        f"{name}.{key}": optimizer.state[parameter][key].detach().clone(memory_format=torch.contiguous_format)
-        for name, parameter in model.named_parameters()
-        for key in MOMENTS
-        if key in optimizer.state.get(parameter, {})
-    }
+    for name, parameter in model.named_parameters():
+        for key in MOMENTS:
+            if key in optimizer.state.get(parameter, {}):
+                yield f"{name}.{key}", optimizer.state[parameter][key].detach()
+
+
+def save_whole(file: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write all tensors into one file, which rank 0 does; every rank must ask."""
+    kept = {}
+    for name, tensor in tensors:
+        tensor = whole(tensor)
+        if this_rank()[0] == 0:
+            kept[name] = tensor.cpu().contiguous()
+    if this_rank()[0] == 0:
+        save_file(kept, file)
+
+
+def save_part(file: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write this rank's rows of all tensors into a file of its own, FILE-00002-of-00004; what all have, rank 0 writes."""
+    rank, ranks = this_rank()
+    part = {name: local(t).cpu().contiguous() for name, t in tensors if rank == 0 or isinstance(t, DTensor)}
+    save_file(part, file.with_stem(f"{file.stem}-{rank + 1:05}-of-{ranks:05}"))
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict, losses: str) -> None:
-    """Write a training state into an existing folder; `state` has "step" and the counts so far."""
-    save_file({name: t.detach().contiguous() for name, t in model.state_dict().items()}, folder / "model.safetensors")
-    save_file(optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
-    write_text(folder / "losses.csv", losses)
-    write_text(folder / "state.json", stable_json(state))
+    """Write a whole training state into an existing folder, which rank 0 does; every rank must ask.
+
+    `state` has "step" and the counts so far.
+    """
+    save_whole(folder / "model.safetensors", model_tensors(model))
+    save_whole(folder / "optimizer.safetensors", optimizer_tensors(model, optimizer))
+    save_progress(folder, state, losses)
 
 
-def save_resumable(folder: Path, *state) -> None:
-    """`save_state` as the one state in `folder`/last, in the place of the one before it."""
-    with atomic_folder(folder / "last", folder / "next") as out:
-        save_state(out, *state)
+def save_progress(folder: Path, state: dict, losses: str) -> None:
+    """Write what makes a state complete, which rank 0 does."""
+    if this_rank()[0] == 0:
+        write_text(folder / "losses.csv", losses)
+        write_text(folder / "state.json", stable_json(state))
+
+
+def save_resumable(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict, losses: str) -> None:
+    """Write a training state, in parts if it is sharded, as `folder`/last in the place of the one before it.
+
+    Every rank must ask, and sees the same `folder`.
+    """
+    partial = folder / "next"
+    sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    save = save_part if sharded else save_whole
+    with atomic_folder(folder / "last", partial) if this_rank()[0] == 0 else nullcontext():
+        wait_for_all()  # until the folder is there
+        save(partial / "model.safetensors", model_tensors(model))
+        save(partial / "optimizer.safetensors", optimizer_tensors(model, optimizer))
+        wait_for_all()  # until all parts are there
+        save_progress(partial, state, losses)
 
 
 def find_resumable(folder: Path) -> Path | None:
@@ -52,49 +123,82 @@ def find_resumable(folder: Path) -> Path | None:
     return None
 
 
+class Stored:
+    """The tensors of a file of a state, which may be in parts. Raises ValueError if parts are missing."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        files = [file] if file.exists() else sorted(file.parent.glob(f"{file.stem}-*-of-*{file.suffix}"))
+        if not files or (files != [file] and len(files) != int(files[0].stem.rsplit("-", 1)[1])):
+            raise ValueError(f"{file}: missing, or not all of its parts are there")
+        self.parts = [safe_open(part, framework="pt") for part in files]
+        self.holders: dict[str, list] = {}
+        for part in self.parts:
+            for name in part.keys():  # noqa: SIM118 (it is no dictionary)
+                self.holders.setdefault(name, []).append(part)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.holders
+
+    def shape(self, name: str) -> list[int]:
+        shapes = [part.get_slice(name).get_shape() for part in self.holders[name]]
+        return [sum(shape[0] for shape in shapes), *shapes[0][1:]] if shapes[0] else []
+
+    def get(self, name: str) -> Tensor:
+        """All rows of a tensor."""
+        parts = [part.get_tensor(name) for part in self.holders[name]]
+        return torch.cat(parts) if parts[0].dim() else parts[0].clone()
+
+    def rows(self, name: str, first: int, count: int) -> Tensor:
+        """Rows `first` and after it, read from where they are."""
+        found, begin = [], 0
+        for part in self.holders[name]:
+            stored = part.get_slice(name)
+            length = stored.get_shape()[0]
+            low, high = max(first - begin, 0), min(first + count - begin, length)
+            if low < high:
+                found.append(stored[low:high])
+            begin += length
+        return torch.cat(found)
+
+
 def load_weights(model: nn.Module, folder: Path) -> list[str]:
     """Load a state's weights; returns the names of what it lacks (the projector and a trained encoder at most).
 
-    Raises ValueError for a state of another model: other names or other shapes.
+    The model must not be sharded yet. Raises ValueError for a state of another model: other names or other shapes.
     """
-    weights = load_file(folder / "model.safetensors")
-    own = model.state_dict()
-    new = sorted(set(own) - set(weights))
-    strange = sorted(set(weights) - set(own)) + [name for name in new if not name.startswith(NEW_AT_BRANCH)]
-    strange += [n for n in weights if n in own and weights[n].shape != own[n].shape]
+    file = folder / "model.safetensors"
+    stored, own = Stored(file), model.state_dict()
+    new = sorted(set(own) - set(stored.holders))
+    strange = sorted(set(stored.holders) - set(own)) + [name for name in new if not name.startswith(NEW_AT_BRANCH)]
+    strange += [name for name in stored.holders if name in own and stored.shape(name) != list(own[name].shape)]
     if strange:
-        raise ValueError(f"{folder / 'model.safetensors'} is of another model: {strange[0]} does not fit")
-    model.load_state_dict(weights, strict=False)
+        raise ValueError(f"{file} is of another model: {strange[0]} does not fit")
+    model.load_state_dict({name: stored.get(name) for name in stored.holders}, strict=False)
     return new
 
 
 def load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Give the optimizer a state's moments; parameters that it lacks start fresh. Rates and decay stay the config's."""
-    tensors = load_file(folder / "optimizer.safetensors")
+    """Give the optimizer a state's moments; parameters that it lacks start fresh. Rates and decay stay the config's.
+
+    The model must be where, and sharded as, it is trained.
+    """
+    stored = Stored(folder / "optimizer.safetensors")
     for name, parameter in model.named_parameters():
-        if f"{name}.exp_avg" in tensors:
-            moments = {key: tensors[f"{name}.{key}"] for key in MOMENTS}
+        if f"{name}.exp_avg" in stored:
+            moments = {"step": stored.get(f"{name}.step").to(parameter.device)}
             for key in ("exp_avg", "exp_avg_sq"):
                 # In memory as its parameter is (channels-last, say): the fused AdamW pairs their numbers by place.
-                moments[key] = torch.empty_like(parameter).copy_(moments[key])
+                moments[key] = torch.zeros_like(parameter, requires_grad=False)
+                rows = local(moments[key])
+                if rows.numel():
+                    rows.copy_(stored.rows(f"{name}.{key}", first_row(parameter), len(rows)))
             optimizer.state[parameter] = moments
 
 
-def branch(model: nn.Module, optimizer: torch.optim.Optimizer, parent: Path, moments: str) -> list[str]:
-    """Start from a parent's state: its weights, and with moments="keep" Adam's moments too.
-
-    Returns the names of parameters that are new here: they keep their fresh weights and have fresh moments.
-    """
-    new = load_weights(model, parent)
-    if moments == "keep":
-        load_moments(model, optimizer, parent)
-    return new
-
-
-def resume(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> tuple[dict, str]:
-    """Continue a run from its own state: weights, moments, and (state.json, losses.csv) as they were."""
-    missing = load_weights(model, folder)
-    if missing:
-        raise ValueError(f"{folder / 'model.safetensors'} lacks {missing[0]}")
-    load_moments(model, optimizer, folder)
-    return read_json(folder / "state.json"), (folder / "losses.csv").read_text(encoding="utf-8")
+def first_row(parameter: Tensor) -> int:
+    """The number of the first row that this rank has: rows are cut like `torch.chunk` cuts them."""
+    if not isinstance(parameter, DTensor):
+        return 0
+    rank, ranks = this_rank()
+    return rank * -(-len(parameter) // ranks)

@@ -3,6 +3,10 @@
 text       the main schedule over one stream of text; stops at a branch point and can be continued
 cooldown   starts from a text state, continues its rate, mixes captions (and instructions) into the text
 fine-tune  starts from a cooldown or a text state, its own schedule, several passes over the instructions
+
+On several ranks (`pipeline/ranks.py` starts them) each step has the same sequences as on one, the loss is the mean over
+the step's labels wherever they are, and what is not a matter of rounding is the same. Every rank builds the model in its
+own memory before it is sharded: a node needs 4 bytes a parameter for each of its devices.
 """
 
 from __future__ import annotations
@@ -11,18 +15,25 @@ import csv
 import io
 import logging
 import math
+import warnings
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from composer import Callback, ComposerModel, Timestamp, Trainer
 from composer.algorithms import GradientClipping
 from composer.core import DataSpec
+from composer.utils import FSDP2Config, dist
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from pipeline.data.store import count_samples
+from pipeline.files import read_json
+from pipeline.model.decoder import Block
 from pipeline.model.huggingface import build_decoder
 from pipeline.model.sizes import training_flops
 from pipeline.model.vlm import VLM, label_loss
@@ -31,7 +42,16 @@ from pipeline.training.batches import Collate, FeatureStores, OrderedDataset, co
 from pipeline.training.imported import import_state
 from pipeline.training.mixture import derive_seed, split_budget
 from pipeline.training.schedule import Schedule, main_schedule, planned_cooldown
-from pipeline.training.state import branch, find_resumable, resume, save_resumable, save_state
+from pipeline.training.state import (
+    NEW_AT_BRANCH,
+    find_resumable,
+    load_moments,
+    load_weights,
+    save_resumable,
+    save_state,
+)
+
+TIMEOUT_SECONDS = 3600.0  # that ranks wait for each other: one may write a large state meanwhile
 
 
 @dataclass(frozen=True)
@@ -131,18 +151,24 @@ def build_optimizer(model: VLM, optimisation: dict, encoder_rate: float = 1.0) -
 
 
 class StudyModel(ComposerModel):
-    """Composer's view of the model: logits at labelled positions, and their loss."""
+    """Composer's view of the model: logits at labelled positions, and their loss. Both are in fp32.
 
-    def __init__(self, model: VLM, frozen: torch.nn.Module | None, z_loss: float):
+    `half` has the matrix products in bfloat16 on CPU, where Composer's own precision knows fp32 alone.
+    """
+
+    def __init__(self, model: VLM, frozen: torch.nn.Module | None, z_loss: float, half: bool):
         super().__init__()
-        self.model, self.z_loss = model, z_loss
+        self.model, self.z_loss, self.half = model, z_loss, half
         self.frozen = [frozen]  # in a list: the encoder is no part of what is trained
 
     def forward(self, batch: dict) -> torch.Tensor:
         (encoder,) = self.frozen
         if encoder is not None and "pixels" in batch:
-            batch = batch | {"features": encoder.to(batch["pixels"].device)(batch["pixels"])}
-        return self.model(batch)
+            pixels, mean = batch["pixels"], self.model.projector.mean
+            features = encoder.to(pixels.device)(pixels) if len(pixels) else mean.new_zeros(0, 1, len(mean))
+            batch = batch | {"features": features}
+        with torch.autocast("cpu", torch.bfloat16) if self.half else nullcontext():
+            return self.model(batch)
 
     def loss(self, outputs: torch.Tensor, batch: dict) -> torch.Tensor:
         return label_loss(outputs, batch["targets"], self.z_loss)
@@ -160,11 +186,11 @@ class Recorder(Callback):
         self.rows.writerow(["step", "tokens", "learning_rate", "loss"])
 
     def restore(self, folder: Path) -> None:
-        """Continue from a saved state of the same run."""
-        state, losses = resume(self.model, self.optimizer, folder)
+        """Continue counting and noting from a saved state of the same run."""
+        state = read_json(folder / "state.json")
         self.step, self.seen = state["step"], Counter(state["seen"])
         self.losses.seek(0)
-        self.losses.write(losses)
+        self.losses.write((folder / "losses.csv").read_text(encoding="utf-8"))
         print(f"continuing after step {self.step}", flush=True)
         self.job.progress.begin_at(self.step * self.tokens_a_step)
 
@@ -172,9 +198,20 @@ class Recorder(Callback):
     def state(self) -> dict:
         return {"step": self.step, "tokens": self.step * self.tokens_a_step, "seen": dict(sorted(self.seen.items()))}
 
+    def after_train_batch(self, state, logger) -> None:
+        """Count what all ranks have seen. Without an image in the whole batch nothing that is of images is updated."""
+        kinds = state.batch["kinds"]
+        counts = state.device.tensor_to_device(torch.tensor(list(kinds.values())))
+        dist.all_reduce(counts)
+        kinds = dict(zip(kinds, counts.tolist()))
+        self.seen.update(kinds)
+        if not kinds["images"]:
+            for name, parameter in self.model.named_parameters():
+                if name.startswith(NEW_AT_BRANCH):
+                    parameter.grad = None  # zeros, if any: weight decay and old moments would move it
+
     def batch_end(self, state, logger) -> None:
         self.step += 1
-        self.seen.update(state.batch["kinds"])
         loss = float(state.total_loss_dict["loss/train/total"])
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {self.step}; lower the peak learning rate")
@@ -195,21 +232,6 @@ def resume_point(job) -> Path | None:
     return own
 
 
-def start(trainer: Trainer, step: int, batch: int, tokens: int) -> None:
-    """Tell Composer that `step` updates are done: its clock, its schedule and its place in the data."""
-    time = Timestamp(batch=step, batch_in_epoch=step, sample=step * batch, sample_in_epoch=step * batch)
-    time = time.copy(token=tokens, token_in_epoch=tokens)
-    place = {
-        "epoch": 0,
-        "sample_in_epoch": step * batch,
-        "num_canonical_nodes": 1,
-        "shuffle_seed": trainer.state.train_dataloader.dataset.shuffle_seed,
-        "initial_physical_nodes": 1,
-    }
-    restored = {"timestamp": {"Timestamp": time.state_dict()}, "dataset_state": {"train": place}}
-    trainer.state.load_state_dict(restored, trainer.logger)
-
-
 def loggers(job) -> list:
     if job.context["wandb"] == "disabled":
         return []
@@ -227,33 +249,50 @@ def loggers(job) -> list:
 
 
 def run(job, out: Path) -> dict:
-    """Phases "pretrain", "cooldown" and "finetune": train as the card says and leave the state in `out`."""
+    """Phases "pretrain", "cooldown" and "finetune": train as the card says and leave the state in `out`.
+
+    On several ranks each runs this, and rank 0 alone writes into `out`.
+    """
     if "checkpoint" in job.settings:
         return import_state(job, out)
     logging.getLogger("composer").setLevel(logging.WARNING)
-    settings, optimisation, hardware = job.settings, job.settings["optimisation"], job.settings["hardware"]
-    torch.set_num_threads(hardware["threads"])
-    plan, size = make_plan(job), ModelSize(**settings["model"])
-    batch = optimisation["batch"]
-    seed = settings["seed"]
+    settings, optimisation = job.settings, job.settings["optimisation"]
+    torch.set_num_threads(settings["hardware"]["threads"])
+    plan, size, seed = make_plan(job), ModelSize(**settings["model"]), settings["seed"]
     model = build_model(size, plan.encoder, settings.get("main_seed", seed), seed, plan.train_encoder)
     optimizer = build_optimizer(model, optimisation, plan.encoder.trained_rate if plan.encoder else 1.0)
-    recorder = Recorder(job, plan, model, optimizer, batch, size.sequence)
-    state = resume_point(job)
-    if state:
-        recorder.restore(state)
-    elif plan.parent:
-        branch(model, optimizer, plan.parent, plan.moments)
+    recorder = Recorder(job, plan, model, optimizer, optimisation["batch"], size.sequence)
+    moments = begin(recorder, resume_point(job))
     # The phase's name keeps a cooldown with the text run's own seed from reading the same text in the same order again.
-    loader = data_loader(plan, derive_seed(seed, job.phase), batch)
+    loader = data_loader(plan, derive_seed(seed, job.phase), recorder)
     frozen = frozen_encoder(plan)
     if model.projector is not None and plan.encoder.calibrate and not model.projector.calibrated and plan.has_images:
         model.projector.calibrate(first_features(loader, frozen if model.encoder is None else model.encoder))
+    trainer = make_trainer(recorder, loader, frozen)
+    if moments:  # now that the parameters are where, and sharded as, they are trained
+        load_moments(model, optimizer, moments)
     if recorder.step < plan.stop:
-        fit(recorder, loader, frozen, optimisation, hardware)
+        trainer.fit()
+    trainer.close()
     check_seen(recorder, size.sequence)
     save_state(out, model, optimizer, recorder.state, recorder.losses.getvalue())
-    return summary(recorder, model, settings, loader)
+    return summary(recorder, model, settings)
+
+
+def begin(recorder: Recorder, own: Path | None) -> Path | None:
+    """Load the weights that a run starts with: its own state's if it has one, else its parent's, else fresh ones.
+
+    Returns the folder of the moments that go with them, if they are kept. Raises ValueError for another model's state.
+    """
+    plan = recorder.plan
+    if own:
+        recorder.restore(own)
+        if missing := load_weights(recorder.model, own):
+            raise ValueError(f"{own / 'model.safetensors'} lacks {missing[0]}")
+        return own
+    if plan.parent:
+        load_weights(recorder.model, plan.parent)
+    return plan.parent if plan.moments == "keep" else None
 
 
 def check_seen(recorder: Recorder, sequence: int) -> None:
@@ -266,16 +305,22 @@ def check_seen(recorder: Recorder, sequence: int) -> None:
         raise RuntimeError(f"{seen['packed_sequences']} sequences with images were seen, {packed} were planned")
 
 
-def data_loader(plan: Plan, seed: int, batch: int) -> DataLoader:
-    """Batches of the plan's mixture, in its order."""
-    dataset = OrderedDataset(plan.folders, plan.counts, seed, batch)
+def data_loader(plan: Plan, seed: int, recorder: Recorder) -> DataLoader:
+    """This rank's share of the batches of the plan's mixture, in its order, from the recorder's step on."""
+    rank, ranks, encoder = dist.get_global_rank(), dist.get_world_size(), plan.encoder
+    dataset = OrderedDataset(plan.folders, plan.counts, seed, recorder.batch, recorder.step, rank, ranks)
+    without = None
+    if encoder and ranks > 1:
+        pixels = {"pixels": torch.zeros(0, 3, encoder.pixels, encoder.pixels, dtype=torch.uint8)}
+        without = pixels if plan.train_encoder else {"features": torch.zeros(0, encoder.patches, encoder.width)}
     collate = Collate(
-        patches=plan.encoder.patches if plan.encoder else 0,
+        patches=encoder.patches if encoder else 0,
         store=FeatureStores(plan.features) if plan.features else None,
-        pixels=plan.encoder.square if plan.encoder else None,
+        pixels=encoder.square if encoder else None,
         blind=plan.blind,
+        without=without,
     )
-    return DataLoader(dataset, batch_size=batch, collate_fn=collate, num_workers=0, drop_last=True)
+    return DataLoader(dataset, batch_size=recorder.batch // ranks, collate_fn=collate, num_workers=0, drop_last=True)
 
 
 def frozen_encoder(plan: Plan) -> torch.nn.Module | None:
@@ -301,42 +346,77 @@ def first_features(loader: DataLoader, encoder: torch.nn.Module | None, images: 
     return torch.cat(found)
 
 
-def fit(recorder: Recorder, loader: DataLoader, frozen, optimisation: dict, hardware: dict) -> None:
-    """Train from the recorder's step to the plan's stop."""
-    plan, step = recorder.plan, recorder.step
-    for group in recorder.optimizer.param_groups:  # LambdaLR multiplies the initial rate; ours gives rates
+def make_trainer(recorder: Recorder, loader: DataLoader, frozen: torch.nn.Module | None) -> Trainer:
+    """Composer's trainer from the recorder's step to the plan's stop; the model on its device, sharded if it shall be."""
+    job, plan, model, optimizer = recorder.job, recorder.plan, recorder.model, recorder.optimizer
+    optimisation, hardware = job.settings["optimisation"], job.settings["hardware"]
+    gpu, half, ranks = hardware["device"] == "gpu", hardware.get("precision") == "bf16", dist.get_world_size()
+    sharded = ranks > 1 and job.context["sharding"] == "fsdp"
+    if sharded:
+        model.to(memory_format=torch.contiguous_format)  # FSDP takes no channels-last convolutions
+    for group in optimizer.param_groups:  # LambdaLR multiplies the initial rate; ours gives rates
         group["lr"] = group["initial_lr"] = group["multiple"]
     # A torch schedule stepped every batch: Composer's own schedulers lag one step behind.
-    scheduler = LambdaLR(recorder.optimizer, plan.schedule.rate, last_epoch=step - 1)
+    scheduler = LambdaLR(optimizer, plan.schedule.rate, last_epoch=recorder.step - 1)
+    adapt_blocks(model, hardware.get("compile", False), job.context["checkpoint_activations"])
     trainer = Trainer(
-        model=StudyModel(recorder.model, frozen, optimisation["z_loss"]),
-        optimizers=recorder.optimizer,
+        model=StudyModel(model, frozen, optimisation["z_loss"], half and not gpu),
+        optimizers=optimizer,
         schedulers=scheduler,
         step_schedulers_every_batch=True,
         train_dataloader=DataSpec(
             loader,
-            split_batch=split_batch,
+            split_batch=partial(split_batch, everywhere=ranks > 1),
             get_num_samples_in_batch=lambda part: len(part["tokens"]),
             get_num_tokens_in_batch=count_tokens,
         ),
+        spin_dataloaders=False,  # the data begin where the run does
         max_duration=f"{plan.stop * recorder.tokens_a_step}tok",
         device=hardware["device"],
-        precision="fp32",
+        precision="amp_bf16" if half and gpu else "fp32",
         device_train_microbatch_size=hardware["microbatch"],
         accumulate_train_batch_on_tokens=True,
+        parallelism_config={"fsdp": sharding()} if sharded else None,
+        dist_timeout=TIMEOUT_SECONDS,
         algorithms=[GradientClipping("norm", optimisation["clip_norm"])],
         callbacks=[recorder],
-        loggers=loggers(recorder.job),
+        loggers=loggers(job),
         progress_bar=False,
         log_to_console=False,
     )
-    if step:
-        start(trainer, step, recorder.batch, step * recorder.tokens_a_step)
-    trainer.fit()
-    trainer.close()
+    step = recorder.step
+    done = Timestamp(
+        batch=step, batch_in_epoch=step, sample=step * recorder.batch, sample_in_epoch=step * recorder.batch
+    )
+    trainer.state.timestamp = done.copy(
+        token=step * recorder.tokens_a_step, token_in_epoch=step * recorder.tokens_a_step
+    )
+    return trainer
 
 
-def summary(recorder: Recorder, model: VLM, settings: dict, loader: DataLoader) -> dict:
+def adapt_blocks(model: VLM, compiled: bool, recompute: bool) -> None:
+    """Compile the decoder's blocks, and have their backward pass recompute what the forward pass does not keep.
+
+    Block by block, as they are all alike: what is around them has shapes that change with labels and images. The
+    methods are replaced, not the modules, so that names of weights stay as they are.
+    """
+    for block in model.decoder.layers:
+        if compiled:
+            block.forward = torch.compile(block.forward)
+        if recompute:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    # Each block is a unit of FSDP; everything else is one with the whole model.
+    model.fsdp_wrap_fn = lambda module: isinstance(module, Block)
+
+
+def sharding() -> FSDP2Config:
+    """FSDP with gathered weights in fp32: autocast rounds them where it does without sharding, and nowhere else."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "FSDP2 Config/APIs are experimental")
+        return FSDP2Config(mixed_precision="FULL")
+
+
+def summary(recorder: Recorder, model: VLM, settings: dict) -> dict:
     """What the run amounts to: parameters, tokens by kind, the achieved image fraction, FLOPs."""
     seen, encoder = recorder.seen, recorder.plan.encoder
     features, layers = (encoder.width, encoder.projector) if encoder else (None, 2)
