@@ -25,6 +25,7 @@ from pipeline.sections import Encoder, ModelSize
 TRAINED = ("pretrain", "cooldown", "finetune")
 CODE = "modeling_when_images"
 DONE = "<|/a|>"  # ends an answer
+COUNTS = {"pieces": "captions or conversations", "sequences": "sequences", "positions": "positions"}
 CHAT = (
     "{% for message in messages %}{{ message['content'] }}"
     "{{ '<|/h|>' if message['role'] == 'user' else '<|/a|>' }}{% endfor %}"
@@ -225,7 +226,7 @@ def write_tokenizer(model: Made, tokenizer: Tokenizer, out: Path) -> None:
 def model_card(root: Path, model: Made, before: list[Made]) -> str:
     """README.md: what it is, how to use it, data, tokens by kind, rates, scores with intervals, licences, limits."""
     parts = [front_matter(model), about(model), usage(model), training(before)]
-    parts += [scores(root, model), licences(before), limits(model)]
+    parts += [scores(root, model), data(before), limits(model)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -290,15 +291,9 @@ def training(before: list[Made]) -> str:
     """Tokens by kind and learning rates of every phase behind the model."""
     from pipeline.reporting.rows import markdown_table
 
-    kinds = ("text", "image", "image_text", "padding", "labels")
-    header = [
-        "phase",
-        "steps",
-        *(f"{kind.replace('_', ' with ')} tokens" for kind in kinds),
-        "first rate",
-        "peak",
-        "last",
-    ]
+    kinds = {"text": "text tokens", "image": "image tokens", "image_text": "text with image", "padding": "padding"}
+    kinds |= {"labels": "labels"}
+    header = ["phase", "steps", *kinds.values(), "first rate", "peak", "last"]
     rows, published = [], []
     for made in (made for made in before if made.phase in TRAINED):
         measured, rates = made.measured, made.measured["learning_rates"]
@@ -365,8 +360,8 @@ def estimates(made: Made) -> Iterator[tuple]:
         yield "bits_per_byte", rows.estimate([made.folder], "heldout.csv", means.bits)
 
 
-def licences(before: list[Made]) -> str:
-    """Of data, tokenizer, encoder and text run, as the artifacts note them."""
+def data(before: list[Made]) -> str:
+    """Data by stream; and the licences of data, tokenizer, encoder and text run, as the artifacts note them."""
     from pipeline.reporting.rows import markdown_table
 
     rows: dict[tuple, list[str]] = {}
@@ -374,9 +369,23 @@ def licences(before: list[Made]) -> str:
         for one in made.measured.get("licences", []):
             row = [one["name"], one["used_for"], one["licence"]]
             rows.setdefault(tuple(row), row)
-    table = markdown_table(["what", "used for", "licence"], rows.values())
+    licences = markdown_table(["what", "used for", "licence"], rows.values())
+    streams = [
+        [made.settings["part"], ", ".join(origin(made, before)), *(f"{made.measured.get(k, 0):,}" for k in COUNTS)]
+        for made in before
+        if made.phase == "shards"
+    ]
+    table = [*markdown_table(["stream", "from", *COUNTS.values()], streams), "", *licences]
     note = "The code of the study is under the Apache License 2.0; what these licences ask of the weights is yours to judge."
     return "\n".join(["## Data and licences", "", *table, "", note])
+
+
+def origin(shards: Made, before: list[Made]) -> list[str]:
+    """What a stream is made from: corpora with their revisions, or the module that composes it."""
+    parent = shards.card["parents"]["source"]["id"]
+    settings = next((made.settings for made in before if made.id == parent), {"source": parent})
+    corpora = settings.get("corpora", {})
+    return [f"{name} {corpus['revision']}" for name, corpus in corpora.items()] or [settings["source"]]
 
 
 def limits(model: Made) -> str:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from pipeline.cards import Ledger
 from pipeline.config import load_settings
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from pipeline.evaluation import evaluate
-from pipeline.export import export
+from pipeline.export import export, origin
 from pipeline.files import digest, read_json, stable_json
 from pipeline.model.huggingface import build_decoder
 from pipeline.model.vlm import VLM, greedy
@@ -87,7 +88,8 @@ class Workshop:
                 }
                 self.put(earlier, {}, measured)
             else:
-                self.put(earlier, {}, {"licences": LICENCES.get(earlier.phase, [])})
+                counts = {"sequences": 10, "positions": 640} | ({"pieces": 90} if "patches" in earlier.settings else {})
+                self.put(earlier, {}, counts | {"licences": LICENCES.get(earlier.phase, [])})
         return self.root / job.folder
 
     def model(self, job: Job) -> VLM:
@@ -318,6 +320,7 @@ def test_the_card_says_what_the_model_is_made_of(exports):
         (job,) = (job for job in lineage(made.job) if job.phase == phase)
         (row,) = (line for line in card.splitlines() if line.startswith(f"| {phase} `{job.id}`"))
         assert "| 6,000 | 1,600 | 700 | 100 | 6,500 | 0.002 | 0.003 | 3e-05 |" in row
+    assert "| instructions | scenes | 90 | 10 | 640 |" in card and "| text | scenes | 0 | 10 | 640 |" in card
     assert "| our corpus | text | CC-BY-4.0 |" in card and "| our encoder | images | Apache-2.0 |" in card
     assert "trust_remote_code=True" in card and "frozen and not in this folder" in card
 
@@ -336,6 +339,14 @@ def test_the_card_has_scores_with_intervals(exports):
         assert value == 50 and low < 50 < high
     assert rows["bits per byte"].startswith("| bits per byte | 2.0") and "(" in rows["bits per byte"]
     assert "Split test" in card
+
+
+def test_a_stream_of_corpora_names_them_with_their_revisions():
+    corpora = {"dclm": {"revision": "1.0"}, "web": {"revision": "2"}}
+    source = SimpleNamespace(id="text-1", settings={"source": "corpora", "corpora": corpora})
+    shards = SimpleNamespace(card={"parents": {"source": {"id": "text-1"}}})
+    assert origin(shards, [source]) == ["dclm 1.0", "web 2"]
+    assert origin(shards, []) == ["text-1"]  # not here: its id must do
 
 
 def test_a_model_without_evaluations_says_so(exports):
