@@ -42,11 +42,12 @@ class Ranks:
 
 
 def find_ranks(description: dict) -> Ranks:
-    """Who carries out a job file's job; only training takes more than one process.
+    """Who carries out a job file's job; only training takes more than one process, and taking over a state does not.
 
     Raises ValueError for a job of several nodes on a machine that does not say which of them it is.
     """
-    if PHASES[description["card"]["phase"]] != TRAINS:
+    card = description["card"]
+    if PHASES[card["phase"]] != TRAINS or "checkpoint" in card["settings"]:
         return Ranks(1, 1)
     nodes, devices = description["context"]["nodes"], description["context"]["devices"]
     if nodes == 1:

@@ -33,7 +33,6 @@ from torch.utils.data import DataLoader
 
 from pipeline.data.store import count_samples
 from pipeline.files import read_json
-from pipeline.model.decoder import Block
 from pipeline.model.huggingface import build_decoder
 from pipeline.model.sizes import training_flops
 from pipeline.model.vlm import VLM, label_loss
@@ -406,7 +405,8 @@ def adapt_blocks(model: VLM, compiled: bool, recompute: bool) -> None:
         if recompute:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     # Each block is a unit of FSDP; everything else is one with the whole model.
-    model.fsdp_wrap_fn = lambda module: isinstance(module, Block)
+    blocks = set(model.decoder.layers)
+    model.fsdp_wrap_fn = lambda module: module in blocks
 
 
 def sharding() -> FSDP2Config:
