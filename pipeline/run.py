@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pipeline import artifacts
 from pipeline.files import atomic_folder, digest, read_json, stable_json, write_text
+from pipeline.processes import end_if_orphaned
 from pipeline.progress import Progress
 from pipeline.study import PHASES
 
@@ -114,6 +115,7 @@ def make(job: JobFile, folder: Path) -> None:
         write_text(out / "measured.json", stable_json(measured))
         artifacts.make_manifest(out, digest(job.card))
         write_text(out / artifacts.CARD, stable_json(job.card))
+        end_if_orphaned()  # nothing appears behind the back of the next run
 
 
 def publish(made: Path, published: Path) -> None:
