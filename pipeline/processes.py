@@ -28,22 +28,32 @@ SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 ORPHANED = 75  # exit code of a process that stopped because the one it worked for is gone
 
 
-def end_with(pid: int) -> None:
-    """End this process at once, whatever it is doing, when process `pid` ends."""
+OWNERS: list[psutil.Process] = []  # the processes that this one works for
 
-    def lives() -> bool:
-        try:
-            return owner.is_running() and owner.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
 
-    def watch() -> None:
-        while lives():
-            time.sleep(0.5)
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end_if_orphaned() -> None:
+    """End this process now if one that it works for is gone. Called before anything is put into place."""
+    if not all(map(lives, OWNERS)):
         os._exit(ORPHANED)
 
+
+def end_with(pid: int) -> None:
+    """End this process at once, whatever it is doing, when process `pid` ends: half a second later at most."""
+
+    def watch() -> None:
+        while True:
+            end_if_orphaned()
+            time.sleep(0.5)
+
     try:
-        owner = psutil.Process(pid)
+        OWNERS.append(psutil.Process(pid))
     except psutil.NoSuchProcess:
         os._exit(ORPHANED)
     threading.Thread(target=watch, daemon=True).start()

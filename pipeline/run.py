@@ -19,6 +19,7 @@ from typing import TextIO
 from pipeline import artifacts
 from pipeline.devices import take_gpus
 from pipeline.files import atomic_folder, digest, read_json, stable_json, write_text
+from pipeline.processes import end_if_orphaned
 from pipeline.progress import Progress
 from pipeline.ranks import ERROR, MEASURED, RankFailed, Ranks, find_ranks, start_on_all_nodes, train
 from pipeline.study import PHASES
@@ -181,6 +182,7 @@ def make(job: JobFile, out: Path, ranks: Ranks, file: Path, log: Path | None) ->
     write_text(out / MEASURED, stable_json(measured))
     artifacts.make_manifest(out, digest(job.card))
     write_text(out / artifacts.CARD, stable_json(job.card))
+    end_if_orphaned()  # nothing appears behind the back of the next run
 
 
 def publish(made: Path, published: Path) -> None:

@@ -40,6 +40,16 @@ end_with(int(sys.argv[1]))
 print("ready", flush=True)
 time.sleep(100)
 """
+PUTS_INTO_PLACE = """
+import sys
+from pipeline import processes
+processes.time.sleep = lambda seconds: processes.threading.Event().wait()  # it looks once, and never again by itself
+processes.end_with(int(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+processes.end_if_orphaned()
+print("put into place", flush=True)
+"""
 ENDS_WITH_DVC = """
 import os, time
 from pipeline.processes import end_with_dvc
@@ -67,7 +77,9 @@ def start() -> Iterator[Callable]:
     def begin(code: str, *arguments: object, **environment: str) -> subprocess.Popen:
         command = [sys.executable, "-c", code, *map(str, arguments)]
         path = {"PYTHONPATH": str(SOURCE)}
-        process = subprocess.Popen(command, env=os.environ | path | environment, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, env=os.environ | path | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         started.append(process)
         return process
 
@@ -291,6 +303,18 @@ def test_a_process_whose_owner_is_gone_ends_at_once(start):
     process = start(ENDS_WITH, owner.pid)
     assert process.wait(timeout=SOON) == ORPHANED
     assert said(process) == ""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_orphan_puts_nothing_into_place(start, killed):
+    owner = start("import time; print('ready', flush=True); time.sleep(100)")
+    assert said(owner) == "ready"
+    process = start(PUTS_INTO_PLACE, owner.pid)
+    assert said(process) == "ready"
+    if killed:
+        kill(owner)
+    output, _ = process.communicate("go on\n", timeout=SOON)
+    assert (process.returncode, output) == ((ORPHANED, "") if killed else (0, "put into place\n"))
 
 
 def test_under_dvc_a_process_ends_with_what_started_the_shell(start):
