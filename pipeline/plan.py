@@ -257,9 +257,12 @@ class Plan:
     def memory(self) -> int:
         """Bytes on one device at most: weights, gradients and moments, a microbatch's activations, its logits."""
         hardware = self.scale.hardware
+        shares = hardware.nodes * hardware.devices if hardware.sharding == "fsdp" else 1
+        again = hardware.checkpoint_activations
         jobs = [job for job in self.jobs if job.phase in TRAINING]
         return max(
-            (memory(job.settings["model"], hardware.microbatch, self.parameters(job)) for job in jobs), default=0
+            (memory(job.settings["model"], hardware.microbatch, self.parameters(job), shares, again) for job in jobs),
+            default=0,
         )
 
     def check(self, budget: float | None) -> None:
@@ -331,15 +334,18 @@ def projector(encoder: dict | None) -> tuple[int | None, int]:
     return (encoder["width"], Encoder(**encoder).projector) if encoder else (None, 2)
 
 
-def memory(size: dict, microbatch: int, parameters: int) -> int:
-    """Bytes for training on one device, nothing sharded or recomputed: an estimate.
+def memory(size: dict, microbatch: int, parameters: int, shares: int = 1, recomputed: bool = False) -> int:
+    """Bytes for training on one device, which holds one of `shares` of the weights, gradients and moments: an estimate.
 
-    Per position and layer some 36 numbers of the width are kept for the backward pass (two bytes each), and per label
-    the logits, their gradient and their softmax in fp32.
+    Per position and layer some 36 numbers of the width are kept for the backward pass (two bytes each; if they are
+    `recomputed`, those of one layer and the inputs of all in fp32), and per label the logits, their gradient and their
+    softmax in fp32.
     """
     positions = microbatch * size["sequence"]
-    kept = positions * size["layers"] * size["width"] * 36 * 2
-    return TRAINING_BYTES * parameters + kept + positions * size["vocabulary"] * 3 * 4
+    kept, inputs = 36 * 2, 4
+    per_position = kept + size["layers"] * inputs if recomputed else kept * size["layers"]
+    logits = positions * size["vocabulary"] * 3 * 4
+    return TRAINING_BYTES * parameters // shares + positions * size["width"] * per_position + logits
 
 
 def first(pair: tuple[float, list[Job]]) -> float:

@@ -2,14 +2,21 @@
 
 import multiprocessing
 import os
+import shutil
 import socket
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psutil
 import pytest
 import test_training
 import torch
+from conftest import SOURCE
 from safetensors.torch import load_file
 from test_training import (
     BATCH,
@@ -27,6 +34,7 @@ from test_training import (
     state_files,
 )
 
+from pipeline.files import read_json, stable_json
 from pipeline.model import vision
 from pipeline.training import train
 from pipeline.training.batches import OrderedDataset
@@ -356,7 +364,155 @@ def test_recomputed_activations_change_no_bit_of_two_ranks(pair, parent, shardin
     assert state_files(pair.together(job, sharding)[0]) == state_files(plain)
 
 
-def test_compiled_blocks_give_the_same_run(pair, parent):
-    assert_same_run(
-        pair.alone(pair.cooldown(parent)), pair.alone(pair.cooldown(parent, hardware=HARDWARE | {"compile": True}))
+def same_when_compiled(pair: Pair, parent: Path) -> None:
+    compiled = pair.alone(pair.cooldown(parent, hardware=HARDWARE | {"compile": True}))
+    assert_same_run(pair.alone(pair.cooldown(parent)), compiled)
+
+
+def test_compiled_blocks_give_the_same_run(pair, parent, monkeypatch):
+    """Traced, differentiated and run as a graph, but without the C++ that takes minutes to compile."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    same_when_compiled(pair, parent)
+
+
+@pytest.mark.end_to_end
+def test_blocks_compiled_to_machine_code_give_the_same_run(pair, parent):
+    same_when_compiled(pair, parent)
+
+
+# The command
+
+
+TRAIN = [sys.executable, "-m", "pipeline", "run", "job.json", "--log", "logs/text.log"]
+STEPS = 300
+
+
+@pytest.fixture
+def project(tmp_path, data, monkeypatch) -> Path:
+    """A folder with the job file of a text run on two ranks of one node, and the package."""
+    (tmp_path / "pipeline").symlink_to(SOURCE / "pipeline")
+    tokens = STEPS * BATCH * MODEL["sequence"]
+    settings = {
+        "model": MODEL,
+        "optimisation": test_training.optimisation(tokens=tokens, warmup_steps=3),
+        "seed": 124,
+        "hardware": HARDWARE,
+        "stop": STEPS,
+    }
+    context = {"wandb": "disabled", "save_steps": 20, "nodes": 1, "devices": 2, "jobs_a_device": 1}
+    write_job(
+        tmp_path,
+        card={"phase": "pretrain", "id": "text", "settings": settings, "code": {}, "parents": {}},
+        folder="artifacts/pretrain/text",
+        published=None,
+        inputs={"text": str(data["text"])},
+        continues=None,
+        place="1/1",
+        context=context | {"sharding": "fsdp", "checkpoint_activations": False},
     )
+    for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def write_job(project: Path, **changes) -> None:
+    file = project / "job.json"
+    job = read_json(file) if file.exists() else {}
+    job |= changes | {"context": job.get("context", {}) | changes.get("context", {})}
+    file.write_text(stable_json(job))
+
+
+def begin(project: Path, command: list[str] = TRAIN, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(command, cwd=project, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+
+
+def trained(project: Path) -> dict[str, bytes]:
+    """The files of the artifact, without the card, which is the job's."""
+    files = state_files(project / "artifacts/pretrain/text")
+    return {name: files[name] for name in ("model.safetensors", "optimizer.safetensors", "state.json", "losses.csv")}
+
+
+def below(process: subprocess.Popen) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.end_to_end
+def test_a_killed_job_takes_its_ranks_along_and_goes_on_to_the_same_bytes(project):
+    job = begin(project)
+    deadline = time.monotonic() + 200
+    while not list(project.glob(".study/resume/*/last/state.json")):
+        assert time.monotonic() < deadline and job.poll() is None
+        time.sleep(0.01)
+    ranks = [process for process in below(job) if "rank" in process.cmdline()]
+    assert len(ranks) >= RANKS
+    job.kill()
+    job.wait()
+    psutil.wait_procs(ranks, timeout=20)
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in ranks)
+    assert not (project / "artifacts").exists()
+
+    job = begin(project)
+    _, screen = job.communicate()
+    assert job.returncode == 0, screen
+    assert screen.splitlines()[-1].startswith("[1/1] pretrain text  done in ")
+    log = (project / "logs/text.log").read_text()
+    assert log.count("continuing after step") == 1  # rank 0's; the other is not heard
+    resumed = trained(project)
+    shutil.rmtree(project / "artifacts")
+    assert begin(project).wait() == 0
+    assert trained(project) == resumed
+    assert read_json(project / "artifacts/pretrain/text/measured.json")["steps"] == STEPS
+
+
+@pytest.mark.end_to_end
+def test_a_rank_that_fails_is_named_and_ends_the_others(project, data, tmp_path):
+    shutil.copytree(data["text"], tmp_path / "damaged")
+    (tmp_path / "damaged/shard.00000.mds").write_bytes(b"")
+    write_job(project, inputs={"text": "damaged"})
+    job = begin(project)
+    _, screen = job.communicate()
+    assert job.returncode == 1
+    assert screen.splitlines()[-1].startswith(
+        "pretrain text: rank 0: ValueError: damaged/shard.00000.mds: missing or damaged"
+    )
+    assert not (project / "artifacts").exists()
+
+
+SRUN = """#!/usr/bin/env python3
+import os, subprocess, sys
+nodes = next(int(word.split("=")[1]) for word in sys.argv if word.startswith("--nodes="))
+command = sys.argv[sys.argv.index("-m") - 1:]
+steps = {"SLURM_STEP_NUM_NODES": str(nodes), "SLURM_STEP_NODELIST": "localhost,localhost"}
+places = [steps | {"SLURM_NODEID": str(node), "SLURM_PROCID": str(node)} for node in range(nodes)]
+tasks = [subprocess.Popen(command, env=os.environ | place) for place in places]
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+@pytest.mark.end_to_end
+def test_a_slurm_job_of_two_nodes_runs_on_both(project):
+    """Slurm's commands are stand-ins that do on this machine what theirs do on two."""
+    tools = project / "bin"
+    tools.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", "#!/bin/sh\necho localhost\n")):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    write_job(project, context={"nodes": 2, "devices": 1})
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    job = begin(project, PATH=path, SLURM_JOB_ID=str(os.getpid()), SLURM_STEP_NUM_NODES="1")
+    _, screen = job.communicate()
+    assert job.returncode == 0, screen
+    two_nodes = trained(project)
+    assert {file.name for file in (project / "logs").iterdir()} == {"text.log", "text.json", "text.node1.log"}
+    shutil.rmtree(project / "artifacts")
+    write_job(project, context={"nodes": 1, "devices": 2})
+    assert begin(project).wait() == 0
+    assert trained(project) == two_nodes
+
+
+def test_a_job_of_several_nodes_asks_which_of_them_it_is_on(project):
+    write_job(project, context={"nodes": 2})
+    job = begin(project, MASTER_PORT="1")
+    _, screen = job.communicate()
+    assert job.returncode == 2
+    assert screen == "job.json: the preset asks for 2 nodes, and NODE_RANK, MASTER_ADDR are not set\n"
