@@ -768,7 +768,9 @@ class Job:
     inputs: dict[str, Path]
     resume: Path
     continues: None = None
-    context: dict = field(default_factory=lambda: {"wandb": "disabled", "save_steps": 2})
+    context: dict = field(
+        default_factory=lambda: {"wandb": "disabled", "save_steps": 2, "checkpoint_activations": False}
+    )
 
     @property
     def card(self) -> dict:

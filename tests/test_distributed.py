@@ -36,6 +36,7 @@ from test_training import (
 
 from pipeline.files import read_json, stable_json
 from pipeline.model import vision
+from pipeline.model.decoder import Block
 from pipeline.training import train
 from pipeline.training.batches import OrderedDataset
 from pipeline.training.state import find_resumable
@@ -348,8 +349,8 @@ def test_matrix_products_in_bfloat16_leave_loss_and_weights_in_fp32(pair, text, 
 def test_recomputed_activations_change_no_bit(pair, parent, monkeypatch):
     plain, _ = pair.alone(pair.cooldown(parent))
     calls = []
-    given = train.Block.forward
-    monkeypatch.setattr(train.Block, "forward", lambda self, *rest: calls.append(self) or given(self, *rest))
+    given = Block.forward
+    monkeypatch.setattr(Block, "forward", lambda self, *rest: calls.append(self) or given(self, *rest))
     job = pair.cooldown(parent)
     job.context["checkpoint_activations"] = True
     assert state_files(pair.alone(job)[0]) == state_files(plain)

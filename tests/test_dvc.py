@@ -274,6 +274,7 @@ def changes() -> dict[str, set[str]]:
     }
     few["timing"] = {"branch_percent": sorted({0, recipe.branch_percent, 100})}
     today = replaced(today, ["params", "experiments"], Experiments.model_validate(few))
+    today = replaced(today, ["scale", "hardware", "microbatch"], 1)  # so that two devices can share a batch
     encoder = today.encoders[recipe.encoder]
     spare = {OTHER: encoder.model_copy(update={"pixels": encoder.pixels + 1})}
     more = replaced(today, ["encoders"], today.encoders | spare)
