@@ -919,8 +919,8 @@ def check_scale(scale: Scale, file: str) -> None:
         if phase.floor_lr > phase.peak_lr:
             raise ConfigError(file, f"{name}.floor_lr", phase.floor_lr, f"at most peak_lr = {phase.peak_lr}")
         if phase.batch % ranks:
-            allowed = f"a multiple of the {ranks} devices of a job (hardware.nodes x hardware.devices)"
-            raise ConfigError(file, f"{name}.batch", phase.batch, allowed)
+            allowed = f"a number that times hardware.nodes = {hardware.nodes} divides {name}.batch = {phase.batch}"
+            raise ConfigError(file, "hardware.devices", hardware.devices, allowed)
         if hardware.microbatch > phase.batch // ranks:
             share = f"{name}.batch = {phase.batch}" + (f", shared by {ranks} devices" if ranks > 1 else "")
             raise ConfigError(file, "hardware.microbatch", hardware.microbatch, f"at most {share}")

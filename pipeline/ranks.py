@@ -41,18 +41,23 @@ class Ranks:
         return self.nodes * self.devices > 1
 
 
+def asked_for(description: dict) -> tuple[int, int]:
+    """Nodes, and devices on each, for a job file's job; only training takes several, and taking over a state does not."""
+    card = description["card"]
+    if PHASES[card["phase"]] != TRAINS or "checkpoint" in card["settings"]:
+        return 1, 1
+    return description["context"]["nodes"], description["context"]["devices"]
+
+
 def find_ranks(description: dict) -> Ranks:
-    """Who carries out a job file's job; only training takes more than one process, and taking over a state does not.
+    """Who carries out a job file's job, and which node this is.
 
     Raises ValueError for a job of several nodes on a machine that does not say which of them it is.
     """
-    card = description["card"]
-    if PHASES[card["phase"]] != TRAINS or "checkpoint" in card["settings"]:
-        return Ranks(1, 1)
-    nodes, devices = description["context"]["nodes"], description["context"]["devices"]
+    nodes, devices = asked_for(description)
     if nodes == 1:
         return Ranks(1, devices)
-    if int(os.environ.get("SLURM_STEP_NUM_NODES", 1)) == nodes:
+    if nodes_of_step() == nodes:
         node, port = int(os.environ["SLURM_NODEID"]), 20_000 + int(os.environ["SLURM_JOB_ID"]) % 20_000
         command = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
         first = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
@@ -62,13 +67,16 @@ def find_ranks(description: dict) -> Ranks:
     return Ranks(nodes, devices, int(os.environ["NODE_RANK"]))
 
 
+def nodes_of_step() -> int:
+    """Nodes that Slurm has started this on: 1 outside of Slurm too."""
+    return int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+
+
 def start_on_all_nodes(description: dict, arguments: list[str]) -> None:
     """In a Slurm job of several nodes that runs this on one: become the `srun` that runs it on each of them."""
-    nodes = description["context"]["nodes"] if PHASES[description["card"]["phase"]] == TRAINS else 1
-    here = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
-    if nodes > 1 and here < nodes and "SLURM_JOB_ID" in os.environ and "NODE_RANK" not in os.environ:
-        cores = description["context"]["devices"] * description["card"]["settings"]["hardware"]["threads"]
-        become_srun(nodes, cores, arguments)
+    nodes, devices = asked_for(description)
+    if nodes > nodes_of_step() and "SLURM_JOB_ID" in os.environ and "NODE_RANK" not in os.environ:
+        become_srun(nodes, devices * description["card"]["settings"]["hardware"]["threads"], arguments)
 
 
 def become_srun(nodes: int, cores: int, arguments: list[str]) -> NoReturn:

@@ -224,6 +224,23 @@ def test_a_branch_at_zero_has_no_parent_and_one_setting_of_moments(project):
     assert study.cooldown(start) is study.cooldown(start.model_copy(update={"moments": "fresh"}))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "same"),
+    [("devices", 2, True), ("nodes", 2, True), ("sharding", "fsdp", True), ("checkpoint_activations", True, True)]
+    + [("precision", "bf16", False), ("compile", True, False), ("threads", 2, False)],
+)
+def test_hardware_is_part_of_training_if_it_rounds_differently(project, key, value, same):
+    """A job may go on with more devices or fewer; what it is told of them is no part of its card."""
+    project.set(SCALE, "hardware.microbatch", 4)
+    before = project.ledger()
+    project.set(SCALE, f"hardware.{key}", value)
+    after = project.ledger()
+    ids = [{job.id for job in ledger.jobs if job.phase == "cooldown"} for ledger in (before, after)]
+    assert (ids[0] == ids[1]) == same
+    assert (before.context == after.context) != same
+    assert same or all(job.settings["hardware"][key] == value for job in after.jobs if job.phase == "pretrain")
+
+
 def test_moments_are_part_of_a_later_branch(project):
     study = project.study()
     recipe = study.settings.params.recipe

@@ -97,6 +97,8 @@ OUT_OF_RANGE = [
     (SCALE, "finetune.z_loss", INF, "(from 0 to 1)"),
     (SCALE, "hardware.device", "cuda", "'cpu' or 'gpu'"),
     (SCALE, "hardware.microbatch", 0, "greater than or equal to 1"),
+    (SCALE, "hardware.precision", "fp16", "'bf16'"),
+    (SCALE, "hardware.sharding", "fdsp", "'ddp' or 'fsdp' (did you mean 'fsdp'?)"),
     (ENCODER, "pixels", 8, "greater than or equal to 32"),
     (TASKS, "vision.presence.chance", 1.5, "(from 0 to 1)"),
     (TASKS, "vision.boxes.scorer", "boxes", "did you mean 'box'?"),
@@ -122,6 +124,7 @@ DO_NOT_FIT = [
     (SCALE, "text.floor_lr", 0.02, "at most peak_lr = 0.01"),
     (SCALE, "finetune.floor_lr", 0.004, "at most peak_lr = 0.003"),
     (SCALE, "hardware.microbatch", 16, "at most text.batch = 8"),
+    (SCALE, "hardware.devices", 3, "a number that times hardware.nodes = 1 divides text.batch = 8"),
 ]
 
 
@@ -136,6 +139,23 @@ def test_a_bad_value_is_one_line(project, case):
     line = complaint(project)
     assert line.startswith(f"{file}: {key}: found {value!r}, allowed: ")
     assert allowed in line
+
+
+def test_a_microbatch_fits_a_devices_share_of_the_batch(project):
+    project.set(SCALE, "hardware.nodes", 2)
+    project.set(SCALE, "hardware.devices", 2)
+    line = f"{SCALE}: hardware.microbatch: found 8, allowed: at most text.batch = 8, shared by 4 devices"
+    assert complaint(project) == line
+    project.set(SCALE, "hardware.microbatch", 2)
+    project.settings()
+
+
+def test_jobs_of_several_devices_share_none(project):
+    project.set(SCALE, "hardware.microbatch", 4)
+    project.set(SCALE, "hardware.devices", 2)
+    project.set(SCALE, "hardware.jobs_a_device", 2)
+    line = f"{SCALE}: hardware.jobs_a_device: found 2, allowed: 1 for jobs of several devices"
+    assert complaint(project) == line
 
 
 @pytest.mark.parametrize(

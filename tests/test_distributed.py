@@ -68,12 +68,14 @@ def carry_out(job: FakeJob, out: Path) -> tuple[list[list[bytes]] | None, dict |
 
 
 def be_rank(rank: int, port: int, jobs: Connection) -> None:
-    """A rank's process: carries out what it is sent, one job after the other, until it is sent nothing."""
+    """A rank's process: carries out what it is sent, one job after the other, until it is ended."""
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "LOCAL_WORLD_SIZE": RANKS, "NODE_RANK": 0}
     os.environ |= {name: str(value) for name, value in places.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     vision.build_encoder = lambda encoder, trained=False: Convolution().requires_grad_(trained)
-    while (sent := jobs.recv()) is not None:
+    torch.compile = compile_to_graph
+    while True:
+        sent = jobs.recv()
         try:
             jobs.send(carry_out(*sent))
         except Exception as error:
@@ -108,10 +110,9 @@ class Ranks:
         return first and [ours + theirs for ours, theirs in zip(first, second, strict=True)], summary
 
     def close(self) -> None:
-        for end in self.ends:
-            end.send(None)
         for process in self.processes:
-            process.join(timeout=20)
+            process.terminate()
+            process.join()
 
 
 @pytest.fixture(scope="module")
@@ -365,33 +366,36 @@ def test_recomputed_activations_change_no_bit_of_two_ranks(pair, parent, shardin
     assert state_files(pair.together(job, sharding)[0]) == state_files(plain)
 
 
-def same_when_compiled(pair: Pair, parent: Path) -> None:
-    compiled = pair.alone(pair.cooldown(parent, hardware=HARDWARE | {"compile": True}))
-    assert_same_run(pair.alone(pair.cooldown(parent)), compiled)
+COMPILED = HARDWARE | {"compile": True}
+# Traced, differentiated and run as one graph, but without the C++ that takes minutes to compile.
+compile_to_graph = partial(torch.compile, backend="aot_eager", fullgraph=True)
 
 
 def test_compiled_blocks_give_the_same_run(pair, parent, monkeypatch):
-    """Traced, differentiated and run as a graph, but without the C++ that takes minutes to compile."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
-    same_when_compiled(pair, parent)
+    plain = pair.alone(pair.cooldown(parent))
+    monkeypatch.setattr(torch, "compile", compile_to_graph)
+    assert_same_run(plain, pair.alone(pair.cooldown(parent, hardware=COMPILED)))
+    for sharding in SHARDINGS:
+        job = pair.cooldown(parent, hardware=COMPILED)
+        job.context["checkpoint_activations"] = True
+        assert_same_run(plain, pair.together(job, sharding))
 
 
 @pytest.mark.end_to_end
 def test_blocks_compiled_to_machine_code_give_the_same_run(pair, parent):
-    same_when_compiled(pair, parent)
+    assert_same_run(pair.alone(pair.cooldown(parent)), pair.alone(pair.cooldown(parent, hardware=COMPILED)))
 
 
 # The command
 
 
 TRAIN = [sys.executable, "-m", "pipeline", "run", "job.json", "--log", "logs/text.log"]
-STEPS = 300
+STEPS = 150
 
 
-@pytest.fixture
-def project(tmp_path, data, monkeypatch) -> Path:
+def make_project(folder: Path, text: Path) -> Path:
     """A folder with the job file of a text run on two ranks of one node, and the package."""
-    (tmp_path / "pipeline").symlink_to(SOURCE / "pipeline")
+    (folder / "pipeline").symlink_to(SOURCE / "pipeline")
     tokens = STEPS * BATCH * MODEL["sequence"]
     settings = {
         "model": MODEL,
@@ -400,20 +404,35 @@ def project(tmp_path, data, monkeypatch) -> Path:
         "hardware": HARDWARE,
         "stop": STEPS,
     }
-    context = {"wandb": "disabled", "save_steps": 20, "nodes": 1, "devices": 2, "jobs_a_device": 1}
+    context = {"wandb": "disabled", "save_steps": 10, "nodes": 1, "devices": 2, "jobs_a_device": 1}
     write_job(
-        tmp_path,
+        folder,
         card={"phase": "pretrain", "id": "text", "settings": settings, "code": {}, "parents": {}},
         folder="artifacts/pretrain/text",
         published=None,
-        inputs={"text": str(data["text"])},
+        inputs={"text": str(text)},
         continues=None,
         place="1/1",
         context=context | {"sharding": "fsdp", "checkpoint_activations": False},
     )
-    for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path, data) -> Path:
+    return make_project(tmp_path, data["text"])
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, data) -> dict[str, bytes]:
+    """What the job leaves if nothing comes between."""
+    project = make_project(tmp_path_factory.mktemp("straight"), data["text"])
+    job = begin(project)
+    _, screen = job.communicate()
+    assert job.returncode == 0, screen
+    assert screen.splitlines()[-1].startswith("[1/1] pretrain text  done in ")
+    assert read_json(project / "artifacts/pretrain/text/measured.json")["steps"] == STEPS
+    return trained(project)
 
 
 def write_job(project: Path, **changes) -> None:
@@ -423,8 +442,10 @@ def write_job(project: Path, **changes) -> None:
     file.write_text(stable_json(job))
 
 
-def begin(project: Path, command: list[str] = TRAIN, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(command, cwd=project, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+def begin(project: Path, **environment: str) -> subprocess.Popen:
+    nowhere = {"NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_NUM_NODES"}
+    given = {name: value for name, value in os.environ.items() if name not in nowhere}
+    return subprocess.Popen(TRAIN, cwd=project, env=given | environment, stderr=subprocess.PIPE, text=True)
 
 
 def trained(project: Path) -> dict[str, bytes]:
@@ -438,7 +459,7 @@ def below(process: subprocess.Popen) -> list[psutil.Process]:
 
 
 @pytest.mark.end_to_end
-def test_a_killed_job_takes_its_ranks_along_and_goes_on_to_the_same_bytes(project):
+def test_a_killed_job_takes_its_ranks_along_and_goes_on_to_the_same_bytes(project, straight):
     job = begin(project)
     deadline = time.monotonic() + 200
     while not list(project.glob(".study/resume/*/last/state.json")):
@@ -452,17 +473,9 @@ def test_a_killed_job_takes_its_ranks_along_and_goes_on_to_the_same_bytes(projec
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in ranks)
     assert not (project / "artifacts").exists()
 
-    job = begin(project)
-    _, screen = job.communicate()
-    assert job.returncode == 0, screen
-    assert screen.splitlines()[-1].startswith("[1/1] pretrain text  done in ")
-    log = (project / "logs/text.log").read_text()
-    assert log.count("continuing after step") == 1  # rank 0's; the other is not heard
-    resumed = trained(project)
-    shutil.rmtree(project / "artifacts")
     assert begin(project).wait() == 0
-    assert trained(project) == resumed
-    assert read_json(project / "artifacts/pretrain/text/measured.json")["steps"] == STEPS
+    assert (project / "logs/text.log").read_text().count("continuing after step") == 1  # only rank 0 is heard
+    assert trained(project) == straight
 
 
 @pytest.mark.end_to_end
@@ -491,7 +504,7 @@ sys.exit(max(task.wait() for task in tasks))
 
 
 @pytest.mark.end_to_end
-def test_a_slurm_job_of_two_nodes_runs_on_both(project):
+def test_a_slurm_job_of_two_nodes_runs_on_both(project, straight):
     """Slurm's commands are stand-ins that do on this machine what theirs do on two."""
     tools = project / "bin"
     tools.mkdir()
@@ -503,12 +516,8 @@ def test_a_slurm_job_of_two_nodes_runs_on_both(project):
     job = begin(project, PATH=path, SLURM_JOB_ID=str(os.getpid()), SLURM_STEP_NUM_NODES="1")
     _, screen = job.communicate()
     assert job.returncode == 0, screen
-    two_nodes = trained(project)
+    assert trained(project) == straight
     assert {file.name for file in (project / "logs").iterdir()} == {"text.log", "text.json", "text.node1.log"}
-    shutil.rmtree(project / "artifacts")
-    write_job(project, context={"nodes": 1, "devices": 2})
-    assert begin(project).wait() == 0
-    assert trained(project) == two_nodes
 
 
 def test_a_job_of_several_nodes_asks_which_of_them_it_is_on(project):

@@ -177,6 +177,14 @@ def test_memory_holds_weights_gradients_and_moments():
     assert memory(size, 2, 1_000_000) - small == small - 16_000_000
 
 
+def test_sharding_shares_the_state_and_recomputation_keeps_little_more_than_inputs():
+    size = {"vocabulary": 100, "layers": 10, "heads": 2, "width": 64, "sequence": 128}
+    alone = memory(size, 1, 1_000_000)
+    assert alone - memory(size, 1, 1_000_000, shares=4) == 12_000_000
+    kept = 128 * 64 * 10 * 36 * 2
+    assert alone - memory(size, 1, 1_000_000, recomputed=True) == kept - kept // 10 - 128 * 64 * 10 * 4
+
+
 def test_costs_add_up():
     assert Cost(1, 2.0, 3.0, 4) + Cost(10, 20.0, 30.0, 40) == Cost(11, 22.0, 33.0, 44)
 
