@@ -226,8 +226,15 @@ def test_a_branch_at_zero_has_no_parent_and_one_setting_of_moments(project):
 
 @pytest.mark.parametrize(
     ("key", "value", "same"),
-    [("devices", 2, True), ("nodes", 2, True), ("sharding", "fsdp", True), ("checkpoint_activations", True, True)]
-    + [("precision", "bf16", False), ("compile", True, False), ("threads", 2, False)],
+    [
+        ("devices", 2, True),
+        ("nodes", 2, True),
+        ("sharding", "fsdp", True),
+        ("checkpoint_activations", True, True),
+        ("precision", "bf16", False),
+        ("compile", True, False),
+        ("threads", 2, False),
+    ],
 )
 def test_hardware_is_part_of_training_if_it_rounds_differently(project, key, value, same):
     """A job may go on with more devices or fewer; what it is told of them is no part of its card."""
