@@ -227,7 +227,7 @@ for stage in study.stages:
 
 
 onstart:
-    study.start()
+    study.start(here=workflow.local_exec)
 
 
 onsuccess:

@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from pipeline.server import SERVER, hand_over, serve
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
@@ -20,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     rank.add_argument("job", type=Path, help="as for run")
     rank.add_argument("out", type=Path, help="the folder of the artifact to be")
     rank.add_argument("--log", type=Path, help="as for run")
+    commands.add_parser("serve", help="carry out jobs for `run`, with start-up paid once; Snakemake calls this")
     plan = commands.add_parser("plan", help="say what a target will cost before anything runs")
     plan.add_argument("target", nargs="?", default="study", help="study, a table, a file of results/, an artifact's id")
     plan.add_argument("--budget", type=float, help="device-hours; more than that to do is an error (exit code 3)")
@@ -34,6 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     aside.add_argument("stage", help="a stage of dvc.yaml")
     arguments = parser.parse_args(argv)
 
+    if arguments.command == "serve":
+        return serve(main)
+    if arguments.command == "run" and SERVER in os.environ:
+        code = hand_over(argv or sys.argv[1:], arguments.job)
+        if code is not None:
+            return code
     if arguments.command in ("run", "rank"):
         from pipeline.processes import OWNER, end_with
         from pipeline.run import run_job, run_rank

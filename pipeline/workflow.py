@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline import server
 from pipeline.cards import Ledger
 from pipeline.config import ConfigError, Corpora, check_weights, load_settings
 from pipeline.processes import OWNER, Presence, end_with_dvc, remove_stale_locks
@@ -59,14 +60,17 @@ class Workflow:
             self.ledger.mark_deleted()
             self.ledger.write_jobs()
 
-    def start(self) -> None:
+    def start(self, here: bool) -> None:
         """Before the first job runs: end with one line if data or weights that a job needs are not there.
 
-        Not earlier: a study can be planned on a machine that has neither.
+        Not earlier: a study can be planned on a machine that has neither. Jobs that run `here`, without GPUs (which no
+        process may have touched that others are forked from), get a server.
         """
         refuse(self.ledger.check_paths)
         if any(job.settings.get("encoder") and not self.ledger.is_current(job) for job in self.ledger.jobs):
             refuse(lambda: check_weights(self.settings.encoders))
+        if here and self.settings.scale.hardware.device == "cpu":
+            server.start()
 
     @property
     def tables(self) -> dict[str, Job]:

@@ -1,0 +1,127 @@
+"""Start-up paid once: a process that imports what jobs need when the first of them needs it, and forks one for each job.
+
+Importing Composer alone takes some eight CPU-seconds, more than many a job's own work at the smallest scales. Snakemake
+starts the server on its own machine before its first job; `python -m pipeline run` hands its job over, passes signals
+on, and ends as the job does. Without a server (on a cluster's nodes, for GPUs, by hand) it carries the job out itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+SERVER = "WHEN_IMAGES_SERVER"  # environment variable: the server's socket
+SOCKET = Path(".study/server.sock")
+LOST = 70  # exit code for a job whose process did not live to say one
+_connection: socket.socket | None = None  # of a forked process, to those who wait for it; open until it ends
+
+
+def start() -> None:
+    """Start a server for this folder, which ends with this process."""
+    SOCKET.unlink(missing_ok=True)
+    os.environ[SERVER] = str(SOCKET)
+    subprocess.Popen([sys.executable, "-m", "pipeline", "serve"], stdin=subprocess.DEVNULL)
+
+
+def hand_over(arguments: list[str], job: Path) -> int | None:
+    """Have the server run `python -m pipeline ARGUMENTS`, which is about a job. Its exit code; None without a server."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(os.environ[SERVER])
+        except OSError:
+            return None
+        request = {"arguments": arguments, "job": str(job), "pid": os.getpid(), "environment": dict(os.environ)}
+        socket.send_fds(connection, [b"\n"], [0, 1, 2])
+        connection.sendall(json.dumps(request).encode())
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile() as replies:
+            if worker := int(replies.readline() or 0):
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, lambda number, frame: os.kill(worker, number))
+            code = replies.read()  # all of it: until the process has ended
+    if not code:
+        print(f"{job}: the process that carried it out was killed (out of memory?)", file=sys.stderr)
+    return int(code or LOST)
+
+
+def serve(main: Callable[[list[str]], int]) -> int:
+    """Fork a process for every request. Returns in that process: the exit code of `main` with the request's arguments."""
+    import psutil
+
+    from pipeline.processes import OWNER, OWNERS, end_if_orphaned
+
+    # Looked after between requests: a thread for it could hold a lock when the process forks.
+    OWNERS.append(psutil.Process(int(os.environ[OWNER])))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's: those who wait for jobs pass it on
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # none but those who wait for a job ask how it ended
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(SOCKET))
+        listener.listen(64)
+        while True:
+            end_if_orphaned()
+            if select.select([listener], [], [], 0.5)[0]:
+                connection, _ = listener.accept()
+                with suppress(OSError, ValueError):  # who asked was killed meanwhile
+                    request, streams = receive(connection)
+                    import_phase(Path(request["job"]))
+                    if os.fork() == 0:
+                        break
+                    for stream in streams:
+                        os.close(stream)
+                connection.close()
+    return carry_out(main, connection, request, streams)
+
+
+def receive(connection: socket.socket) -> tuple[dict, list[int]]:
+    """A request and the streams that it came with: standard input, output and error."""
+    connection.settimeout(10)
+    _, streams, *_ = socket.recv_fds(connection, 1, 3)
+    with connection.makefile() as said:
+        request = json.load(said)
+    connection.settimeout(None)
+    return request, streams
+
+
+def import_phase(job: Path) -> None:
+    """Import what a job's phase needs, once and for all. If that fails, the job itself will say why."""
+    from pipeline.files import read_json
+    from pipeline.study import PHASES
+
+    with suppress(OSError, ValueError, LookupError, ImportError):
+        importlib.import_module("pipeline.run")
+        importlib.import_module(PHASES[read_json(job)["card"]["phase"]])
+    gc.collect()
+    gc.freeze()  # what is there stays as it is, in memory that all jobs share
+
+
+def carry_out(main: Callable[[list[str]], int], connection: socket.socket, request: dict, streams: list[int]) -> int:
+    """In a forked process: do what a request asks, in the place of who sent it."""
+    global _connection
+    from pipeline.processes import OWNERS, end_with
+
+    _connection = connection
+    for number in (signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.default_int_handler)
+    os.setpgid(0, 0)  # a terminal's signals come by way of who sent the request, and once
+    for place, stream in enumerate(streams):
+        os.dup2(stream, place)
+        os.close(stream)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    del os.environ[SERVER]
+    OWNERS.clear()
+    connection.sendall(f"{os.getpid()}\n".encode())
+    end_with(request["pid"])
+    code = main(request["arguments"])
+    connection.sendall(f"{code}\n".encode())
+    return code
