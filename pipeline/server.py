@@ -122,6 +122,9 @@ def carry_out(main: Callable[[list[str]], int], connection: socket.socket, reque
     OWNERS.clear()
     connection.sendall(f"{os.getpid()}\n".encode())
     end_with(request["pid"])
-    code = main(request["arguments"])
+    try:
+        code = main(request["arguments"])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(bool(end.code))
     connection.sendall(f"{code}\n".encode())
     return code

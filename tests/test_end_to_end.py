@@ -451,10 +451,10 @@ def slice_of(job: psutil.Process, folder: Path, seconds: float = 0.02) -> Path |
 
 
 def job_below(engine: subprocess.Popen) -> psutil.Process | None:
-    """The process that carries out a job of an engine, once there is one."""
+    """The process that carries out a job of an engine, forked by the server, once there is one."""
     for process in psutil.Process(engine.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.name().startswith("python") and {"pipeline", "run"} <= set(process.cmdline()):
+            if all({"pipeline", "serve"} <= set(each.cmdline()) for each in (process, process.parent())):
                 return process
     return None
 

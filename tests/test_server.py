@@ -1,0 +1,174 @@
+"""Jobs that a server forks are, to who started them, what processes of their own would be."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import SOURCE
+
+from pipeline.processes import ORPHANED, OWNER
+from pipeline.server import LOST, SERVER, SOCKET, hand_over
+
+SOON = 20  # seconds
+JOBS = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+def main(arguments):
+    what, *rest = arguments
+    if what == "say":
+        print(json.dumps({"pid": os.getpid(), "rest": rest, "colour": os.environ.get("COLOUR"), "imported": "pipeline.data.tokenizer" in sys.modules}))
+        print("to the screen", file=sys.stderr, flush=True)
+    if what == "read":
+        print(sys.stdin.readline().upper(), end="")
+    if what == "wait":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(main(["stopped"])))
+        Path("worker").write_text(str(os.getpid()))
+        time.sleep(100)
+    return 3 if what == "fail" else 4 if what == "stopped" else 0
+"""
+SERVE = JOBS + "\nfrom pipeline.server import serve\nsys.exit(serve(main))"
+ASK = "import sys; from pathlib import Path; from pipeline.server import hand_over; sys.exit(hand_over(sys.argv[1:], Path('none.json')))"
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator[Callable]:
+    started: list[subprocess.Popen] = []
+    (tmp_path / SOCKET.parent).mkdir()
+
+    def begin(code: str, *arguments: str, **environment: str) -> subprocess.Popen:
+        given = {"PYTHONPATH": str(SOURCE), OWNER: str(os.getpid()), SERVER: str(SOCKET)} | environment
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = [sys.executable, "-c", code, *arguments]
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=os.environ | given, text=True, **pipes))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def server(start, tmp_path) -> subprocess.Popen:
+    process = start(SERVE)
+    wait_for((tmp_path / SOCKET).exists)
+    return process
+
+
+def worker(folder: Path) -> psutil.Process:
+    """The process that carries out the job "wait"."""
+    file = folder / "worker"
+    wait_for(lambda: file.exists() and file.read_text())
+    return psutil.Process(int(file.read_text()))
+
+
+def is_gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_job_has_its_own_process_arguments_environment_and_streams(start, server):
+    pids = set()
+    for colour in ("red", "blue"):
+        output, screen = start(ASK, "say", "a b", COLOUR=colour).communicate(timeout=SOON)
+        said = json.loads(output)
+        assert (said["rest"], said["colour"], screen) == (["a b"], colour, "to the screen\n")
+        pids.add(said["pid"])
+    assert len(pids | {server.pid}) == 3
+    assert start(ASK, "read").communicate("aloud\n", timeout=SOON)[0] == "ALOUD\n"
+
+
+@pytest.mark.parametrize(("what", "code"), [("fail", 3), ("say", 0)])
+def test_its_exit_code_is_that_of_who_asked(start, server, what, code):
+    asker = start(ASK, what)
+    asker.communicate(timeout=SOON)
+    assert asker.returncode == code
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 4), (signal.SIGINT, LOST)])
+def test_signals_are_passed_on(start, server, tmp_path, number, code):
+    """The job has a way with SIGTERM; a SIGINT is a KeyboardInterrupt."""
+    asker = start(ASK, "wait")
+    job = worker(tmp_path)
+    asker.send_signal(number)
+    assert asker.wait(timeout=SOON) == code
+    assert is_gone(job)
+    assert server.poll() is None
+
+
+def test_a_killed_job_is_named(start, server, tmp_path):
+    asker = start(ASK, "wait")
+    worker(tmp_path).kill()
+    _, screen = asker.communicate(timeout=SOON)
+    assert asker.returncode == LOST
+    assert screen == "none.json: the process that carried it out was killed (out of memory?)\n"
+
+
+def test_a_job_ends_with_who_asked(start, server, tmp_path):
+    asker = start(ASK, "wait")
+    job = worker(tmp_path)
+    asker.kill()
+    wait_for(lambda: is_gone(job))
+    assert start(ASK, "fail").wait(timeout=SOON) == 3  # and the server goes on
+
+
+def test_a_server_that_dies_takes_no_job_along(start, server, tmp_path):
+    asker = start(ASK, "wait")
+    job = worker(tmp_path)
+    server.kill()
+    server.wait()
+    job.terminate()
+    assert asker.wait(timeout=SOON) == 4
+
+
+def test_a_server_ends_with_its_owner(start, tmp_path):
+    owner = start("import time; time.sleep(100)")
+    process = start(SERVE, **{OWNER: str(owner.pid)})
+    wait_for((tmp_path / SOCKET).exists)
+    owner.kill()
+    owner.wait()
+    assert process.wait(timeout=SOON) == ORPHANED
+
+
+def test_who_hangs_up_does_no_harm(start, server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for said in (b"", b"\n", b"\n{"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(SOCKET))
+            connection.sendall(said)
+    assert start(ASK, "fail").wait(timeout=SOON) == 3
+
+
+@pytest.mark.parametrize("left_behind", [True, False])
+def test_without_a_server_nobody_is_asked(start, server, tmp_path, monkeypatch, left_behind):
+    server.kill()
+    server.wait()
+    if not left_behind:
+        (tmp_path / SOCKET).unlink()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(SERVER, str(SOCKET))
+    assert hand_over(["say"], Path("none.json")) is None
+
+
+def test_a_phase_is_imported_once(start, server, tmp_path):
+    (tmp_path / "job.json").write_text(json.dumps({"card": {"phase": "tokenizer"}}))
+    ask = ASK.replace("none.json", "job.json")
+    before, _ = start(ASK, "say").communicate(timeout=SOON)
+    start(ask, "say").communicate(timeout=4 * SOON)
+    after, _ = start(ASK, "say").communicate(timeout=SOON)
+    assert [json.loads(said)["imported"] for said in (before, after)] == [False, True]
