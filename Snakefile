@@ -14,12 +14,6 @@ from pipeline.workflow import Workflow
 
 study = Workflow(Path("."), config, main=workflow.is_main_process)
 
-# The limit on submissions is for clusters. Here it would look through the queue once a second for every job that has
-# finished, and cost more CPU time with each: a fifth of a core after a hundred jobs.
-if workflow.scheduling_settings and workflow.local_exec:
-    workflow.scheduling_settings.max_jobs_per_timespan = None
-
-
 # Read only under --software-deployment-method apptainer: replace it by an image in which `uv sync` was run.
 container: "docker://python:3.11-bookworm"
 
@@ -227,6 +221,10 @@ for stage in study.stages:
 
 
 onstart:
+    if workflow.local_exec:
+        # The limit on submissions is for clusters. Here it would look through the queue once a second for every job that
+        # has finished, and cost more CPU time with each: a fifth of a core after a hundred jobs.
+        workflow.scheduler.job_rate_limiter = None
     study.start(here=workflow.local_exec)
 
 
