@@ -14,6 +14,7 @@ from pipeline.workflow import Workflow
 
 study = Workflow(Path("."), config, main=workflow.is_main_process)
 
+
 # Read only under --software-deployment-method apptainer: replace it by an image in which `uv sync` was run.
 container: "docker://python:3.11-bookworm"
 
