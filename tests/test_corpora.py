@@ -956,19 +956,23 @@ def fill(corpora: Path) -> None:
         (corpora / path).mkdir(exist_ok=True)
 
 
-def test_missing_corpora_are_one_line_before_anything_runs(real, corpora):
+def test_missing_corpora_are_one_line_before_anything_runs(real, corpora, monkeypatch):
     fill(corpora)
     real.ledger().check_paths()
     (corpora / "cc12m").rmdir()
     line = complaint(real)
     assert line == f"{DATA}: source.captions.full.path: found 'corpora/cc12m', allowed: an existing folder or file"
     real.set(DATA, "source.captions.full.path", "s3://bucket/cc12m")  # asked for by the job, not by the settings
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     real.ledger().check_paths()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = f"{DATA}: source.captions.full.path: found 's3://bucket/cc12m', allowed: a local path, or `uv sync --extra s3` first"
+    assert complaint(real) == line
 
 
 def test_snakemake_stops_with_the_one_line_of_a_missing_corpus(real, corpora, capsys):
     with pytest.raises(SystemExit):
-        Workflow(real.root, {}, main=True).start()
+        Workflow(real.root, {}, main=True).start(here=False)
     said = capsys.readouterr().err.splitlines()
     assert said == [
         f"{DATA}: source.text.dclm.path: found 'corpora/dclm-baseline-1.0', allowed: an existing folder or file"

@@ -365,7 +365,7 @@ def test_costs_can_be_asked_before_there_are_weights(with_siglip):
 def test_no_job_starts_without_weights(with_siglip, capsys):
     study = Workflow(with_siglip.root, {}, main=False)
     with pytest.raises(SystemExit) as stopped:
-        study.start()
+        study.start(here=False)
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     file = "weights/vit_so400m_patch14_siglip_384.safetensors"
