@@ -374,7 +374,7 @@ def test_no_job_starts_without_weights(with_siglip, capsys):
     )
     assert "no such file" in line
     with_siglip.make()
-    Workflow(with_siglip.root, {}, main=False).start()  # nothing is left that would need them
+    Workflow(with_siglip.root, {}, main=False).start(here=False)  # nothing is left that would need them
 
 
 # Frames
