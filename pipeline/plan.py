@@ -233,13 +233,19 @@ class Plan:
 
     # --- the whole ---
 
+    @property
+    def devices(self) -> int:
+        """Devices of a training job."""
+        return self.scale.hardware.nodes * self.scale.hardware.devices
+
     @cached_property
     def longest_chain(self) -> tuple[float, list[Job]]:
-        """Device-seconds of the longest chain of jobs to do, and the chain: no number of devices can be faster."""
+        """Seconds of the longest chain of jobs to do, each training job on all of its devices, and the chain."""
         best: dict[tuple[str, str], tuple[float, list[Job]]] = {}
         for job in self.to_do:
             before = max((best[j.key] for j in self.ledger.inputs(job) if j.key in best), key=first, default=(0.0, []))
-            best[job.key] = (before[0] + self.costs[job.key].seconds, [*before[1], job])
+            devices = self.devices if job.phase in TRAINING else 1
+            best[job.key] = (before[0] + self.costs[job.key].seconds / devices, [*before[1], job])
         return max(best.values(), key=first, default=(0.0, []))
 
     @cached_property
@@ -257,7 +263,7 @@ class Plan:
     def memory(self) -> int:
         """Bytes on one device at most: weights, gradients and moments, a microbatch's activations, its logits."""
         hardware = self.scale.hardware
-        shares = hardware.nodes * hardware.devices if hardware.sharding == "fsdp" else 1
+        shares = self.devices if hardware.sharding == "fsdp" else 1
         again = hardware.checkpoint_activations
         jobs = [job for job in self.jobs if job.phase in TRAINING]
         return max(
@@ -300,9 +306,9 @@ class Plan:
             lines.append(f"why            {roots[0].phase} {roots[0].id}: {reasons[0]}{more}")
         seconds, chain = self.longest_chain
         if chain:
-            lines.append(
-                f"longest chain  {hours(seconds)}: {' -> '.join(f'{j.phase} {j.id}' for j in chain if j.phase in TRAINING)}"
-            )
+            trained = " -> ".join(f"{job.phase} {job.id}" for job in chain if job.phase in TRAINING)
+            where = f" with {self.devices} devices a training job" if self.devices > 1 else ""
+            lines.append(f"longest chain  {hours(seconds)}{where}: {trained}")
         if self.alone:
             lines.append(
                 f"sharing        training takes {hours(self.shared)}; every model from nothing by itself {hours(self.alone)}"

@@ -133,6 +133,16 @@ def test_the_longest_chain_is_a_chain_and_no_other_is_longer(priced):
             assert plan.spent([job, job.parents["checkpoint"]]).seconds <= seconds
 
 
+def test_a_chain_is_shorter_where_training_jobs_have_more_devices(priced):
+    one, chain = Plan(priced.ledger()).longest_chain
+    priced.set(SCALE, "hardware.microbatch", 1)
+    priced.set(SCALE, "hardware.devices", 2)
+    plan = Plan(priced.ledger())
+    training = sum(plan.costs[job.key].seconds for job in chain if job.phase in ("pretrain", "cooldown", "finetune"))
+    assert plan.longest_chain[0] == pytest.approx(one - training / 2)
+    assert "with 2 devices a training job" in str(plan)
+
+
 def test_sharing_saves_what_models_have_in_common(priced):
     plan = Plan(priced.ledger())
     ends = {job.parents["checkpoint"].key: job for job in plan.jobs if job.phase == "evaluate"}
