@@ -134,8 +134,8 @@ def test_the_longest_chain_is_a_chain_and_no_other_is_longer(priced):
 
 
 def test_a_chain_is_shorter_where_training_jobs_have_more_devices(priced):
-    one, chain = Plan(priced.ledger()).longest_chain
     priced.set(SCALE, "hardware.microbatch", 1)
+    one, chain = Plan(priced.ledger()).longest_chain
     priced.set(SCALE, "hardware.devices", 2)
     plan = Plan(priced.ledger())
     training = sum(plan.costs[job.key].seconds for job in chain if job.phase in ("pretrain", "cooldown", "finetune"))
