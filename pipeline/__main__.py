@@ -22,7 +22,10 @@ def main(argv: list[str] | None = None) -> int:
     rank.add_argument("job", type=Path, help="as for run")
     rank.add_argument("out", type=Path, help="the folder of the artifact to be")
     rank.add_argument("--log", type=Path, help="as for run")
-    commands.add_parser("serve", help="carry out jobs for `run`, with start-up paid once; Snakemake calls this")
+    server = commands.add_parser(
+        "serve", help="carry out jobs for `run`, with start-up paid once; Snakemake calls this"
+    )
+    server.add_argument("socket", type=int, help="file descriptor of the socket that it listens to")
     plan = commands.add_parser("plan", help="say what a target will cost before anything runs")
     plan.add_argument("target", nargs="?", default="study", help="study, a table, a file of results/, an artifact's id")
     plan.add_argument("--budget", type=float, help="device-hours; more than that to do is an error (exit code 3)")
@@ -38,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     if arguments.command == "serve":
-        return serve(main)
+        return serve(main, arguments.socket)
     if arguments.command == "run" and SERVER in os.environ:
         code = hand_over(argv or sys.argv[1:], arguments.job)
         if code is not None:

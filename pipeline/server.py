@@ -27,35 +27,45 @@ _connection: socket.socket | None = None  # of a forked process, to those who wa
 
 
 def start() -> None:
-    """Start a server for this folder, which ends with this process."""
+    """Start a server for this folder, which ends with this process. Who comes before it is ready waits for it."""
     SOCKET.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(SOCKET))
+        listener.listen(64)
+        place = listener.fileno()
+        subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "serve", str(place)], stdin=subprocess.DEVNULL, pass_fds=[place]
+        )
     os.environ[SERVER] = str(SOCKET)
-    subprocess.Popen([sys.executable, "-m", "pipeline", "serve"], stdin=subprocess.DEVNULL)
 
 
 def hand_over(arguments: list[str], job: Path) -> int | None:
     """Have the server run `python -m pipeline ARGUMENTS`, which is about a job. Its exit code; None without a server."""
-    with socket.socket(socket.AF_UNIX) as connection:
+    request = {"arguments": arguments, "job": str(job), "pid": os.getpid(), "environment": dict(os.environ)}
+    with socket.socket(socket.AF_UNIX) as connection, connection.makefile() as replies:
         try:
             connection.connect(os.environ[SERVER])
+            socket.send_fds(connection, [b"\n"], [0, 1, 2])
+            connection.sendall(json.dumps(request).encode())
+            connection.shutdown(socket.SHUT_WR)
+            worker = replies.readline()
         except OSError:
             return None
-        request = {"arguments": arguments, "job": str(job), "pid": os.getpid(), "environment": dict(os.environ)}
-        socket.send_fds(connection, [b"\n"], [0, 1, 2])
-        connection.sendall(json.dumps(request).encode())
-        connection.shutdown(socket.SHUT_WR)
-        with connection.makefile() as replies:
-            if worker := int(replies.readline() or 0):
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(number, lambda number, frame: os.kill(worker, number))
-            code = replies.read()  # all of it: until the process has ended
+        if not worker:
+            return None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: os.kill(int(worker), number))
+        code = replies.read()  # all of it: until the process has ended
     if not code:
         print(f"{job}: the process that carried it out was killed (out of memory?)", file=sys.stderr)
     return int(code or LOST)
 
 
-def serve(main: Callable[[list[str]], int]) -> int:
-    """Fork a process for every request. Returns in that process: the exit code of `main` with the request's arguments."""
+def serve(main: Callable[[list[str]], int], place: int) -> int:
+    """Fork a process for every request to the socket that was inherited as file descriptor `place`.
+
+    Returns in that process: the exit code of `main` with the request's arguments.
+    """
     import psutil
 
     from pipeline.processes import OWNER, OWNERS, end_if_orphaned
@@ -64,9 +74,7 @@ def serve(main: Callable[[list[str]], int]) -> int:
     OWNERS.append(psutil.Process(int(os.environ[OWNER])))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's: those who wait for jobs pass it on
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # none but those who wait for a job ask how it ended
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(SOCKET))
-        listener.listen(64)
+    with socket.socket(fileno=place) as listener:
         while True:
             end_if_orphaned()
             if select.select([listener], [], [], 0.5)[0]:

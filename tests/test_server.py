@@ -35,26 +35,34 @@ def main(arguments):
         time.sleep(100)
     return 3 if what == "fail" else 4 if what == "stopped" else 0
 """
-SERVE = JOBS + "\nfrom pipeline.server import serve\nsys.exit(serve(main))"
+SERVE = JOBS + "\nfrom pipeline.server import serve\nsys.exit(serve(main, int(sys.argv[1])))"
 ASK = "import sys; from pathlib import Path; from pipeline.server import hand_over; sys.exit(hand_over(sys.argv[1:], Path('none.json')))"
 
 
 @pytest.fixture
-def start(tmp_path) -> Iterator[Callable]:
+def start(tmp_path, monkeypatch) -> Iterator[Callable]:
     started: list[subprocess.Popen] = []
-    (tmp_path / SOCKET.parent).mkdir()
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    SOCKET.parent.mkdir()
 
-    def begin(code: str, *arguments: str, **environment: str) -> subprocess.Popen:
+    def begin(code: str, *arguments: str, pass_fds: tuple[int, ...] = (), **environment: str) -> subprocess.Popen:
         given = {"PYTHONPATH": str(SOURCE), OWNER: str(os.getpid()), SERVER: str(SOCKET)} | environment
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         command = [sys.executable, "-c", code, *arguments]
-        started.append(subprocess.Popen(command, cwd=tmp_path, env=os.environ | given, text=True, **pipes))
+        started.append(subprocess.Popen(command, env=os.environ | given, text=True, pass_fds=pass_fds, **pipes))
         return started[-1]
 
     yield begin
     for process in started:
         process.kill()
         process.communicate()
+
+
+def start_server(start: Callable, **environment: str) -> subprocess.Popen:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(SOCKET))
+        listener.listen()
+        return start(SERVE, str(listener.fileno()), pass_fds=(listener.fileno(),), **environment)
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -65,10 +73,8 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def server(start, tmp_path) -> subprocess.Popen:
-    process = start(SERVE)
-    wait_for((tmp_path / SOCKET).exists)
-    return process
+def server(start) -> subprocess.Popen:
+    return start_server(start)
 
 
 def worker(folder: Path) -> psutil.Process:
@@ -136,17 +142,16 @@ def test_a_server_that_dies_takes_no_job_along(start, server, tmp_path):
     assert asker.wait(timeout=SOON) == 4
 
 
-def test_a_server_ends_with_its_owner(start, tmp_path):
+def test_a_server_ends_with_its_owner(start):
     owner = start("import time; time.sleep(100)")
-    process = start(SERVE, **{OWNER: str(owner.pid)})
-    wait_for((tmp_path / SOCKET).exists)
+    process = start_server(start, **{OWNER: str(owner.pid)})
+    assert start(ASK, "fail").wait(timeout=SOON) == 3  # it is there
     owner.kill()
     owner.wait()
     assert process.wait(timeout=SOON) == ORPHANED
 
 
-def test_who_hangs_up_does_no_harm(start, server, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_who_hangs_up_does_no_harm(start, server):
     for said in (b"", b"\n", b"\n{"):
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(SOCKET))
@@ -155,14 +160,25 @@ def test_who_hangs_up_does_no_harm(start, server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("left_behind", [True, False])
-def test_without_a_server_nobody_is_asked(start, server, tmp_path, monkeypatch, left_behind):
+def test_without_a_server_nobody_is_asked(server, monkeypatch, left_behind):
     server.kill()
     server.wait()
     if not left_behind:
-        (tmp_path / SOCKET).unlink()
-    monkeypatch.chdir(tmp_path)
+        SOCKET.unlink()
     monkeypatch.setenv(SERVER, str(SOCKET))
     assert hand_over(["say"], Path("none.json")) is None
+
+
+def test_who_waits_for_a_server_that_dies_does_the_job_itself(start, server):
+    server.send_signal(signal.SIGSTOP)
+    waiting = (
+        "import sys; from pathlib import Path; from pipeline.server import hand_over\nprint('asking', flush=True)\n"
+    )
+    asker = start(waiting + "sys.exit(5 if hand_over(['say'], Path('none.json')) is None else 0)")
+    assert asker.stdout.readline() == "asking\n"
+    time.sleep(0.2)
+    server.kill()
+    assert asker.wait(timeout=SOON) == 5
 
 
 def test_a_phase_is_imported_once(start, server, tmp_path):
