@@ -41,6 +41,6 @@ def test_a_study_of_two_models_runs_through_slurm(slurm, tmp_path):
     assert len(done) == sum(1 for _ in (project / "artifacts").glob("[!t]*/*")) + 1  # all but the table, which is local
     scale = read_json(next((project / ".study/jobs/finetune").glob("*.json")))["card"]["settings"]["hardware"]
     assert any(cpus == str(scale["threads"]) for _, cpus, *_ in done)
-    assert (project / "results/table1.csv").read_text().count("\n") > 5
+    assert (project / "results/table1.csv").read_text().count("\n") >= 3  # a head and two models at least
     assert artifact(project, "cooldown/b50")
     assert planned(project, "results/table1.csv") == {}
