@@ -12,11 +12,18 @@ sys.path.insert(0, workflow.basedir)
 
 from pipeline.workflow import Workflow
 
-study = Workflow(Path("."), config, main=workflow.is_main_process)
+study = Workflow(Path("."), config, main=workflow.is_main_process, dry=lambda: workflow.dryrun)
+
+
+# A job takes the place of its shell, which would not outlive a signal that the job has an answer to.
+shell.prefix("set -euo pipefail; exec ")
 
 
 # Read only under --software-deployment-method apptainer: replace it by an image in which `uv sync` was run.
 container: "docker://python:3.11-bookworm"
+
+
+report: "pipeline/reporting/captions/study.rst"
 
 
 wildcard_constraints:
@@ -31,9 +38,14 @@ for table in study.tables:
             table
         input:
             **study.table_inputs(table),
-            broken=ancient(study.broken(table)),
+            # For a table that must be made anyway: an ancient input that is made anew would hide that.
+            broken=ancient(study.broken(table)) if study.has(table) else study.broken(table),
         output:
-            study.table_outputs(table),
+            study.table_cards(table),
+            [
+                report(file, caption="pipeline/reporting/captions/result.rst", category=category)
+                for file, category in study.table_files(table).items()
+            ],
         log:
             f"logs/tables/{study.tables[table].id}.log",
         localrule: True

@@ -17,9 +17,7 @@ Prints a table and writes benchmarks/results/engines.json.
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -27,13 +25,13 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import ROOT, machine
 
 from pipeline import artifacts
 from pipeline.cards import Ledger
@@ -42,7 +40,6 @@ from pipeline.files import stable_json, write_text
 from pipeline.run import publish
 from pipeline.study import TABLES, Study
 
-ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
 RESULT = ROOT / "benchmarks/results/engines.json"
 PROJECT = ("Snakefile", "dvc.yaml", "params.yaml", "configs", "pipeline", "profiles", ".dvcignore", ".gitignore")
@@ -243,23 +240,6 @@ def summarise(cases: list[Case], samples: dict[str, list[tuple[float, float]]]) 
 # --- reporting -------------------------------------------------------------------------------------------------------
 
 
-def machine() -> dict:
-    """The processor's name, the cores that this process may use, and the system."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": (names or [platform.processor()])[0],
-        "cores": len(os.sched_getaffinity(0)),
-        "system": platform.platform(),
-    }
-
-
-def provenance() -> dict:
-    """The commit, and which of the project's files differ from it."""
-    changed = [line[3:] for line in call(ROOT, "git", "status", "--porcelain", "--", *PROJECT).splitlines()]
-    return {"commit": call(ROOT, "git", "rev-parse", "HEAD").strip(), "changed_files": changed}
-
-
 def table(rows: list[dict]) -> str:
     """The rows as markdown."""
     lines = [
@@ -281,8 +261,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    made_at = datetime.now(UTC).isoformat(timespec="seconds")
-    source = provenance()
+    source = machine("snakemake", "dvc")  # the commit that the measured copies were made of
     with tempfile.TemporaryDirectory(prefix="engines-") as folder:
         cases, sizes = prepare(Path(folder))
         samples: dict[str, list[tuple[float, float]]] = {case.name: [] for case in cases}
@@ -292,18 +271,15 @@ def main() -> None:
                 if number:
                     samples[case.name].append(seconds)
     report = {
-        "made_at": made_at,
         "note": NOTE,
-        "machine": machine() | {"load_average_at_end": os.getloadavg()},
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("snakemake", "dvc")},
-        "git": source,
+        "load_average_at_end": os.getloadavg(),
         "studies": sizes,
         "cases": summarise(cases, samples),
-    }
+    } | source
     print(table(report["cases"]), f"\n{NOTE}")
     for name, counts in sizes.items():
         print(f"{name}: {counts['jobs']} jobs, {counts['models']} models fine-tuned")
-    write_text(RESULT, json.dumps(report, indent=1) + "\n")
+    write_text(RESULT, stable_json(report))
 
 
 if __name__ == "__main__":

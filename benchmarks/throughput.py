@@ -11,22 +11,19 @@ reckons with these figures.
 
 from __future__ import annotations
 
-import platform
 import statistics
-import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import ROOT, machine
 
 from pipeline.cards import Ledger
 from pipeline.config import load_settings
 from pipeline.files import digest, read_json, stable_json, write_text
 from pipeline.plan import THROUGHPUT, TRAINING, Plan
 from pipeline.study import PHASES, Study
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -36,7 +33,7 @@ def main() -> None:
     if not measured:
         sys.exit(f"no finished job of today's study (preset {preset}) has left a log in {ROOT / 'logs'}")
     before = read_json(ROOT / THROUGHPUT) if (ROOT / THROUGHPUT).exists() else {"presets": {}}
-    before["presets"][preset] = measured | {"measured_on": machine()}
+    before["presets"][preset] = measured | {"measured_on": machine("torch")}
     write_text(ROOT / THROUGHPUT, stable_json(before))
     print("| phase | jobs | seconds, median (min-max) | GFLOP/s, median | tokens/s, median |\n|---|---|---|---|---|")
     for phase, found in measured.items():
@@ -67,25 +64,6 @@ def measure(plan: Plan, phase: str) -> dict:
     if phase in TRAINING:
         found |= {"flops_per_second": statistics.median(flops), "tokens_per_second": statistics.median(tokens)}
     return found
-
-
-def machine() -> dict:
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        "",
-    )
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {
-        "machine": platform.machine(),
-        "cpu": cpu,
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "commit": commit.stdout.strip(),
-    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Command line of the study: what it costs, why something is stale, models for others; what Snakemake and DVC call."""
+"""Command line of the study: what it costs, how far it is, why something is stale, models for others; what Snakemake and DVC call."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ import sys
 from pathlib import Path
 
 from pipeline.server import SERVER, hand_over, serve
+
+
+def device_hours(text: str) -> float:
+    hours = float(text)
+    if not hours >= 0:  # NaN would allow everything
+        raise ValueError
+    return hours
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,12 +35,27 @@ def main(argv: list[str] | None = None) -> int:
     server.add_argument("socket", type=int, help="file descriptor of the socket that it listens to")
     plan = commands.add_parser("plan", help="say what a target will cost before anything runs")
     plan.add_argument("target", nargs="?", default="study", help="study, a table, a file of results/, an artifact's id")
-    plan.add_argument("--budget", type=float, help="device-hours; more than that to do is an error (exit code 3)")
+    plan.add_argument(
+        "--budget", type=device_hours, help="device-hours; more than that to do is an error (exit code 3)"
+    )
     why = commands.add_parser("why", help="say in one line why a file or an artifact is stale, or that it is not")
     why.add_argument("target", help="a file of results/, a folder of artifacts/, or an artifact's id")
+    status = commands.add_parser("status", help="say what runs now, how far it is, and what is still to do")
+    status.add_argument("--watch", action="store_true", help="in a terminal: keep it up to date until Ctrl-C")
+    trace = commands.add_parser("trace", help="say what a number in results/ comes from, down to commit and machine")
+    trace.add_argument("target", help="a CSV of results/")
+    trace.add_argument("--row", required=True, help="its number (the first is 1), or COLUMN=VALUE[,COLUMN=VALUE]")
+    trace.add_argument("--column", required=True)
+    report = commands.add_parser("report", help="make report.html of results that were kept with their own params.yaml")
+    report.add_argument("--results", type=Path, required=True, help="a folder such as results/small")
     export = commands.add_parser("export", help="write a trained model in a layout that transformers loads")
     export.add_argument("target", help="the id or the folder of an artifact of pretrain, cooldown or finetune")
     export.add_argument("--to", type=Path, required=True, help="a new folder")
+    verify = commands.add_parser("verify", help="carry out finished jobs once more and compare their bits")
+    verify.add_argument("--sample", type=int, required=True, help="how many, drawn at random")
+    verify.add_argument("--seed", type=int, help="of the draw; without it another one every time")
+    commands.add_parser("schema", help="write the JSON schema of params.yaml, for editors (configs/params.schema.json)")
+    commands.add_parser("keep-failed", help="let runs that have failed be rows of the tables (configs/failed.json)")
     aside = commands.add_parser(
         "set-aside", help="move artifacts that left the study out of DVC's sight; DVC calls this"
     )
@@ -47,15 +69,27 @@ def main(argv: list[str] | None = None) -> int:
         if code is not None:
             return code
     if arguments.command in ("run", "rank"):
-        from pipeline.processes import OWNER, end_with
+        from pipeline.processes import OWNER, STOP, end_with
+
+        STOP.title = str(arguments.job) if arguments.command == "run" else None
+        STOP.listen()
         from pipeline.run import run_job, run_rank
 
         # Slurm's processes other than the first may be on a machine that has no such process; they end with the first.
         if OWNER in os.environ and (arguments.command == "rank" or os.environ.get("SLURM_PROCID", "0") == "0"):
             end_with(int(os.environ[OWNER]))
         if arguments.command == "rank":
-            return run_rank(arguments.job, arguments.out, arguments.log)
-        return run_job(arguments.job, arguments.log)
+            code = run_rank(arguments.job, arguments.out, arguments.log)
+        else:
+            code = run_job(arguments.job, arguments.log)
+        STOP.close()
+        return code
+
+    if arguments.command == "schema":
+        from pipeline.schema import write_schema
+
+        print(f"wrote {write_schema(Path('.'))}")
+        return 0
 
     if arguments.command == "export":
         from pipeline.export import export as export_model
@@ -67,12 +101,42 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         return 0
 
+    if arguments.command in ("trace", "report"):
+        return show(arguments)
+
+    from pipeline.files import one_line
+    from pipeline.study import STAGES
     from pipeline.workflow import open_ledger
 
+    if arguments.command == "set-aside" and arguments.stage not in STAGES:
+        print(f"{one_line(arguments.stage)}: no stage of dvc.yaml, which has {', '.join(STAGES)}", file=sys.stderr)
+        return 2
     ledger = open_ledger(Path("."))
     if arguments.command == "set-aside":
         for folder in ledger.set_aside(arguments.stage):
             print(f"set aside, as it is not in the study any more: {folder}")
+        return 0
+    if arguments.command == "status":
+        from pipeline import status as live
+
+        if arguments.watch and sys.stdout.isatty():
+            live.watch(ledger.study, ledger.root)
+        else:
+            print("\n".join(live.status(ledger.study, ledger.root)))
+        return 0
+    if arguments.command == "verify":
+        from pipeline.verify import NotReproduced
+        from pipeline.verify import verify as carry_out_again
+
+        try:
+            for line in carry_out_again(ledger, arguments.sample, arguments.seed):
+                print(line, flush=True)
+        except NotReproduced as error:
+            print(error, file=sys.stderr)
+            return 1
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
         return 0
     from pipeline.plan import OverBudget, Plan
     from pipeline.why import why as explain
@@ -82,12 +146,37 @@ def main(argv: list[str] | None = None) -> int:
             costs = Plan(ledger, arguments.target)
             print(costs)
             costs.check(arguments.budget)
+        elif arguments.command == "keep-failed":
+            from pipeline.failed import keep_failed
+
+            for failed, reason in keep_failed(ledger).items():
+                print(f"kept as failed: {failed}: {reason}")
         else:
             print(explain(ledger, arguments.target))
     except OverBudget as error:
         print(error, file=sys.stderr)
         return 3
     except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Print what a number comes from, or make the report of kept results. Returns the exit code."""
+    from pipeline.config import ConfigError
+
+    try:
+        if arguments.command == "trace":
+            from pipeline.trace import trace
+
+            for line in trace(Path("."), arguments.target, arguments.row, arguments.column):
+                print(line)
+        else:
+            from pipeline.kept import report
+
+            print(f"written: {report(Path('.'), arguments.results)}")
+    except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

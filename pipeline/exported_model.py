@@ -9,10 +9,20 @@ places in order.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    Cache,
+    DynamicCache,
+    GenerationMixin,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 EPS = 1e-5
@@ -36,7 +46,7 @@ class WhenImagesConfig(PretrainedConfig):
         image_patches: int | None = None,
         image_token_id: int | None = None,
         projector_layers: int = 2,
-        **others,
+        **others: Any,
     ):
         self.vocab_size, self.hidden_size = vocab_size, hidden_size
         self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
@@ -73,7 +83,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width, bias=False)
         self.q_norm, self.k_norm = Norm(width), Norm(width)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         q, k, v = self.in_proj(x).chunk(3, dim=-1)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
@@ -101,7 +111,7 @@ class Block(nn.Module):
         self.attention_norm, self.ffn_norm = Norm(config.hidden_size), Norm(config.hidden_size)
         self.attention, self.feed_forward = Attention(config, layer), FeedForward(config)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), positions, mask, cache)
         return x + self.feed_forward(self.ffn_norm(x))
 
@@ -125,7 +135,7 @@ class Decoder(nn.Module):
         self.norm = Norm(config.hidden_size)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def forward(self, x: Tensor, padding: Tensor | None, cache) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor | None, cache: Cache | None) -> Tensor:
         past = cache.get_seq_length() if cache is not None else 0
         positions = torch.arange(past, past + x.shape[1], device=x.device)
         mask = attention_mask(padding, past, positions)
@@ -142,7 +152,7 @@ class LibraryDecoder(nn.Module):
 
     def __init__(self, config: WhenImagesConfig):
         super().__init__()
-        text = AutoConfig.for_model(**config.language_model)
+        text = AutoConfig.for_model(**(config.language_model or {}))
         self.network = AutoModel.from_config(text)
         self.head = None if text.tie_word_embeddings else nn.Linear(text.hidden_size, text.vocab_size, bias=False)
 
@@ -150,7 +160,7 @@ class LibraryDecoder(nn.Module):
     def embedding(self) -> nn.Embedding:
         return self.network.get_input_embeddings()
 
-    def forward(self, x: Tensor, padding: Tensor | None, cache) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor | None, cache: Cache | None) -> Tensor:
         known = {"attention_mask": padding, "past_key_values": cache, "use_cache": cache is not None}
         return self.network(inputs_embeds=x, **known).last_hidden_state
 
@@ -161,9 +171,12 @@ class LibraryDecoder(nn.Module):
 class Projector(nn.Module):
     """Encoder features [N, P, width] -> vectors among the text's: centred, scaled, linear layers with GELU between."""
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, config: WhenImagesConfig):
         super().__init__()
-        features = config.image_width
+        features = config.image_width or 0
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(()))
         inner = [4 * features] if config.projector_layers == 3 else []
@@ -179,7 +192,7 @@ class Projector(nn.Module):
         return x
 
 
-class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):
+class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # as the library's own models are
     config_class = WhenImagesConfig
     _supports_sdpa = True
 
@@ -204,6 +217,8 @@ class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):
         if image_features is None:
             return x
         places = input_ids == self.config.image_token_id
+        if self.projector is None:
+            raise ValueError("image_features for a model without images")
         images = self.projector(image_features.to(x.dtype)).flatten(0, 1)
         if int(places.sum()) != len(images):
             raise ValueError(
@@ -215,27 +230,37 @@ class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values=None,
+        past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         image_features: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        **kwargs,
+        **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        x = self.embed(input_ids, image_features) if inputs_embeds is None else inputs_embeds
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("input_ids or inputs_embeds must be given")
+            inputs_embeds = self.embed(input_ids, image_features)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
-        hidden = self.decoder(x, attention_mask, past_key_values)
+        hidden = self.decoder(inputs_embeds, attention_mask, past_key_values)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.decoder.logits(hidden[:, kept])
-        loss = None
+        loss: Any = None  # the library asks for a FloatTensor, which torch's functions do not say they give
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, past_key_values=None, image_features=None, **kwargs):
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        past_key_values: Cache | None = None,
+        *args: Any,
+        image_features: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         """Images are looked at once, with the prompt."""
-        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values, *args, **kwargs)
         seen = past_key_values is not None and past_key_values.get_seq_length() > 0
         return inputs | {"image_features": None if seen else image_features}

@@ -1,14 +1,26 @@
-"""Files that are either whole or absent: atomic writes, stable JSON, hashes."""
+"""Files that are either whole or absent: atomic writes, stable JSON, hashes; and how others' JSON and paths are read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+
+class Damaged(ValueError):
+    """A file of a finished artifact is not what it was when it was made; its `folder` is to be made again."""
+
+    def __init__(self, folder: Path, file: str, reason: str = ""):
+        why = f" ({reason})" if reason else ""
+        super().__init__(f"{folder / file}: missing or damaged{why}; run again to rebuild {folder}")
+        self.folder = folder
 
 
 def stable_json(value: object) -> str:
@@ -16,8 +28,74 @@ def stable_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def read_json(path: Path) -> dict:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def read_json(path: Path) -> Any:
+    """A file's JSON value. Raises OSError, and ValueError as `parse_json`."""
+    return parse_json(Path(path).read_bytes())
+
+
+def unique(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object's members. Raises ValueError for a key that occurs twice: nobody knows which one is meant."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in an object")
+    return made
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=unique)
+SPACE = re.compile(r"[ \t\r\n]*")
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair; both halves are one character
+
+
+def decode_json(text: str, place: int = 0) -> tuple[Any, int]:
+    """The JSON value that begins at a place of a text, and where it ends.
+
+    Raises ValueError, of one line, for what is no JSON and for JSON that has no one meaning here: a key twice, half of
+    a surrogate pair, lists in lists in lists beyond what Python reads. NaN and infinities are read, as Python and what is
+    written with it writes them into fields that nobody needs; whoever uses a number looks at it.
+    """
+    try:
+        value, end = DECODER.raw_decode(text, place)
+        if HALF.search(text, place, end):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair, which is no character") from None
+    return value, end
+
+
+def after_space(text: str, start: int) -> int:
+    """The place of the first character from `start` on that is no white space of JSON's."""
+    space = SPACE.match(text, start)
+    assert space, "it matches nothing, too"
+    return space.end()
+
+
+def parse_json(data: str | bytes) -> Any:
+    """The value of a JSON text in UTF-8. Raises ValueError as `decode_json`."""
+    text = data if isinstance(data, str) else data.decode("utf-8-sig")
+    value, end = decode_json(text, after_space(text, 0))
+    if (end := after_space(text, end)) < len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
+
+
+def path_fault(name: str) -> str | None:
+    """What keeps a name from being that of a file below the folder that it is relative to, or None."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name:
+        return f"path leaves its folder: {name}"
+    if "\0" in name or "::" in name or "://" in name or name != name.encode(errors="replace").decode():
+        return f"is no path of a file: {name}"  # NUL, what fsspec takes for an address, and what is not UTF-8
+    return None
+
+
+def one_line(text: object, longest: int = 500) -> str:
+    """A text as messages have it: in one line, without what a terminal would obey, and not longer than that."""
+    text = str(text)
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:longest])
+    return shown + ("..." if len(text) > longest else "")
 
 
 def digest(value: object) -> str:
@@ -41,6 +119,13 @@ def folder_hashes(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): file_hash(p) for p in files}
 
 
+def date_now(path: Path) -> None:
+    """Date a file now that a wrong clock has dated later. Snakemake refuses jobs whose outputs are older than their inputs."""
+    now = time.time_ns()
+    if path.stat().st_mtime_ns > now:
+        os.utime(path, ns=(now, now))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically: readers see the old file or the new one."""
     path = Path(path)
@@ -60,15 +145,17 @@ def write_text(path: Path, text: str) -> None:
 def atomic_folder(final: Path, partial: Path) -> Iterator[Path]:
     """A fresh folder to fill, which takes the place of `final` when the block ends without an error.
 
-    The old folder is moved aside before the new one moves in and deleted after; both are on one file system.
+    The old folder is moved aside, as `partial`.old, before the new one moves in, and deleted after: whenever this is
+    broken off, one of the two names has a whole folder if `final` was one. All are on one file system.
     """
     final, partial = Path(final), Path(partial)
+    old = partial.with_name(partial.name + ".old")
+    if final.exists():  # else the old one may be all there is
+        shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
     final.parent.mkdir(parents=True, exist_ok=True)
-    old = partial.with_name(partial.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         os.replace(final, old)
     os.replace(partial, final)

@@ -36,7 +36,7 @@ class OverBudget(ValueError):
 class Cost:
     """What one job takes: tokens are positions trained on or read, `seconds` those of one device."""
 
-    tokens: int = 0
+    tokens: float = 0
     flops: float = 0.0
     seconds: float = 0.0
     disk: int = 0  # bytes

@@ -2,6 +2,9 @@
 
 After `kill -9` of Snakemake its jobs would go on, unknown to the next run, and its lock would refuse that run; after
 one of DVC, so would Snakemake. So each job ends with its Snakemake, and Snakemake with its DVC.
+
+SIGTERM (preemption, a time limit) and SIGINT (Ctrl-C) are requests to stop: a job that trains saves its state after the
+update it is in, any other ends where it is, and Snakemake waits for its jobs.
 """
 
 from __future__ import annotations
@@ -12,11 +15,15 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn, TextIO
 
 import psutil
 
@@ -26,6 +33,8 @@ RUNNING = Path(".study/running")
 OWNER = "WHEN_IMAGES_SNAKEMAKE"  # environment variable: the process id of the Snakemake that jobs work for
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 ORPHANED = 75  # exit code of a process that stopped because the one it worked for is gone
+STOPPED = 85  # exit code of a job that was told to stop (ERESTART: the same job again goes on)
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 OWNERS: list[psutil.Process] = []  # the processes that this one works for
@@ -57,6 +66,92 @@ def end_with(pid: int) -> None:
     except psutil.NoSuchProcess:
         os._exit(ORPHANED)
     threading.Thread(target=watch, daemon=True).start()
+
+
+class Stopped(Exception):
+    """A job was told to stop and has saved what it needs to go on. Says where it stopped."""
+
+
+class StopRequest:
+    """Whether this process has been told to stop.
+
+    It then ends at once, as after `kill -9` but with a line that says so, unless it has said that it would rather
+    come to an end by itself (`defer`). A second Ctrl-C ends it in any case.
+    """
+
+    def __init__(self) -> None:
+        self.asked: str | None = None  # the name of the first signal
+        self.deferred = False
+        self.interrupts = 0
+        self.process: int | None = None
+        self.title: str | None = None  # what stops; None: somebody else tells the user
+        self.screen: TextIO | None = None  # None: standard error, where otherwise the log is
+
+    def listen(self) -> None:
+        """From now on SIGTERM and SIGINT are requests to stop. Also those that came while they were blocked."""
+        self.process = os.getpid()
+        for number in SIGNALS:
+            signal.signal(number, self.heard)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Requests wait while this imports what would answer them in its own way: Composer does from its import on."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            yield
+        finally:
+            if self.process is None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            else:
+                self.listen()
+
+    def heard(self, number: int, _: object) -> None:
+        if os.getpid() != self.process:
+            os._exit(STOPPED)  # a forked helper: it has nothing to save and nothing to say
+        self.asked = self.asked or signal.Signals(number).name
+        self.interrupts += number == signal.SIGINT
+        if not self.deferred or self.interrupts > 1:
+            self.say(f"stopped by {self.asked}")
+            os._exit(STOPPED)
+
+    def close(self) -> None:
+        """From now on signals change nothing: the job is done, and the interpreter's own end takes a while."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def say(self, line: str) -> None:
+        """Tell the log and the screen. Unbuffered: a signal may come in the middle of another line."""
+        if self.title:
+            screen = self.screen.fileno() if self.screen else 2
+            os.write(screen, f"{self.title}: {line}; the same command goes on\n".encode())
+            if screen != 2:
+                os.write(2, f"{line}\n".encode())
+
+    def defer(self) -> None:
+        """From now on this process goes on when it is told to stop: until it finds that it was `asked`, or is done."""
+        self.deferred = True
+
+    def leave(self, where: str) -> NoReturn:
+        """End a job that was asked to stop and has saved its state. `where`: "after step 12 of 40"."""
+        raise Stopped(where)
+
+
+STOP = StopRequest()  # this process's
+
+
+def stop_jobs_below(pid: int, every: float = 0.5) -> None:
+    """Tell all jobs below a process to stop, and those that begin after; for a thread that ends with the process.
+
+    Telling a job twice changes nothing.
+    """
+    while True:
+        with suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    if "-m pipeline run" in " ".join(process.cmdline()):
+                        process.terminate()
+        time.sleep(every)
 
 
 def end_with_dvc() -> None:

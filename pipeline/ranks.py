@@ -9,18 +9,23 @@ all of them. The first node's makes the artifact; all nodes see the project's fo
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TextIO
 
+import psutil
+
 from pipeline.files import read_json
-from pipeline.processes import OWNER
+from pipeline.processes import OWNER, SIGNALS, STOP, STOPPED, Stopped
 from pipeline.study import PHASES
 
 TRAINS = "pipeline.training.train"
 ERROR = "error.txt"  # what the first rank that failed said, in the folder of the artifact to be
+STOPPED_AT = "stopped.txt"  # where the ranks stopped that were told to
 MEASURED = "measured.json"
 
 
@@ -42,9 +47,9 @@ class Ranks:
 
 
 def asked_for(description: dict) -> tuple[int, int]:
-    """Nodes, and devices on each, for a job file's job; only training takes several, and taking over a state does not."""
+    """Nodes, and devices on each, for a job file's job; only what is trained takes several."""
     card = description["card"]
-    if PHASES[card["phase"]] != TRAINS or "checkpoint" in card["settings"]:
+    if PHASES[card["phase"]] != TRAINS or "checkpoint" in card["settings"] or "failed" in card:
         return 1, 1
     return description["context"]["nodes"], description["context"]["devices"]
 
@@ -89,15 +94,34 @@ def become_srun(nodes: int, cores: int, arguments: list[str]) -> NoReturn:
 def train(ranks: Ranks, file: Path, out: Path, log: Path | None, screen: TextIO) -> dict:
     """Have this node's ranks train for a job file's job; the first node's leave the state in `out`, an empty folder.
 
-    Returns what they measured (nothing on other nodes). Raises RankFailed.
+    Returns what they measured (nothing on other nodes). Raises RankFailed, or Stopped if they were told to stop.
     """
     command = [sys.executable, "-m", "composer", "-n", str(ranks.devices)]
     if ranks.nodes > 1:  # the launcher takes the rest from the environment
         command += ["--world_size", str(ranks.nodes * ranks.devices)]
     command += ["-m", "pipeline", "rank", str(file), str(out), *(["--log", str(log)] if log else [])]
+    STOP.defer()
+    # The launcher would end its ranks half a minute after a signal, whatever they do; they look after themselves.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     # Its ranks' errors go to the log, all but what rank 0 has to say on the screen.
-    code = subprocess.run(command, env=os.environ | {OWNER: str(os.getpid())}, stderr=screen).returncode
+    launcher = subprocess.Popen(command, env=os.environ | {OWNER: str(os.getpid())}, stderr=screen)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    code = wait_for_ranks(launcher)
+    if code == STOPPED:
+        at = out / STOPPED_AT
+        raise Stopped(at.read_text() if at.exists() else "before its first step")
     if code:
         error = out / ERROR
         raise RankFailed(error.read_text().strip() if error.exists() else f"the ranks ended with exit code {code}")
     return read_json(out / MEASURED) if ranks.node == 0 else {}
+
+
+def wait_for_ranks(launcher: subprocess.Popen) -> int:
+    """The launcher's exit code, which is a rank's. A request to stop is passed on, also to ranks that begin after it."""
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return launcher.wait(timeout=0.5)
+        if STOP.asked:
+            for process in psutil.Process(launcher.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    process.terminate()

@@ -14,31 +14,35 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import TextIO
 
 from pipeline import artifacts
 from pipeline.devices import take_gpus
-from pipeline.files import atomic_folder, digest, read_json, stable_json, write_text
-from pipeline.processes import end_if_orphaned
+from pipeline.failed import note, note_failure
+from pipeline.files import Damaged, atomic_folder, date_now, digest, one_line, read_json, stable_json, write_text
+from pipeline.processes import STOP, STOPPED, Stopped, StopRequest, end_if_orphaned
 from pipeline.progress import Progress
-from pipeline.ranks import ERROR, MEASURED, RankFailed, Ranks, find_ranks, start_on_all_nodes, train
+from pipeline.provenance import provenance
+from pipeline.ranks import ERROR, MEASURED, STOPPED_AT, RankFailed, Ranks, find_ranks, start_on_all_nodes, train
 from pipeline.study import PHASES
 
 DATA_PHASES = ("sources", "tokenizer", "shards", "features")
-PARTIAL = Path(".study/partial")
-RESUME = Path(".study/resume")
+JOB_KEYS = {"card", "inputs", "continues", "context", "place", "folder", "published"}
+CARD_KEYS = {"phase", "id", "settings"}
 WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
 @dataclass(frozen=True)
 class JobFile:
-    """What a phase's `run` gets: its settings, its parents' folders, and where it may keep resumable state."""
+    """What a phase's `run` gets: its settings, its parents' folders, where it may keep resumable state, and whether it shall stop."""
 
     card: dict
     inputs: dict[str, Path]
     continues: Path | None
     context: dict
     progress: Progress
+    stop: StopRequest = STOP
 
     @property
     def phase(self) -> str:
@@ -54,18 +58,19 @@ class JobFile:
 
         It belongs to the card, not to the id: other code or other parents must not continue it.
         """
-        return RESUME / f"{self.card['id']}-{digest(self.card)}"
+        return artifacts.RESUME / f"{self.card['id']}-{digest(self.card)}"
 
 
-def open_job(description: dict, screen: TextIO) -> JobFile:
-    """The job of a job file, which shows its progress on `screen`."""
+def open_job(description: dict, screen: TextIO, first: bool) -> JobFile:
+    """The job of a job file, which shows its progress on `screen`, and in a file if this is its first process."""
     card = description["card"]
+    file = artifacts.PROGRESS / f"{card['phase']}-{card['id']}.json" if first else None
     return JobFile(
         card=card,
         inputs={role: Path(folder) for role, folder in description["inputs"].items()},
         continues=Path(description["continues"]) if description["continues"] else None,
         context=description["context"],
-        progress=Progress(f"[{description['place'] or '-'}] {card['phase']} {card['id']}", screen),
+        progress=Progress(card["phase"], card["id"], description["place"], screen, file),
     )
 
 
@@ -73,8 +78,13 @@ def run_job(file: Path, log: Path | None) -> int:
     """Carry out the job that `file` describes. Returns the exit code; an error's one line goes to the screen."""
     try:
         description = read_json(file)
-    except (OSError, ValueError) as error:
-        print(f"{file}: not a job file ({error})", file=sys.stderr)
+        if lacking := JOB_KEYS - description.keys() or CARD_KEYS - description["card"].keys():
+            raise ValueError(f"no {min(lacking)}")
+        if (phase := description["card"]["phase"]) not in PHASES:
+            raise ValueError(f"unknown phase {phase!r}")
+        date_now(file)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        print(f"{file}: not a job file ({one_line(error)})", file=sys.stderr)
         return 2
     start_on_all_nodes(description, ["run", str(file), *(["--log", str(log)] if log else [])])
     try:
@@ -84,11 +94,21 @@ def run_job(file: Path, log: Path | None) -> int:
         return 2
     if log and ranks.node:
         log = log.with_suffix(f".node{ranks.node}.log")
-    screen = redirect(log) if log else sys.stderr
-    job, card = open_job(description, screen), description["card"]
+    try:
+        screen = redirect(log) if log else sys.stderr
+    except OSError as error:
+        print(f"{log}: {error.strerror}", file=sys.stderr)
+        return 2
+    job, card = open_job(description, screen, ranks.node == 0), description["card"]
+    STOP.title, STOP.screen = f"{card['phase']} {card['id']}", screen
     start, cpu = time.time(), cpu_seconds()
     folder, published = description["folder"], description["published"]
+    if log:
+        note(log).unlink(missing_ok=True)
+    job.progress.note()
+    source = provenance(Path(".")) if log else {}  # now: the commit may be another when the job ends
     try:
+        check_parents(job)
         if ranks.node:  # the first node makes the artifact
             take_devices(job)
             train(ranks, file, partial(job), log, screen)
@@ -101,22 +121,34 @@ def run_job(file: Path, log: Path | None) -> int:
         artifacts.remember(Path("."), folder, f"{folder}/{artifacts.FILES}")
         if published:
             publish(Path(folder), Path(published))
+    except Stopped as where:
+        STOP.say(f"stopped by {STOP.asked} {where}")
+        return STOPPED
     except Exception as error:
-        traceback.print_exc()
+        with suppress(OSError):  # the log may be on the disk that is full
+            traceback.print_exc()
+        distrust(error)
         print(f"{card['phase']} {card['id']}: {said(error)}", file=screen)
+        if log:
+            note_failure(log, digest(card), said(error))
         return 1
+    finally:
+        job.progress.close()
+    seconds = round(time.time() - start, 2)
     spent = {
-        "seconds": round(time.time() - start, 2),
+        "seconds": seconds,
         "cpu_seconds": round(cpu_seconds() - cpu, 2),
         "peak_memory_mb": max(resource.getrusage(who).ru_maxrss for who in WHO) // 1024,
-        "machine": platform.node(),
+        "host": platform.node(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if log:
-        write_text(log.with_suffix(".json"), stable_json({"card": digest(card)} | spent))
-    job.progress.done(spent["seconds"])
+        write_text(log.with_suffix(".json"), stable_json({"card": digest(card)} | spent | source))
+    job.progress.done(seconds)
     print("finished", flush=True)
-    shutil.rmtree(job.resume, ignore_errors=True)
+    for state, owner in artifacts.resumable(Path(".")).items():
+        if owner == card["id"]:  # also what an earlier version of it has left
+            shutil.rmtree(state, ignore_errors=True)
     return 0
 
 
@@ -128,22 +160,45 @@ def run_rank(file: Path, out: Path, log: Path | None) -> int:
     rank, description = int(os.environ["RANK"]), read_json(file)
     with open(os.devnull, "w") as nowhere:
         screen = nowhere if rank else redirect(log, fresh=False) if log else sys.stderr
-        job = open_job(description, screen)
+        job = open_job(description, screen, rank == 0)
         try:
-            measured = importlib.import_module(PHASES[job.phase]).run(job, out)
+            measured = phase_module(job).run(job, out)
             if rank == 0:
                 write_text(out / MEASURED, stable_json(measured))
+        except Stopped as where:
+            if rank == 0:
+                write_text(out / STOPPED_AT, str(where))
+            return STOPPED
         except Exception as error:
             traceback.print_exc()
+            distrust(error)
             with suppress(FileExistsError), open(out / ERROR, "x") as first:
                 first.write(f"rank {rank}: {said(error)}\n")
             return 1
     return 0
 
 
+def check_inputs(job: JobFile) -> None:
+    """Raise ValueError for an input that is not what it was when it was made, however it looks from outside.
+
+    Shards are left to those that read them, as several ranks share that.
+    """
+    for folder in [*job.inputs.values(), *([job.continues] if job.continues else [])]:
+        if folder.parent.name != "shards" and (file := artifacts.changed(folder)):
+            raise Damaged(folder, file)
+
+
+def distrust(error: Exception) -> None:
+    """If an artifact was found damaged, have the next plan read its files, so that it is made again."""
+    if folder := getattr(error, "folder", None):
+        artifacts.forget(Path("."), folder)
+
+
 def said(error: Exception) -> str:
-    """An error in one line; what a rank said has its kind already."""
-    return str(error) if isinstance(error, RankFailed) else f"{type(error).__name__}: {error}"
+    """An error in one line, with what to do if it knows that; what a rank said has its kind already."""
+    advice = f"; {error.advice}" if hasattr(error, "advice") else ""
+    text = str(error) if isinstance(error, RankFailed) else f"{type(error).__name__}: {error}{advice}"
+    return one_line(" ".join(text.split()), 2000)
 
 
 def cpu_seconds() -> float:
@@ -158,7 +213,25 @@ def already_made(folder: str, card: dict) -> bool:
 
 def partial(job: JobFile) -> Path:
     """Where an artifact is made, outside any tracked folder; all nodes of a job know it."""
-    return PARTIAL / job.card["id"]
+    return artifacts.PARTIAL / job.card["id"]
+
+
+def check_parents(job: JobFile) -> None:
+    """Raises ValueError for an artifact in a parent's place that is not the one that the study means.
+
+    One that is not there at all is the phase's to miss. `continues` is no parent: it is another state of the same run.
+    """
+    wanted = {role: parent["card"] for role, parent in job.card["parents"].items()}
+    for role, folder in job.inputs.items():
+        if (folder / artifacts.FILES).exists():
+            fault = artifacts.damage(Path("."), str(folder), f"{folder}/{artifacts.FILES}", wanted[role])
+            if fault:
+                raise ValueError(f"{folder}: {fault}, as {role} of this job the study means card {wanted[role]}")
+    if job.continues and (job.continues / artifacts.CARD).exists():
+        other, same = read_json(job.continues / artifacts.CARD), ("phase", "code", "parents")
+        runs = [{key: card[key] for key in same} | {**card["settings"], "stop": 0} for card in (other, job.card)]
+        if runs[0] != runs[1]:
+            raise ValueError(f"{job.continues / artifacts.CARD}: is of another run than the one to be continued")
 
 
 def take_devices(job: JobFile) -> None:
@@ -172,17 +245,29 @@ def make(job: JobFile, out: Path, ranks: Ranks, file: Path, log: Path | None) ->
 
     What goes into the folder is the same on every run; times and machines go to the log.
     """
-    take_devices(job)
-    if ranks.several:
-        measured = train(ranks, file, out, log, job.progress.screen)
+    if "failed" in job.card:
+        measured = {"failed": job.card["failed"]}
+        print(f"kept as failed: {job.card['failed']}", flush=True)
     else:
-        measured = importlib.import_module(PHASES[job.phase]).run(job, out) or {}
+        take_devices(job)
+        check_inputs(job)
+        if ranks.several:
+            measured = train(ranks, file, out, log, job.progress.screen)
+        else:
+            measured = phase_module(job).run(job, out) or {}
+    job.stop.defer()  # what is left takes a moment, and the work is done
     if job.phase in DATA_PHASES:
         measured["licences"] = job.context["licences"]
     write_text(out / MEASURED, stable_json(measured))
     artifacts.make_manifest(out, digest(job.card))
     write_text(out / artifacts.CARD, stable_json(job.card))
     end_if_orphaned()  # nothing appears behind the back of the next run
+
+
+def phase_module(job: JobFile) -> ModuleType:
+    """What carries out a job's phase."""
+    with job.stop.held():
+        return importlib.import_module(PHASES[job.phase])
 
 
 def publish(made: Path, published: Path) -> None:
@@ -199,7 +284,7 @@ def publish(made: Path, published: Path) -> None:
     write_text(published, stable_json(manifest))
 
 
-def redirect(log: Path, fresh: bool = True):
+def redirect(log: Path, fresh: bool = True) -> TextIO:
     """Send this process's output to the end of a log file, and return a stream that still reaches the screen."""
     screen = os.fdopen(os.dup(2), "w", buffering=1)
     log.parent.mkdir(parents=True, exist_ok=True)

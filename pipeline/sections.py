@@ -122,11 +122,12 @@ class Encoder(Section):
         """What it sees. The parts of a concatenation see the same pixels, padded with the first one's mean colour."""
         kinds = [part.kind for part in self.parts] or [self.kind]
         mean = VITS[kinds[0]].mean if kinds[0] in VITS else (0.5, 0.5, 0.5)
-        return Square(self.pixels, self.fit, tuple(int(255 * share) for share in mean))
+        red, green, blue = (int(255 * share) for share in mean)
+        return Square(self.pixels, self.fit, (red, green, blue))
 
     @field_validator("weights", "parts")
     @classmethod
-    def belongs_to_the_kind(cls, value, info: ValidationInfo):
+    def belongs_to_the_kind(cls, value: Any, info: ValidationInfo) -> Any:
         """Networks have weights, a concatenation has parts, and nothing else has either."""
         kind = info.data.get("kind")
         wanted = kind == "concatenated" if info.field_name == "parts" else kind not in ("concatenated", "patch")
@@ -136,7 +137,7 @@ class Encoder(Section):
 
     @field_validator("sha256")
     @classmethod
-    def is_of_a_file(cls, value: str | None, info: ValidationInfo):
+    def is_of_a_file(cls, value: str | None, info: ValidationInfo) -> str | None:
         kind = info.data.get("kind")
         if value is not None and kind not in VITS:
             raise PydanticCustomError("kind", f"nothing for kind '{kind}'")
@@ -144,9 +145,9 @@ class Encoder(Section):
 
     @field_validator("pixels", "fit", "patches", "width")
     @classmethod
-    def fits_the_parts(cls, value: int | str, info: ValidationInfo):
+    def fits_the_parts(cls, value: int | str, info: ValidationInfo) -> int | str:
         """All parts of a concatenation see the same pixels as the same patches, and their widths add up."""
-        found = [getattr(part, info.field_name) for part in info.data.get("parts", [])]
+        found = [getattr(part, str(info.field_name)) for part in info.data.get("parts", [])]
         fits = value == sum(found) if info.field_name == "width" else set(found) == {value}
         if found and not fits:
             raise PydanticCustomError("parts", f"what fits the parts' {', '.join(map(str, found))}")
@@ -180,8 +181,8 @@ def find_weights(encoder: Encoder) -> list[Path] | None:
     from importlib.util import find_spec
 
     if encoder.parts:
-        found = [find_weights(part) for part in encoder.parts]
-        return None if None in found else [folder for folders in found for folder in folders]
+        found = [folders for part in encoder.parts if (folders := find_weights(part)) is not None]
+        return [folder for folders in found for folder in folders] if len(found) == len(encoder.parts) else None
     if encoder.weights is None:
         return []
     if encoder.kind in VITS:

@@ -6,10 +6,11 @@ ever parses an id. Two experiments that need the same model get the same job.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline import design
 from pipeline.config import Checkpoints, ConfigError, Corpora, Located, Recipe, Settings, find_tokenizer
@@ -23,7 +24,7 @@ PHASES = {
     "sources": "pipeline.data.sources",
     "tokenizer": "pipeline.data.tokenizer",
     "shards": "pipeline.data.convert",
-    "features": "pipeline.data.features",
+    "features": "pipeline.model.features",
     "pretrain": "pipeline.training.train",
     "cooldown": "pipeline.training.train",
     "finetune": "pipeline.training.train",
@@ -85,6 +86,9 @@ class Job:
         return f"results/made_from/{self.label}.json" if self.phase == "tables" else None
 
 
+Evaluated = Literal["model", "blind", "cooldown"]
+
+
 @dataclass(frozen=True)
 class Cell:
     """A model of an experiment whatever its seed, and the state of it that is evaluated.
@@ -93,14 +97,14 @@ class Cell:
     """
 
     recipe: Recipe  # its seed is the recipe's first; runs have their own
-    evaluated: Literal["model", "blind", "cooldown"] = "model"
+    evaluated: Evaluated = "model"
 
 
 @dataclass(frozen=True)
 class Experiment:
     """What an experiment evaluates, how often, and which other state of each model it looks at too."""
 
-    evaluated: Literal["model", "blind", "cooldown"] = "model"
+    evaluated: Evaluated = "model"
     repeats: Literal["primary", "other"] = "other"
     stages: bool = False  # the model's state after the cooldown is evaluated too
 
@@ -164,10 +168,11 @@ TABLES = {
     "examples": Table(("figures/examples.png", "figures/examples.csv")),
     "claims": Table(both("claims"), tuple(EXPERIMENTS)),
     "comparison": Table(both("comparison"), tuple(EXPERIMENTS)),
+    "report": Table(("report.html",)),  # of all others: it comes last
 }
 
 
-def grid(recipe: Recipe, sweep) -> list[Recipe]:
+def grid(recipe: Recipe, sweep: Iterable[tuple[str, list]]) -> list[Recipe]:
     """The recipe with every combination of the values that a sweep lists, in its order; none if a list is empty."""
     varied = dict(sweep)
     return [recipe.model_copy(update=dict(zip(varied, combination))) for combination in product(*varied.values())]
@@ -193,7 +198,9 @@ class Study:
         ):
             setattr(self, phase.__name__, cache(phase))
         self.check()
-        self.tables = {name: self.table(name) for name in TABLES}
+        self.tables: dict[str, Job] = {}
+        for name in TABLES:
+            self.tables[name] = self.report() if name == "report" else self.table(name)
 
     @property
     def recipe(self) -> Recipe:
@@ -237,6 +244,11 @@ class Study:
                     state = self.evaluate(self.cooldown(recipe), recipe)
                     found[Cell(cell.recipe, "cooldown"), seed] = state
         return found
+
+    @cached_property
+    def experiment_jobs(self) -> dict[str, set[tuple[str, str]]]:
+        """The jobs that each experiment needs."""
+        return {name: {job.key for job in lineage(*self.runs(name).values())} for name in EXPERIMENTS}
 
     def trained(self, recipe: Recipe, evaluated: str) -> Job:
         """The job that makes what a cell evaluates."""
@@ -306,8 +318,15 @@ class Study:
             revision = checkpoints.steps[step].revision
             raise ConfigError("params.yaml", key, "keep", f"fresh: the checkpoint {revision} comes without moments")
 
-    def add(self, phase: str, label: str, settings: dict, parents: dict[str, Job] | None = None, **context) -> Job:
-        job = Job(phase, label, settings, parents or {}, **context)
+    def add(
+        self,
+        phase: str,
+        label: str,
+        settings: dict,
+        parents: dict[str, Job] | None = None,
+        continues: Job | None = None,
+    ) -> Job:
+        job = Job(phase, label, settings, parents or {}, continues)
         return self.jobs.setdefault(job.key, job)
 
     # --- data ---
@@ -319,6 +338,7 @@ class Study:
         """
         if isinstance(self.settings.data.source, Corpora):
             return self.corpora(part, captions)
+        assert self.settings.scale.data, "a scale without sizes of made data is refused before"
         data = self.settings.scale.data.model_dump()
         text_keys = {"seed", "documents", "heldout_documents"}
         keys = text_keys if part == "text" else set(data) - (text_keys - {"seed"})
@@ -327,7 +347,9 @@ class Study:
 
     def corpora(self, part: str, captions: str | None) -> Job:
         """The files of a part of real corpora; of captions, those that a recipe names."""
-        source, settings = self.settings.data.source, {"source": "corpora", "part": part}
+        source = self.settings.data.source
+        assert isinstance(source, Corpora)
+        settings: dict = {"source": "corpora", "part": part}
         if part == "evaluation":
             settings["split"] = self.settings.params.split
             corpora = getattr(source.evaluation, self.settings.params.split)
@@ -346,8 +368,9 @@ class Study:
         vocabulary = self.settings.scale.model.vocabulary
         if given := self.given_tokenizer:
             settings = {"vocabulary": vocabulary, "given": file_hash(find_tokenizer(given))}
-            own = isinstance(given, Checkpoints) and given.tokenizer != "gpt_neox"
-            return self.add("tokenizer", "given", settings | ({"end": given.end} if own else {}))
+            if isinstance(given, Checkpoints) and given.tokenizer != "gpt_neox":
+                settings["end"] = given.end
+            return self.add("tokenizer", "given", settings)
         parents = {part: self.source(part) for part in ("text", "captions", "instructions")}
         return self.add("tokenizer", "bpe", {"vocabulary": vocabulary}, parents)
 
@@ -379,8 +402,8 @@ class Study:
         }
         return self.add("features", f"{part}-{encoder}", settings, {"source": self.source(part)})
 
-    def encoder_settings(self, name: str, exclude: set[str] = frozenset()) -> dict:
-        hidden = {"tflops_an_image": True, "parts": {"__all__": {"tflops_an_image"}}}
+    def encoder_settings(self, name: str, exclude: Set[str] = frozenset()) -> dict:
+        hidden: dict[str, Any] = {"tflops_an_image": True, "parts": {"__all__": {"tflops_an_image"}}}
         return self.settings.encoders[name].model_dump(exclude=hidden | dict.fromkeys(exclude, True))
 
     def cached_features(self, part: str, recipe: Recipe, role: str = "features") -> dict[str, Job]:
@@ -394,7 +417,10 @@ class Study:
 
     def model_size(self, size: str) -> ModelSize:
         model, larger = self.settings.scale.model, self.settings.scale.larger
-        return model if size == "base" else model.model_copy(update=larger.model_dump())
+        if size == "base":
+            return model
+        assert larger, "a scale without one is refused before"
+        return model.model_copy(update=larger.model_dump())
 
     def text_phase(self, budget: float) -> TextPhase:
         """The text run's optimisation, with its tokens for a multiple of the scale's budget: whole steps."""
@@ -452,6 +478,7 @@ class Study:
     def imported(self, step: int) -> Job:
         """The state of a published text run after `step` updates."""
         checkpoints = self.settings.checkpoints
+        assert checkpoints
         checkpoint = checkpoints.steps[step]
         settings = {
             "model": self.model_size("base").model_dump(),
@@ -595,6 +622,29 @@ class Study:
             settings["claims"] = design.resolve(self)
         return self.add("tables", name, settings, parents)
 
+    def report(self) -> Job:
+        """The report: all that the tables show, and what every number comes from, down to the data."""
+        settings = {
+            "make": "report",
+            "tasks": self.settings.tasks.model_dump(),
+            "split": self.settings.params.split,
+            "preset": self.settings.params.preset,
+            "recipe": self.recipe.model_dump(),
+            "prior": self.evaluate(self.finetune(self.recipe, blind=True), self.recipe).id,
+            "rows": [
+                {"run": scores.id, **self.describe(cell, seed, tuple(EXPERIMENTS))}
+                for (cell, seed), scores in self.all_runs.items()
+            ],
+            "text": {},
+            "claims": {claim["name"]: claim for claim in self.tables["claims"].settings["claims"]},
+            "tables": {name: list(TABLES[name].files) for name in self.tables},
+            "lineage": ancestry(*self.tables.values()),
+        }
+        for job in self.tables.values():
+            settings["text"] |= job.settings.get("text", {})
+        parents = {f"tables/{name}": job for name, job in self.tables.items()}
+        return self.add("tables", "report", settings, parents | {"evaluation": self.source("evaluation")})
+
     @cached_property
     def published(self) -> list[dict]:
         """The paper's figures, each with the name of the cell that answers to it."""
@@ -607,7 +657,7 @@ class Study:
         """The runs that a table shows: its experiments', and the recipe itself where it is what they compare with."""
         runs = {run: job for experiment in TABLES[name].experiments for run, job in self.runs(experiment).items()}
         if name in ("table2", "table8", "table9", "controls", "examples"):
-            states = ("model", "cooldown") if name == "table8" else ("model",)
+            states: tuple[Evaluated, ...] = ("model", "cooldown") if name == "table8" else ("model",)
             cells = {Cell(self.recipe, state) for state in states}
             mine = {run: job for run, job in self.all_runs.items() if run[0] in cells}
             runs = mine | runs
@@ -702,11 +752,32 @@ def suffix(recipe: Recipe) -> str:
 
 def training(scores: Job) -> list[Job]:
     """The training jobs behind an evaluation, the text run's state first."""
-    found, job = [], scores.parents.get("checkpoint")
+    found: list[Job] = []
+    job = scores.parents.get("checkpoint")
     while job:
         found.insert(0, job)
         job = job.parents.get("branch")
     return found
+
+
+def ancestry(*tables: Job) -> dict[str, dict]:
+    """Who descends from whom below some tables, for those who read no jobs: what the report and a trace go by.
+
+    {"jobs": {"PHASE/ID": {"settings", "parents": {role: "PHASE/ID"}}}, "sections": {digest: settings}}: a section of
+    settings that many jobs share is listed once, and stands in their settings as {"section": digest}.
+    """
+    jobs, sections = {}, {}
+    for job in lineage(*tables):
+        if job.phase == "tables":
+            continue
+        settings = dict(job.settings)
+        for name, section in job.settings.items():
+            if section and isinstance(section, dict):
+                settings[name] = {"section": digest(section)}
+                sections[digest(section)] = section
+        parents = {role: "/".join(parent.key) for role, parent in sorted(job.parents.items())}
+        jobs["/".join(job.key)] = {"settings": settings, "parents": parents}
+    return {"jobs": jobs, "sections": sections}
 
 
 def lineage(*jobs: Job) -> list[Job]:

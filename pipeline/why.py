@@ -18,7 +18,8 @@ def why(ledger: Ledger, target: str) -> str:
     """
     job = find(ledger, target)
     if ledger.is_current(job):
-        return f"{target}: up to date (card {ledger.digest(job)})"
+        failed = ledger.card(job).get("failed")
+        return f"{target}: up to date (card {ledger.digest(job)})" + (f"; kept as failed: {failed}" if failed else "")
     roots = [j for j in lineage(job) if is_root(ledger, j)]
     first = job if job in roots else roots[0]
     name = "" if first is job else f"{first.phase} {first.id}: "
@@ -51,8 +52,8 @@ def is_root(ledger: Ledger, job: Job) -> bool:
 def reason(ledger: Ledger, job: Job) -> str:
     """What the job's own artifact lacks: files, or equality with today's card."""
     card, old = ledger.card(job), ledger.old_card(job)
-    if old == card:
-        return ledger.faults[job.key]
+    if old == card and (fault := ledger.faults[job.key]):
+        return fault
     if old is None and ledger.was_here(job):
         return "it was here and has been deleted"
     if old is not None and not is_card(old):
@@ -84,6 +85,8 @@ def is_card(card: object) -> bool:
 def differences(old: dict, new: dict) -> list[str]:
     """Settings with their old and new values, changed modules, and other parents, in this order."""
     lines = list(setting_changes(old["settings"], new["settings"]))
+    failed = [{"failed": card["failed"]} if "failed" in card else {} for card in (old, new)]
+    lines += setting_changes(failed[0], failed[1])
     lines += [f"code of {module} changed" for module in changed(old["code"], new["code"])]
     return lines + [f"parent {role} changed" for role in changed(old["parents"], new["parents"])]
 

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import yaml
 
 from pipeline import server
 from pipeline.cards import Ledger
 from pipeline.config import ConfigError, Corpora, check_weights, load_settings
-from pipeline.processes import OWNER, Presence, end_with_dvc, remove_stale_locks
+from pipeline.failed import failure
+from pipeline.files import write_text
+from pipeline.processes import (
+    OWNER,
+    OWNERS,
+    SIGNALS,
+    Presence,
+    end_with_dvc,
+    remove_stale_locks,
+    stop_jobs_below,
+)
 from pipeline.study import STAGES, TABLES, Job, Study, lineage
 
 Made = TypeVar("Made")
+UNRECORDED = Path(".study/unrecorded")  # there from the first job on until what was made is noted in dvc.lock
 
 
 def open_ledger(root: Path) -> Ledger:
@@ -34,19 +50,33 @@ def refuse(make: Callable[[], Made]) -> Made:
         raise SystemExit(2) from None
 
 
+DVC_FILES = ("dvc.lock", ".dvc/tmp/rwlock")  # what DVC writes without a partial file, and refuses to work without
+
+
+def is_torn(lock: Path) -> bool:
+    """Whether one of DVC_FILES (YAML, or JSON, which is YAML too) cannot be read: DVC was ended while it wrote it."""
+    try:
+        return not isinstance(yaml.load(lock.read_text(encoding="utf-8"), yaml.CSafeLoader), dict)  # None: empty
+    except yaml.YAMLError:
+        return True
+    except OSError:
+        return False
+
+
 class Workflow:
     """The study as Snakemake sees it.
 
     `main` is false for the copies of Snakemake that a cluster's nodes run: they carry out one job and decide nothing.
+    `dry` tells, once Snakemake knows, whether it only plans (`snakemake -n`).
     """
 
-    def __init__(self, root: Path, config: dict, main: bool):
+    def __init__(self, root: Path, config: dict, main: bool, dry: Callable[[], bool] = bool):
         if config:
             allowed = "nothing: settings are in params.yaml (edit it, or use `dvc exp run -S KEY=VALUE`)"
             print(ConfigError("command line", "--config", dict(config), allowed), file=sys.stderr)
             raise SystemExit(2)
         gc.set_threshold(100_000, 50, 50)  # a plan makes many objects and little garbage: a tenth less CPU time
-        self.root = root
+        self.root, self.main, self.dry, self.started, self.stopping = root, main, dry, False, False
         self.ledger = open_ledger(root)
         self.study, self.settings = self.ledger.study, self.ledger.study.settings
         os.environ[OWNER] = str(os.getpid())
@@ -57,8 +87,11 @@ class Workflow:
             if busy:
                 print(busy, file=sys.stderr)
             self.ledger.take_back()
+            if not self.presence.others():
+                self.ledger.tidy()
             self.ledger.mark_deleted()
             self.ledger.write_jobs()
+            atexit.register(self.record_late)
 
     def start(self, here: bool) -> None:
         """Before the first job runs: end with one line if data or weights that a job needs are not there.
@@ -69,8 +102,27 @@ class Workflow:
         refuse(self.ledger.check_paths)
         if any(job.settings.get("encoder") and not self.ledger.is_current(job) for job in self.ledger.jobs):
             refuse(lambda: check_weights(self.settings.encoders))
+        if self.main:
+            self.started = True
+            write_text(self.root / UNRECORDED, "")
+            for number in SIGNALS:
+                signal.signal(number, self.stop)
+            if sys.stderr.isatty():
+                print("python -m pipeline status --watch, in another terminal, shows how far it is", file=sys.stderr)
         if here and self.settings.scale.hardware.device == "cpu":
             server.start()
+
+    def stop(self, number: int, _: object) -> None:
+        """On SIGTERM or SIGINT: tell the jobs to stop, and wait for them as Snakemake does after Ctrl-C.
+
+        Its own answer to SIGTERM is to let them run to their ends, and to Ctrl-C to trust that they heard it too.
+        """
+        if self.stopping:
+            return
+        self.stopping = True
+        OWNERS.clear()  # a DVC that the same signal has ended: its jobs are stopping already
+        threading.Thread(target=stop_jobs_below, args=[os.getpid()], daemon=True).start()
+        raise KeyboardInterrupt
 
     @property
     def tables(self) -> dict[str, Job]:
@@ -136,10 +188,25 @@ class Workflow:
         """What a table's rule asks for: its expected card, and its parents' cards."""
         return {"job": self.job_file(self.tables[name]), "parents": self.parents(self.tables[name])}
 
-    def table_outputs(self, name: str) -> list[str]:
-        """A table's card, the list of what its files in results/ were made from, and these."""
-        job = self.tables[name]
-        return [job.card, job.published, *(f"results/{file}" for file in TABLES[name].files)]
+    def table_cards(self, name: str) -> list[str]:
+        """A table's card, and the list of what its files in results/ were made from."""
+        return [path for path in (self.tables[name].card, self.tables[name].published) if path]
+
+    def table_files(self, name: str) -> dict[str, str]:
+        """A table's files in results/, each with its category in Snakemake's own report."""
+        kinds = {
+            "report": "Report",
+            "claims": "Verdicts",
+            "comparison": "Beside the paper",
+            "controls": "Controls",
+            "conditions": "Controls",
+        }
+        other = "Tables" if name.startswith("table") else kinds.get(name, "Figures")
+        return {f"results/{file}": "Figures" if file.startswith("figures/") else other for file in TABLES[name].files}
+
+    def has(self, name: str) -> bool:
+        """Whether a table is there as today's study wants it."""
+        return self.ledger.is_current(self.tables[name])
 
     def broken(self, name: str) -> list[str]:
         """The cards of artifacts behind a table that were here and are damaged or gone."""
@@ -155,7 +222,7 @@ class Workflow:
         """Snakemake's input function of a phase: the expected card, and the parents' cards."""
         jobs = {job.id: job for job in self.ledger.jobs if job.phase == phase}
 
-        def inputs(wildcards) -> dict[str, str | list[str]]:
+        def inputs(wildcards: Any) -> dict[str, str | list[str]]:
             if wildcards.id not in jobs:
                 known = ", ".join(sorted(jobs))
                 raise ValueError(f"artifacts/{phase}/{wildcards.id} is not in the study of params.yaml; it has {known}")
@@ -169,29 +236,51 @@ class Workflow:
 
         Under `dvc repro` DVC does that itself.
         """
-        if "DVC_STAGE" in os.environ or not (self.root / ".dvc").is_dir() or not (self.root / ".git").exists():
-            return
+        ours = "DVC_STAGE" not in os.environ and (self.root / ".dvc").is_dir() and (self.root / ".git").exists()
+        if not ours or self.commit():
+            (self.root / UNRECORDED).unlink(missing_ok=True)
+
+    def record_late(self) -> None:
+        """At the end of a run that had nothing to do: note what one has made that was ended before it could."""
+        missed = (self.root / UNRECORDED).exists() or any(is_torn(self.root / name) for name in DVC_FILES)
+        if missed and not self.started and not self.dry() and not self.presence.others():
+            self.record()
+
+    def commit(self) -> bool:
+        """Have DVC note the stages that are complete. Returns whether it could."""
         ledger, complete = Ledger(self.study, self.root), []
         for stage in STAGES:
             if not all(ledger.is_current(job) for job in ledger.stage_jobs(stage)):
                 break
             ledger.set_aside(stage)
             complete.append(stage)
-        if complete:
-            command = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet", *complete]
-            done = subprocess.run(command, cwd=self.root, capture_output=True, text=True)
-            if done.returncode:
-                print(f"dvc.lock was not updated: {done.stderr.strip()}", file=sys.stderr)
+        for torn in filter(is_torn, (self.root / name for name in DVC_FILES)):
+            torn.unlink()
+        if not complete:
+            return True
+        command = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet", *complete]
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True)
+        if done.returncode:
+            print(f"dvc.lock was not updated: {done.stderr.strip()}", file=sys.stderr)
+        return done.returncode == 0
 
     def failures(self) -> str:
-        """For the end of a failed run: what each failed job said, and the command that goes on."""
+        """For the end of a run that failed or was stopped: what each job said, and the command that goes on."""
         ledger = Ledger(self.study, self.root)
-        lines = ["", "Failed:"]
+        said: dict[str, list[str]] = {"Failed:": [], "Stopped:": []}
         for job in ledger.jobs:
             log = Path("logs") / job.phase / f"{job.id}.log"
             if not ledger.is_current(job) and log.exists():
-                said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-                if said and not said[-1].startswith("finished"):
-                    lines.append(f"  {job.phase} {job.id}: {said[-1]}   ({log})")
-        command = " ".join(map(shlex.quote, ["snakemake", *sys.argv[1:]]))
-        return "\n".join([*lines, f"Continue with: {command}"])
+                lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+                if lines and not lines[-1].startswith("finished"):
+                    kind = "Stopped:" if lines[-1].startswith("stopped") else "Failed:"
+                    said[kind].append(f"  {job.phase} {job.id}: {lines[-1]}   ({log})")
+        command = "dvc repro" if "DVC_STAGE" in os.environ else shlex.join(["snakemake", *sys.argv[1:]])
+        always = "Stopped:" if self.stopping else "Failed:"
+        parts = [line for kind, lines in said.items() if lines or kind == always for line in (kind, *lines)]
+        parts.append(f"Continue with: {command}")
+        if any(failure(ledger, job) for job in ledger.jobs):
+            parts.append(
+                "Or let the tables say that these runs failed: python -m pipeline keep-failed, and the same command"
+            )
+        return "\n".join(["", *parts])

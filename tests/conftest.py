@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -116,10 +117,13 @@ def shared_fingerprint(root: Path, phase: str) -> dict[str, str]:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Project:
+    return new_project(tmp_path / "project", monkeypatch)
+
+
+def new_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setattr(cards, "code_fingerprint", shared_fingerprint)
     monkeypatch.setattr(study, "TABLES", {"table1": study.TABLES["table1"]})  # one table, of one experiment
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no test's files need to survive a power cut
-    root = tmp_path / "project"
     root.mkdir()
     shutil.copytree(SOURCE / "configs", root / "configs")
     (root / "pipeline").symlink_to(SOURCE / "pipeline")
@@ -147,3 +151,26 @@ def small_params() -> str:
     params["experiments"] = {name: {key: [] for key in sweep} for name, sweep in params["experiments"].items()}
     params["experiments"]["timing"] = {"branch_percent": [0, 50, 80, 100]}
     return yaml.safe_dump(params, sort_keys=False)
+
+
+# Whole studies, of tests marked end_to_end
+
+
+@pytest.fixture(scope="session", name="study")
+def finished_study(tmp_path_factory) -> Path:
+    """A finished study from nothing, by Snakemake alone, committed; if the kernel allows it, without a network.
+
+    Tests that change it work in a copy.
+    """
+    from test_end_to_end import KEY, OFFLINE, commit, new_project, run
+
+    folder = new_project(tmp_path_factory.mktemp("study") / "first")
+    run(folder, *OFFLINE, "snakemake", "--cores", "2", "study", WANDB_API_KEY=KEY)
+    commit(folder, "done")
+    return folder
+
+
+@pytest.fixture
+def copy(study, tmp_path) -> Path:
+    subprocess.run(["cp", "-a", study, tmp_path / "copy"], check=True)
+    return tmp_path / "copy"

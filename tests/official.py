@@ -6,6 +6,8 @@ import io
 import json
 import pickle
 import random
+import struct
+import zlib
 
 import numpy as np
 import webdataset
@@ -25,6 +27,18 @@ def picture(seed: int, size=(24, 20), format: str = "JPEG") -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format)
     return file.getvalue()
+
+
+def large_png(side: int) -> bytes:
+    """A black square of a thousandth of its bytes: the rows are packed one by one."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(side + 1)) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def sha256(data: bytes) -> str:

@@ -25,6 +25,7 @@ from pipeline.files import file_hash, read_json
 from pipeline.model.huggingface import build_decoder
 from pipeline.model.vlm import VLM, greedy
 from pipeline.plan import Plan
+from pipeline.processes import StopRequest
 from pipeline.run import run_job
 from pipeline.sections import ModelSize
 from pipeline.training import train
@@ -768,6 +769,7 @@ class Job:
     inputs: dict[str, Path]
     resume: Path
     continues: None = None
+    stop: StopRequest = field(default_factory=StopRequest)
     context: dict = field(
         default_factory=lambda: {"wandb": "disabled", "save_steps": 2, "checkpoint_activations": False}
     )

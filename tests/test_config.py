@@ -194,7 +194,6 @@ BROKEN_FILES = {
     "two keys on a line": ("preset: small: tiny\n", "line 1"),
     "list": ("- preset\n- small\n", "a mapping of keys to values"),
     "number": ("3\n", "a mapping of keys to values"),
-    "unknown reference": ("preset: ${nowhere}\n", "nowhere"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import test_training
 import torch
 from conftest import SOURCE
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_training import (
     BATCH,
     BRANCH_STEP,
@@ -37,8 +38,10 @@ from test_training import (
 from pipeline.files import read_json, stable_json
 from pipeline.model import vision
 from pipeline.model.decoder import Block
+from pipeline.processes import STOPPED
 from pipeline.training import train
 from pipeline.training.batches import OrderedDataset
+from pipeline.training.health import PATIENCE
 from pipeline.training.state import find_resumable
 
 RANKS = 2
@@ -256,6 +259,19 @@ def test_a_rank_without_labels_takes_part(pair, parent, sharding):
     assert any(without.issuperset(share) for share in shares)
 
 
+@pytest.mark.parametrize("sharding", SHARDINGS)
+def test_all_ranks_together_watch_the_projector(pair, parent, sharding):
+    """Long enough to be looked at: alive it trains to its end, and with dead units on every rank it is stopped."""
+    epochs = {"epochs": (PATIENCE + 5) * BATCH // 10}
+    alive, _ = pair.together(pair.finetune(parent, **epochs), sharding)
+    dead = pair.new_out()
+    weights = load_file(alive / "model.safetensors")
+    weights["projector.first.bias"].fill_(-1e4)
+    save_file(weights, dead / "model.safetensors")
+    with pytest.raises(RuntimeError, match=f"output has not varied .* at step {PATIENCE}:"):
+        pair.together(pair.finetune(dead, moments="fresh", **epochs), sharding)
+
+
 # Going on with another number of ranks
 
 
@@ -395,6 +411,7 @@ STEPS = 150
 
 def make_project(folder: Path, text: Path) -> Path:
     """A folder with the job file of a text run on two ranks of one node, and the package."""
+    folder.mkdir(exist_ok=True)
     (folder / "pipeline").symlink_to(SOURCE / "pipeline")
     tokens = STEPS * BATCH * MODEL["sequence"]
     settings = {
@@ -479,6 +496,31 @@ def test_a_killed_job_takes_its_ranks_along_and_goes_on_to_the_same_bytes(projec
 
 
 @pytest.mark.end_to_end
+def test_ranks_stop_together_after_an_update_while_others_on_the_machine_go_on(tmp_path, data, straight):
+    first, second = (make_project(tmp_path / name, data["text"]) for name in ("first", "second"))
+    jobs = [begin(project) for project in (first, second)]
+    deadline = time.monotonic() + 200
+    while not list(first.glob(".study/resume/*/last/state.json")):
+        assert time.monotonic() < deadline and jobs[0].poll() is None
+        time.sleep(0.01)
+    jobs[0].terminate()
+    _, screen = jobs[0].communicate()
+    assert jobs[0].returncode == STOPPED
+    said = re.fullmatch(
+        r"pretrain text: (stopped by SIGTERM after step (\d+) of 150); the same command goes on",
+        screen.splitlines()[-1],
+    )
+    assert (first / "logs/text.log").read_text().splitlines()[-1] == said[1]
+    assert not (first / "artifacts").exists()
+    _, screen = jobs[1].communicate()
+    assert jobs[1].returncode == 0, screen
+    assert trained(second) == straight
+    assert begin(first).wait() == 0
+    assert f"continuing after step {said[2]}\n" in (first / "logs/text.log").read_text()
+    assert trained(first) == straight
+
+
+@pytest.mark.end_to_end
 def test_a_rank_that_fails_is_named_and_ends_the_others(project, data, tmp_path):
     shutil.copytree(data["text"], tmp_path / "damaged")
     (tmp_path / "damaged/shard.00000.mds").write_bytes(b"")
@@ -488,7 +530,7 @@ def test_a_rank_that_fails_is_named_and_ends_the_others(project, data, tmp_path)
     assert job.returncode == 1
     assert screen.splitlines()[-1].startswith(
         "pretrain text: rank 0: ValueError: damaged/shard.00000.mds: missing or damaged"
-    )
+    ), screen
     assert not (project / "artifacts").exists()
 
 

@@ -24,6 +24,7 @@ from pipeline.config import (
     parse,
     section_at,
 )
+from pipeline.failed import RUNS
 from pipeline.study import PHASES, STAGES, TABLES, Study
 
 DVC = yaml.safe_load((SOURCE / "dvc.yaml").read_text(encoding="utf-8"))
@@ -39,6 +40,7 @@ FILES = {
     "configs/tasks/${tasks}.yaml": "tasks",
     "configs/claims.yaml": "claims",
     "configs/published.csv": "published",
+    "configs/failed.json": "failed",  # no settings, but part of cards too
 }
 NAMES = {"params.preset": "scale", "params.data": "data", "params.tasks": "tasks"}  # what each stands for
 ENCODER = ("pixels", "cache", "trained_rate")
@@ -326,6 +328,17 @@ def test_settings_that_change_no_card_rerun_nothing(changes):
     assert {"params.wandb", "scale.hardware.memory_mb", "scale.hardware.save_steps"} <= set(idle)
     listed = [f"{key} ({stage})" for stage in STAGES for key in idle if lists(stage, key)]
     assert not listed, f"dvc.yaml: stages list what changes no card: {', '.join(listed)}"
+
+
+@pytest.mark.parametrize("phase", RUNS)
+def test_dvc_reruns_the_stages_whose_cards_say_that_a_run_failed(phase, ledger):
+    job = next(job for job in ledger.jobs if job.phase == phase)
+    kept = Ledger(ledger.study, SOURCE)
+    kept.kept = {f"{phase}/{job.id}": {"card": ledger.digest(job), "reason": "it is out of luck"}}
+    changed = {stage for stage in STAGES for job in kept.stage_jobs(stage) if kept.digest(job) != ledger.digest(job)}
+    assert changed == set(STAGES) - {"prepare"} - set(list(STAGES)[1 : list(STAGES).index(phase)])
+    assert lists(phase, "failed") and all(reruns(stage, "failed") for stage in changed)
+    assert not lists("prepare", "failed")
 
 
 @pytest.mark.parametrize("stage", STAGES)

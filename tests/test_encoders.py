@@ -508,7 +508,7 @@ def tokenizer(tmp_path_factory) -> Path:
     [({}, "[0.00, 0.00, 0.50, 1.00]"), ({"boxes": ["resize", "letterbox"]}, "[0.00, 0.25, 0.50, 0.75]")],
 )
 def test_instructions_are_sharded_in_the_frame_that_the_model_sees(settings, answer, tokenizer, tmp_path):
-    from streaming import StreamingDataset
+    from streaming import LocalDataset
 
     folder = tmp_path / "instructions"
     (folder / "images").mkdir(parents=True)
@@ -522,7 +522,7 @@ def test_instructions_are_sharded_in_the_frame_that_the_model_sees(settings, ans
     )
     (tmp_path / "out").mkdir()
     shards.run(job, tmp_path / "out")
-    (sample,) = StreamingDataset(local=str(tmp_path / "out"), batch_size=1)
+    (sample,) = LocalDataset(local=str(tmp_path / "out"))
     labels = [int(token) for token, label in zip(sample["tokens"], sample["loss"]) if label]
     assert load_tokenizer(tokenizer / "tokenizer.json").decode(labels[:-1]) == answer
 
@@ -572,9 +572,9 @@ def test_answers_are_scored_in_shares_of_the_image(fit, said, score, tokenizer, 
     referring(tmp_path / "evaluation" / "test", (400, 200), [0, 0, 200, 200])
     asked = []
 
-    def reply(model, tokenizer, stop, longest, tokens, features, slots):
-        asked.extend(tokenizer.decode(row.tolist()) for row in tokens)
-        return [said] * len(tokens)
+    def reply(model, tokenizer, stop, longest, prompt):
+        asked.extend(tokenizer.decode(row.tolist()) for row in prompt.tokens)
+        return [said] * len(prompt.tokens)
 
     monkeypatch.setattr(evaluate, "generate", reply)
     task = {"format": "refcoco", "scorer": "box", "threshold": 0.6, "longest": 24}

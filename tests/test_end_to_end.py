@@ -44,6 +44,17 @@ def snakemake(folder: Path, *arguments: str) -> str:
     return run(folder, "snakemake", "--cores", "2", *arguments)
 
 
+def without_network() -> list[str]:
+    """What runs a command in a network namespace of its own, with nothing but loopback; empty where there is none."""
+    alone = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up 2>/dev/null; exec "$@"', "sh"]
+    allowed = shutil.which("unshare") and not subprocess.run([*alone, "true"], capture_output=True).returncode
+    return alone if allowed else []
+
+
+OFFLINE = without_network()
+KEY = "sk-0123456789abcdef"  # a secret of the environment
+
+
 def planned(folder: Path, *targets: str) -> dict[str, int]:
     """How many jobs of each rule Snakemake would run: its "job count" table."""
     output = snakemake(folder, "-n", *targets)
@@ -112,21 +123,6 @@ def new_project(folder: Path) -> Path:
     run(folder, "git", "init", "-q")
     commit(folder, "start")
     return folder
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
-    """A finished study from nothing, by Snakemake alone, committed. Tests that change it work in a copy."""
-    folder = new_project(tmp_path_factory.mktemp("study") / "first")
-    snakemake(folder, "study")
-    commit(folder, "done")
-    return folder
-
-
-@pytest.fixture
-def copy(study, tmp_path) -> Path:
-    run(tmp_path, "cp", "-a", str(study), "copy")
-    return tmp_path / "copy"
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +353,7 @@ def test_every_experiment_shares_what_it_can_and_an_empty_one_is_not_run(copy):
     set_lists(copy, "finetune_epochs", {"finetune_epochs": "[1, 2]"})
     plan = planned(copy, "study")
     assert {rule: count for rule, count in plan.items() if rule in RULES} == {"finetune": 1, "evaluate": 1}
-    assert set(plan) - set(RULES) == {"study", "finetune_epochs", "claims", "comparison", "drawings"}
+    assert set(plan) - set(RULES) == {"study", "finetune_epochs", "claims", "comparison", "drawings", "report"}
     snakemake(copy, "study")
     assert all(folder_hashes(p) == hashes for p, hashes in before.items() if p.parent.name != "tables")
 
@@ -414,9 +410,8 @@ def test_a_killed_engine_goes_on_where_it_was_and_ends_in_the_same_bits(copy, en
     command = ["snakemake"] if engine == "snakemake" else ["dvc", "repro"]
     with (copy / "killed.log").open("w") as log:
         process = subprocess.Popen(command, cwd=copy, env=ENVIRONMENT, stdout=log, stderr=log)
-    job = wait(lambda: job_below(process), process)
     # In slices, and looked at only while it stands still: a job of this size is done soon after its first save.
-    state = wait(lambda: slice_of(job, copy), process)
+    job, state = wait(lambda: slice_of_job(process, copy), process)
     below = psutil.Process(process.pid).children(recursive=True)
     # A second run says who is at work and touches nothing.
     assert "at work in this folder" in run(copy, "snakemake", ok=False)
@@ -442,12 +437,16 @@ def test_a_killed_engine_goes_on_where_it_was_and_ends_in_the_same_bits(copy, en
     assert not list((copy / ".study" / "resume").glob("*"))
 
 
-def slice_of(job: psutil.Process, folder: Path, seconds: float = 0.02) -> Path | None:
-    """Let a job work for a moment and suspend it; returns its saved state once it has one."""
-    job.resume()
-    time.sleep(seconds)
-    job.suspend()
-    return next((folder / ".study" / "resume").glob("*/last/state.json"), None)
+def slice_of_job(engine: subprocess.Popen, folder: Path, seconds: float = 0.02) -> tuple[psutil.Process, Path] | None:
+    """Let the job below an engine work for a moment and suspend it; returns it and its saved state once it has one."""
+    with contextlib.suppress(psutil.NoSuchProcess):  # the server forks more than jobs
+        if job := job_below(engine):
+            job.resume()
+            time.sleep(seconds)
+            job.suspend()
+            state = next((folder / ".study" / "resume").glob("*/last/state.json"), None)
+            return state and (job, state)
+    return None
 
 
 def job_below(engine: subprocess.Popen) -> psutil.Process | None:
@@ -473,3 +472,90 @@ def wait(condition, process: subprocess.Popen | None = None, seconds: float = 12
         assert time.monotonic() < until, "it never happened"
         time.sleep(0.005)
     return found
+
+
+# --- no network, no keys, failed runs, audits ---
+
+
+def test_the_study_was_made_without_a_network(study):
+    """The whole of it, and so is every other test's: the same bits come out of runs that have one."""
+    if not OFFLINE:
+        pytest.skip("the kernel gives no network namespace here")
+    reach = "import socket; socket.create_connection(('192.0.2.1', 443), 2)"
+    assert "unreachable" in run(study, *OFFLINE, sys.executable, "-c", reach, ok=False)
+
+
+def test_no_key_of_the_environment_is_in_anything_that_the_study_wrote(study):
+    files = [file for file in study.rglob("*") if file.is_file() and not file.is_symlink()]
+    assert len(files) > 500
+    assert [file for file in files if KEY.encode() in file.read_bytes()] == []
+
+
+def test_a_failed_run_is_a_row_once_it_is_kept_and_a_model_once_it_is_tried_again(copy):
+    lost = artifact(copy, "cooldown/b50")
+    shutil.rmtree(lost)
+    obstacle = copy / ".study" / "partial" / lost.name  # where the job would make its artifact
+    obstacle.parent.mkdir(exist_ok=True)
+    obstacle.write_text("in the way")
+    before = folder_hashes(copy / "results")
+    output = snakemake_fails(copy, "study")
+    assert f"cooldown {lost.name}: FileExistsError: " in output
+    assert "python -m pipeline keep-failed, and the same command\n" in output
+    assert folder_hashes(copy / "results") == before  # nothing is said of a run that may be tried again
+
+    assert f"kept as failed: cooldown/{lost.name}: FileExistsError" in run(
+        copy, "python", "-m", "pipeline", "keep-failed"
+    )
+    obstacle.unlink()
+    assert set(planned(copy, "study")) > {"cooldown", "finetune", "evaluate", "table1", "claims"}
+    snakemake(copy, "study")
+    rows = {(r["model"], float(r["branch_percent"])): r for r in table(copy)}
+    failed = rows["vlm", 50.0]
+    assert failed["status"].startswith(f"failed: cooldown {lost.name}: FileExistsError")
+    assert failed["vision_stable"] == failed["text_stable"] == "" and failed["seeds"] == "0"
+    whole = rows["vlm", 0.0]  # the blind run, which the gain is against, comes from the one that failed
+    assert whole["status"].startswith(f"ok; no language prior: cooldown {lost.name}: FileExistsError")
+    assert -100 <= float(whole["vision_stable"]) <= 100 and whole["vision_gain"] == ""
+    assert f"Failed: recipe: cooldown {lost.name}: " in (copy / "results" / "claims.md").read_text()
+    assert planned(copy) == {}
+    assert repro(copy) == []
+    commit(copy, "a failed run")
+    assert is_clean(copy)
+
+    (copy / "configs" / "failed.json").write_text("{}\n")
+    snakemake(copy, "study")
+    assert folder_hashes(copy / "results") == before
+    assert repro(copy) == []
+
+
+def snakemake_fails(folder: Path, *arguments: str) -> str:
+    return run(folder, "snakemake", "--cores", "2", *arguments, ok=False)
+
+
+def test_an_audit_finds_the_same_bits_and_a_changed_one(copy):
+    before = folder_hashes(copy / "artifacts")
+    audit = ("python", "-m", "pipeline", "verify", "--sample", "4", "--seed", "1")
+    output = run(copy, *audit)
+    certificate = read_json(copy / "results" / "certificate.json")
+    assert output.count("  same bits  (") == certificate["sample"] == 4
+    assert certificate["population"] == certificate["finished_jobs"] > 30
+    assert 0.3 < certificate["at_most_not_reproducing"]["share"] < 0.6
+    assert certificate["commit"] == run(copy, "git", "rev-parse", "HEAD").strip()
+    assert folder_hashes(copy / "artifacts") == before
+    # It is git's to keep, and nobody's to make.
+    assert run(copy, "git", "status", "--short").split() == ["??", "results/certificate.json"]
+    assert "up to date" in run(copy, "dvc", "status")
+    assert planned(copy) == {}
+    assert repro(copy) == []
+
+    job = certificate["jobs"][0]
+    folder = copy / "artifacts" / job["phase"] / job["id"]
+    file = max((f for f in folder.rglob("*") if f.is_file() and "json" not in f.suffix), key=lambda f: f.stat().st_size)
+    dates, data = file.stat(), bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.unlink()  # it may be a link into DVC's cache
+    file.write_bytes(data)
+    os.utime(file, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    output = run(copy, *audit, ok=False)
+    assert f"{job['phase']} {job['id']}  differs in {file.relative_to(folder)}  (" in output
+    assert f"{job['phase']} {job['id']}" in output.splitlines()[-1]

@@ -282,7 +282,7 @@ def test_a_text_model_of_the_library_needs_no_code(exports):
 def test_the_code_of_an_export_needs_torch_and_transformers_alone():
     lines = (SOURCE / "pipeline/exported_model.py").read_text().splitlines()
     imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
-    assert imported == {"__future__", "torch", "transformers"}
+    assert imported == {"__future__", "torch", "transformers", "typing"}
 
 
 @pytest.mark.parametrize("name", ALL)

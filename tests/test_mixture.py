@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.training import mixture
+from pipeline.training import batches, mixture
+from pipeline.training.batches import OrderedDataset
 from pipeline.training.mixture import (
     SHUFFLED_WHOLE,
     derive_seed,
@@ -240,6 +241,32 @@ def whole_order(sizes: dict[str, int], counts: dict[str, int], seed: int) -> lis
             places.append(((number + 0.5) / count, stream, number, offset + int(sample)))
         offset += size
     return [sample for *_, sample in sorted(places)]
+
+
+class Numbers(OrderedDataset):
+    """A run's samples of which only the numbers are looked at: no shards are needed."""
+
+    def __init__(self, sizes, counts, batch, first, rank, ranks):
+        self.sizes, self.counts, self.seed, self.batch = sizes, counts, 7, batch
+        self.first, self.rank, self.ranks = first, rank, ranks
+
+    def __getitem__(self, number):
+        return int(number)
+
+
+@quick
+@given(fractions, st.integers(1, 6), st.integers(1, 4), st.integers(1, 12), st.data())
+def test_any_number_of_ranks_reads_the_run_of_one_from_any_step(images, share, ranks, steps, data):
+    batch, sizes = share * ranks, {"text": 40, "captions": 11}
+    counts = split_budget(batch * steps, {"text": 1 - images, "captions": images})
+    assert sum(counts.values()) * 64 == batch * steps * 64  # tokens, at 64 positions a sequence
+    first = data.draw(st.integers(0, steps))
+    whole = mixture_order(sizes, counts, 7).reshape(steps, batch)[first:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "STRETCH", data.draw(st.integers(1, 30)))  # what is laid down at once shows nowhere
+        shares = [list(Numbers(sizes, counts, batch, first, rank, ranks)) for rank in range(ranks)]
+    read = np.array(shares, int).reshape(ranks, steps - first, share)
+    assert np.concatenate(read, axis=1).tolist() == whole.tolist()
 
 
 three_streams = st.tuples(*[st.tuples(st.integers(1, 40), st.integers(0, 100))] * 3)

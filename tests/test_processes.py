@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import psutil
 import pytest
 from conftest import SOURCE
 
-from pipeline.processes import ORPHANED, RUNNING, Presence, remove_stale_locks
+from pipeline.processes import ORPHANED, RUNNING, STOPPED, Presence, remove_stale_locks
 
 SOON = 20.0  # seconds: far more than anything here takes
 
@@ -62,6 +63,43 @@ import threading
 from pipeline.processes import end_with_dvc
 end_with_dvc()
 print(threading.active_count())
+"""
+IS_ASKED = """
+import sys, time
+from pipeline.processes import STOP
+STOP.title, deferred, during = "pretrain text", *map(int, sys.argv[1:])
+STOP.listen()
+with STOP.held():
+    import signal
+    signal.signal(signal.SIGTERM, lambda *_: print("an answer of its own", flush=True))
+    if during:
+        print("ready", flush=True)
+        sys.stdin.readline()
+if deferred:
+    STOP.defer()
+print("ready", flush=True)
+while not STOP.asked:
+    time.sleep(0.01)
+print("asked by", STOP.asked, flush=True)
+if deferred > 1:
+    time.sleep(100)
+STOP.close()
+signal.raise_signal(signal.SIGTERM)
+print("done", flush=True)
+"""
+HAS_JOBS = """
+import os, subprocess, sys, time
+from pipeline.processes import stop_jobs_below
+job = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('ready', flush=True); signal.pause()"
+jobs = [subprocess.Popen([sys.executable, "-c", job, *words], stdout=subprocess.PIPE, text=True) for words in (
+    ["-m", "pipeline", "run", "job.json"], ["-m", "pipeline", "rank", "job.json"])]
+assert [job.stdout.readline() for job in jobs] == ["ready\\n"] * 2
+import threading
+threading.Thread(target=stop_jobs_below, args=[os.getpid(), 0.05], daemon=True).start()
+print(jobs[0].wait(), flush=True)
+late = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)", "-m", "pipeline", "run", "late.json"])
+print(late.wait(), jobs[1].poll(), flush=True)
+jobs[1].kill()
 """
 STARTS_A_SHELL = """
 import shlex, subprocess, sys
@@ -328,3 +366,79 @@ def test_under_dvc_a_process_ends_with_what_started_the_shell(start):
 def test_without_dvc_a_process_ends_when_it_likes(start, monkeypatch):
     monkeypatch.delenv("DVC_STAGE", raising=False)
     assert said(start(COUNTS_THREADS)) == "1"  # none waits for another process
+
+
+# Stops
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_is_told_to_stop_says_so_and_ends(start, number):
+    process = start(IS_ASKED, 0, 0)
+    assert said(process) == "ready"
+    process.send_signal(number)
+    assert process.wait(timeout=SOON) == STOPPED
+    assert said(process) == ""
+
+
+def test_it_says_who_stopped_and_that_the_same_command_goes_on(start, tmp_path):
+    with open(tmp_path / "screen", "w") as screen:
+        process = subprocess.Popen(
+            [sys.executable, "-c", IS_ASKED, "0", "0"],
+            env=os.environ | {"PYTHONPATH": str(SOURCE)},
+            stdout=subprocess.PIPE,
+            stderr=screen,
+            text=True,
+        )
+        assert said(process) == "ready"
+        process.terminate()
+        process.communicate()
+    assert (tmp_path / "screen").read_text() == "pretrain text: stopped by SIGTERM; the same command goes on\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_may_first_come_to_a_good_point_and_is_not_stopped_after_it(start, number):
+    process = start(IS_ASKED, 1, 0)
+    assert said(process) == "ready"
+    process.send_signal(number)
+    assert said(process) == f"asked by {number.name}"
+    assert said(process) == "done"
+    assert process.wait(timeout=SOON) == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ends"),
+    [
+        ("SIGINT", "SIGINT", True),
+        ("SIGTERM", "SIGTERM", False),
+        ("SIGINT", "SIGTERM", False),
+        ("SIGTERM", "SIGINT", False),
+    ],
+)
+def test_a_second_ctrl_c_alone_ends_it_at_once(start, first, second, ends):
+    process = start(IS_ASKED, 2, 0)
+    assert said(process) == "ready"
+    process.send_signal(signal.Signals[first])
+    assert said(process) == f"asked by {first}"
+    process.send_signal(signal.Signals[second])
+    if ends:
+        assert process.wait(timeout=SOON) == STOPPED
+    else:
+        time.sleep(0.3)
+        assert process.poll() is None
+
+
+def test_what_is_imported_answers_no_signal_in_its_own_way(start):
+    process = start(IS_ASKED, 1, 1)
+    assert said(process) == "ready"
+    process.terminate()
+    process.stdin.write("go on\n")
+    process.stdin.flush()
+    process.wait(timeout=SOON)
+    assert process.returncode == STOPPED  # it was not deferred yet
+    assert "an answer of its own" not in process.stdout.read()
+
+
+def test_all_jobs_below_a_process_are_told_also_those_that_begin_later_and_no_others(start):
+    process = start(HAS_JOBS)
+    assert said(process) == "7"
+    assert said(process) == f"-{int(signal.SIGTERM)} None"

@@ -16,6 +16,7 @@ from pipeline.study import TABLES, Study
 RESULTS, LOCK = SOURCE / "results", SOURCE / "dvc.lock"
 REMEDY = "run `snakemake study` and commit results/ and dvc.lock"
 SMALL = RESULTS / "small"  # of another preset, from the commit that its README names
+CERTIFICATE = RESULTS / "certificate.json"  # of an audit, which is no part of the study
 
 
 def manifest(table: str, results: Path = RESULTS) -> dict:
@@ -26,9 +27,10 @@ def manifest(table: str, results: Path = RESULTS) -> dict:
 
 
 def committed() -> set[str]:
-    """The files of results/ that git has, with what was only added."""
+    """The files of results/ that git has, with what was only added; but for those that the study does not make."""
     listed = subprocess.run(["git", "ls-files", "results"], cwd=SOURCE, capture_output=True, text=True, check=True)
-    return {path for path in listed.stdout.splitlines() if not path.startswith("results/small/")}
+    others = ("results/small/", CERTIFICATE.relative_to(SOURCE).as_posix())
+    return {path for path in listed.stdout.splitlines() if not path.startswith(others)}
 
 
 def md5(path: str) -> str | None:
@@ -47,8 +49,11 @@ def test_a_table_is_made_from_todays_code_and_settings(table, ledger):
     assert manifest(table)["card"] == today, f"{table} was made from other code or settings than today's: {REMEDY}"
 
 
-@pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("results", [RESULTS, SMALL], ids=["default", "small"])
+@pytest.mark.parametrize(
+    ("results", "table"),  # the report of results that are kept is of today's code: tests/test_report.py
+    [*((RESULTS, table) for table in TABLES), *((SMALL, table) for table in TABLES if table != "report")],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
 def test_a_tables_files_have_the_bytes_that_were_made(results, table):
     files = {name: (file["bytes"], file["sha256"]) for name, file in manifest(table, results)["files"].items()}
     here = {name: results / name for name in files if (results / name).exists()}
@@ -71,3 +76,18 @@ def test_dvc_has_noted_the_results_in_git():
     noted = {out["path"]: out["md5"] for out in stages["report"]["outs"] if out["path"].startswith("results/")}
     differ = sorted(path for path in noted.keys() | committed() if noted.get(path) != md5(path))
     assert not differ, f"not as in dvc.lock: {', '.join(differ)}. {REMEDY}"
+
+
+def test_a_certificate_is_of_todays_jobs(ledger):
+    if not CERTIFICATE.exists():
+        pytest.skip("no audit was made")
+    certificate, today = read_json(CERTIFICATE), {job.key: ledger.digest(job) for job in ledger.jobs}
+    others = [f"{job['phase']} {job['id']}" for job in certificate["jobs"] if today.get(key(job)) != job["card"]]
+    assert not others, (
+        f"{CERTIFICATE.name} is of other jobs than today's: {', '.join(others)}. Verify again, or delete it"
+    )
+    assert certificate["differing"] == 0
+
+
+def key(job: dict) -> tuple[str, str]:
+    return job["phase"], job["id"]

@@ -188,3 +188,22 @@ def test_a_phase_is_imported_once(start, server, tmp_path):
     start(ask, "say").communicate(timeout=4 * SOON)
     after, _ = start(ASK, "say").communicate(timeout=SOON)
     assert [json.loads(said)["imported"] for said in (before, after)] == [False, True]
+
+
+def test_what_every_trainer_asks_of_the_machine_is_asked_before_jobs_are_forked(tmp_path):
+    """Composer's trainer starts a process that looks at the processor, unless it is known."""
+    job = tmp_path / "job.json"
+    job.write_text('{"card": {"phase": "cooldown"}}')
+    code = f"""
+import signal
+from pathlib import Path
+from pipeline.server import import_phase
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as in the server
+import_phase(Path({str(job)!r}))
+import subprocess
+subprocess.Popen = None
+from composer.utils import get_composer_env_dict
+print(get_composer_env_dict(), signal.getsignal(signal.SIGCHLD).name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=SOURCE, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr

@@ -1,14 +1,15 @@
 """A study through a real Slurm of one node: `pytest -m slurm`, as root, with Debian's slurmctld, slurmd, slurm-client and munge."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from test_end_to_end import artifact, new_project, planned, run
+from test_end_to_end import ENVIRONMENT, artifact, new_project, planned, run, wait
 
-from pipeline.files import read_json
+from pipeline.files import folder_hashes, read_json
 
 START = Path(__file__).parent / "slurm" / "start.sh"
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged")
@@ -30,9 +31,19 @@ def slurm(tmp_path_factory):
     Path("/etc/slurm/slurm.conf").unlink()
 
 
-def test_a_study_of_two_models_runs_through_slurm(slurm, tmp_path):
-    project = new_project(tmp_path / "project")
-    run(project, "snakemake", "--profile", "profiles/slurm", *HERE, "results/table1.csv")
+def through_slurm() -> list[str]:
+    return ["snakemake", "--profile", "profiles/slurm", *HERE, "results/table1.csv"]
+
+
+@pytest.fixture(scope="module")
+def project(slurm, tmp_path_factory) -> Path:
+    """A study that was run through Slurm."""
+    folder = new_project(tmp_path_factory.mktemp("study") / "project")
+    run(folder, *through_slurm())
+    return folder
+
+
+def test_a_study_of_two_models_runs_through_slurm(project):
     jobs = run(project, "squeue", "--states", "all", "--noheader", "--format", "%T %C %m %l").split("\n")
     done = [line.split() for line in jobs if line]
     assert {state for state, *_ in done} == {"COMPLETED"}
@@ -44,3 +55,21 @@ def test_a_study_of_two_models_runs_through_slurm(slurm, tmp_path):
     assert (project / "results/table1.csv").read_text().count("\n") >= 3  # a head and two models at least
     assert artifact(project, "cooldown/b50")
     assert planned(project, "results/table1.csv") == {}
+
+
+def test_a_job_that_slurm_tells_to_stop_saves_its_state_and_is_sent_again(project, tmp_path):
+    """As before its time is up (`--signal` of the profile) or when it is preempted."""
+    lost = artifact(project, "finetune/b50")
+    before = folder_hashes(lost)
+    shutil.rmtree(lost)
+    log = project / "logs/finetune" / f"{lost.name}.log"
+    log.unlink()
+    with (tmp_path / "log").open("w") as output:
+        engine = subprocess.Popen(through_slurm(), cwd=project, env=ENVIRONMENT, stdout=output, stderr=output)
+    wait(lambda: log.exists() and "tokens" in log.read_text(), engine)
+    (job,) = run(project, "squeue", "--noheader", "--format", "%i").split()
+    run(project, "scancel", "--signal=TERM", job)
+    stopped = wait(lambda: re.search(r"stopped by SIGTERM after step (\d+)", log.read_text()))
+    assert engine.wait() == 0, (tmp_path / "log").read_text()[-3000:]
+    assert f"continuing after step {stopped[1]}\n" in log.read_text()
+    assert folder_hashes(lost) == before

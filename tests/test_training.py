@@ -20,6 +20,7 @@ from pipeline.files import stable_json, write_text
 from pipeline.model import vision
 from pipeline.model.vit import VITS
 from pipeline.model.vlm import IGNORE
+from pipeline.processes import StopRequest
 from pipeline.run import JobFile
 from pipeline.sections import ModelSize
 from pipeline.training import train
@@ -135,6 +136,7 @@ class FakeJob:
     resume: Path
     continues: Path | None = None
     progress: Steps = field(default_factory=Steps)
+    stop: StopRequest = field(default_factory=StopRequest)
     context: dict = field(
         default_factory=lambda: {"wandb": "disabled", "save_steps": 2, "checkpoint_activations": False}
     )

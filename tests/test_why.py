@@ -161,7 +161,7 @@ def test_settings_come_before_code(project):
 
 def test_a_parent_that_was_made_anew_is_named_by_its_role(project):
     project.make()
-    changed = project.with_more_code("pipeline.data.features")
+    changed = project.with_more_code("pipeline.model.features")
     changed.make("features")
     job = first(changed, "cooldown")
     assert tell(changed, job.id) == f"{job.id}: stale: parent features changed"

@@ -24,7 +24,7 @@ from functools import cache, partial
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO, TextIO, TypeVar
+from typing import TextIO, TypeVar
 from urllib.parse import quote
 
 import fsspec
@@ -32,7 +32,7 @@ import numpy as np
 
 from pipeline.data import formats
 from pipeline.data.corpora import image_name, is_corpora, join, listed_corpora, read_bytes, read_list
-from pipeline.data.formats import BadRecord
+from pipeline.data.formats import BadRecord, Stream
 from pipeline.data.frames import Fit
 from pipeline.data.images import undecodable
 from pipeline.data.read_text import documents, token_lists
@@ -49,14 +49,18 @@ from pipeline.data.shards import (
 from pipeline.data.shards import run as write_sequences
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, write_shards
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
-from pipeline.files import atomic_folder, read_json, stable_json, write_text
+from pipeline.files import atomic_folder, path_fault, read_json, stable_json, write_text
+from pipeline.phase import Job
 from pipeline.processes import end_with
 
 SHARDS, COUNTS, QUARANTINE, UIDS = "mds", "part.json", "quarantine.jsonl", "uids.txt"  # what a file leaves
 RECORDS = 10_000  # of a JSON list that are converted together
 ENOUGH = 1 << 16  # bytes read at a time where a file is only hashed
 
-Item, Result, Found = TypeVar("Item"), TypeVar("Result"), TypeVar("Found")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Found = TypeVar("Found")
+Pair = Caption | Conversation  # an image, perhaps, and texts
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ class Tally:
     """What is counted of an input file, and its bad records."""
 
     def __init__(self, unit: Unit, quarantine: TextIO):
-        self.unit, self.quarantine, self.counts = unit, quarantine, Counter()
+        self.unit, self.quarantine = unit, quarantine
+        self.counts: Counter[str] = Counter()
 
     def bad(self, error: BadRecord, records: int = 1) -> None:
         line = {"corpus": self.unit.corpus, "file": error.file, "record": error.record, "reason": error.reason}
@@ -129,7 +134,7 @@ class Tally:
 class Hashed:
     """A listed file being read from its beginning, and its hash. Raises ValueError if it is not as listed."""
 
-    def __init__(self, file: BinaryIO, unit: Unit):
+    def __init__(self, file: Stream, unit: Unit):
         self.file, self.unit, self.digest = file, unit, hashlib.sha256()
 
     def read(self, size: int) -> bytes:
@@ -158,7 +163,7 @@ def captions_at(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
 
 
-def raw_text(work: Work, unit: Unit, file: BinaryIO, tally: Tally, rest: list[int]) -> Iterator[dict]:
+def raw_text(work: Work, unit: Unit, file: Stream, tally: Tally, rest: list[int]) -> Iterator[dict]:
     """Text samples of documents; what is left for no whole sequence goes to `rest`."""
     tokenizer = tokenizer_at(work.tokenizer)
     texts = (tokenizer.encode(document.text) for document in tally.good(documents(file, unit.file)))
@@ -166,7 +171,7 @@ def raw_text(work: Work, unit: Unit, file: BinaryIO, tally: Tally, rest: list[in
         yield {"tokens": tokens}
 
 
-def tokenized_text(work: Work, unit: Unit, file: BinaryIO, tally: Tally, rest: list[int]) -> Iterator[dict]:
+def tokenized_text(work: Work, unit: Unit, file: Stream, tally: Tally, rest: list[int]) -> Iterator[dict]:
     """Text samples of token lists."""
     tokenizer = tokenizer_at(work.tokenizer)
     allowed = np.ones(tokenizer.vocabulary, bool)
@@ -176,7 +181,7 @@ def tokenized_text(work: Work, unit: Unit, file: BinaryIO, tally: Tally, rest: l
         yield {"tokens": tokens}
 
 
-def captioned(work: Work, unit: Unit, file: BinaryIO, tally: Tally, uids: TextIO) -> Iterator[Caption | BadRecord]:
+def captioned(work: Work, unit: Unit, file: Stream, tally: Tally, uids: TextIO) -> Iterator[Caption | BadRecord]:
     """The images of a tar with their captions: their own, or the synthetic ones of the same uid.
 
     Images without a synthetic caption are counted and left out; the uids of the others are noted.
@@ -190,8 +195,8 @@ def captioned(work: Work, unit: Unit, file: BinaryIO, tally: Tally, uids: TextIO
             continue
         try:
             image, facts = formats.image_of(unit.file, key, members), formats.sidecar(unit.file, key, members)
-            uid, sha256 = str(facts.get("uid") or key), facts.get("sha256")
-            if joined:
+            uid, sha256 = formats.uid_of(unit.file, key, facts), facts.get("sha256")
+            if known is not None:
                 row = known.execute("SELECT text, sha256 FROM captions WHERE uid = ?", [uid]).fetchone()
                 if row is None:
                     tally.counts["images_without_caption"] += 1
@@ -210,13 +215,13 @@ def captioned(work: Work, unit: Unit, file: BinaryIO, tally: Tally, uids: TextIO
             yield Caption(uid, image, text)
 
 
-def conversations(work: Work, unit: Unit, file: BinaryIO, tally: Tally) -> Iterator[Conversation | BadRecord]:
+def conversations(work: Work, unit: Unit, file: Iterable[bytes], tally: Tally) -> Iterator[Conversation | BadRecord]:
     """The conversations of a stretch of a LLaVA file. Those without an image are left out where the settings say so."""
     corpus, place = work.corpora[unit.corpus], work.places[unit.corpus]
 
     def look(image: str, where: str) -> bytes:
-        if not formats.is_inside(image):
-            raise BadRecord(corpus["file"], where, f"path leaves its folder: {image}")
+        if fault := path_fault(image):
+            raise BadRecord(corpus["file"], where, fault)
         try:
             return read_bytes(f"{place}/{image_name(corpus, image)}")
         except FileNotFoundError:
@@ -233,22 +238,19 @@ def conversations(work: Work, unit: Unit, file: BinaryIO, tally: Tally) -> Itera
             yield error
 
 
-def whole(found: Iterable[Found | BadRecord], file: str) -> Iterator[Found | BadRecord]:
+def whole(found: Iterable[Pair | BadRecord], file: str) -> Iterator[Pair | BadRecord]:
     """Captions and conversations, those with an image that cannot be decoded replaced by a BadRecord."""
     for one in found:
         fault = None if isinstance(one, BadRecord) or one.image is None else undecodable(one.image)
-        yield BadRecord(file, one.id, fault) if fault else one
+        yield BadRecord(file, one.id, fault) if fault and not isinstance(one, BadRecord) else one
 
 
-def pieces(work: Work, unit: Unit, file: BinaryIO, tally: Tally, uids: TextIO) -> Iterator[Piece]:
+def pieces(work: Work, unit: Unit, found: Iterable[Pair | BadRecord], tally: Tally) -> Iterator[Piece]:
     """Captions or conversations as tokens. Those that are longer than a sequence lose their end, as in Prismatic."""
     tokenizer, room = tokenizer_at(work.tokenizer), work.sequence + 1
-    if work.part == "captions":
-        found = captioned(work, unit, file, tally, uids)
-    else:
-        found = conversations(work, unit, file, tally)
-    for one in tally.good(whole(found, unit.file)):
-        if work.part == "captions":
+    whole_ones: Iterator[Pair] = tally.good(whole(found, unit.file))
+    for one in whole_ones:
+        if isinstance(one, Caption):
             piece = caption_piece(tokenizer, work.patches, one.image, one.text)
         else:
             turns = seen_turns(one.turns, one.image, *work.boxes)
@@ -301,8 +303,12 @@ def write_part(work: Work, unit: Unit, out: Path) -> None:
             read = TEXT[work.corpora[unit.corpus]["format"]]
             columns, samples = TEXT_COLUMNS, read(work, unit, listed, tally, rest)
         else:
-            given = listed if work.part == "captions" else file
-            columns, samples = PACKED_COLUMNS, packed(work, tally, pieces(work, unit, given, tally, uids))
+            found: Iterator[Caption | BadRecord] | Iterator[Conversation | BadRecord]
+            if work.part == "captions":
+                found = captioned(work, unit, listed, tally, uids)
+            else:
+                found = conversations(work, unit, file, tally)
+            columns, samples = PACKED_COLUMNS, packed(work, tally, pieces(work, unit, found, tally))
         tally.counts["sequences"] = write_shards(out / SHARDS, columns, samples)
         tally.check_number()
         if work.part != "instructions":
@@ -364,7 +370,7 @@ def synthetic(unit: Unit) -> tuple[list[tuple[str, str, str | None]], list[BadRe
                 if isinstance(members, BadRecord):
                     raise members
                 facts = formats.sidecar(unit.file, key, members)
-                uid = str(facts.get("uid") or key)
+                uid = formats.uid_of(unit.file, key, facts)
                 texts = formats.sidecar(unit.file, key, members, "syn.json").get("syn_text")
                 if not isinstance(texts, list) or not texts:
                     raise BadRecord(unit.file, key, "has no syn_text")
@@ -379,7 +385,7 @@ def synthetic(unit: Unit) -> tuple[list[tuple[str, str, str | None]], list[BadRe
     return rows, bad, records
 
 
-def note_captions(job, work: Work, name: str, units: list[Unit], workers: int) -> None:
+def note_captions(job: Job, work: Work, name: str, units: list[Unit], workers: int) -> None:
     """Put the captions of all tars of a DataCompDR corpus into its data base, a tar a transaction, in order."""
     with closing(sqlite3.connect(work.captions(name))) as known:
         known.execute(
@@ -405,7 +411,7 @@ def note_captions(job, work: Work, name: str, units: list[Unit], workers: int) -
 # --- the phase --------------------------------------------------------------------------------------------------------
 
 
-def look_up(job) -> tuple[Work, dict[str, list[Unit]]]:
+def look_up(job: Job) -> tuple[Work, dict[str, list[Unit]]]:
     """What is to be done, and the files of each list of the source that are read as wholes."""
     settings, source, part = job.settings, job.inputs["source"], job.settings["part"]
     corpora = {name: corpus["settings"] for name, corpus in listed_corpora(source).items()}
@@ -430,7 +436,7 @@ def look_up(job) -> tuple[Work, dict[str, list[Unit]]]:
     return work, listed
 
 
-def prepare(job, work: Work, listed: dict[str, list[Unit]], workers: int) -> list[Unit]:
+def prepare(job: Job, work: Work, listed: dict[str, list[Unit]], workers: int) -> list[Unit]:
     """The files to convert, after what must be read before them."""
     units: list[Unit] = []
     for name, corpus in work.corpora.items():
@@ -447,7 +453,8 @@ def prepare(job, work: Work, listed: dict[str, list[Unit]], workers: int) -> lis
 
 def noted(work: Work, name: str) -> tuple[Counter, str]:
     """Counts and quarantine of the tars of synthetic captions."""
-    counts, quarantine = Counter(), ""
+    counts: Counter[str] = Counter()
+    quarantine = ""
     if work.corpora[name]["format"] == "datacompdr":
         with closing(sqlite3.connect(work.captions(name))) as known:
             for lines, counted in known.execute("SELECT quarantine, counts FROM tars ORDER BY number"):
@@ -500,7 +507,8 @@ def gather(work: Work, units: list[Unit], out: Path) -> Counter:
             os.link(file, folder / file.name)
     if work.part == "text":
         rests = (read_json(work.part_of(unit) / COUNTS)["rest"] for unit in units)
-        end, rest = tokenizer_at(work.tokenizer).end, []
+        end = tokenizer_at(work.tokenizer).end
+        rest: list[int] = []
         joined = text_sequences((tokens[:-1] for tokens in rests if tokens), end, work.sequence, rest)
         folder = out / f"{len(units):05d}"
         counts["sequences"] = write_shards(folder, TEXT_COLUMNS, ({"tokens": tokens} for tokens in joined))
@@ -526,12 +534,12 @@ def count_missing(work: Work, name: str, units: list[Unit]) -> dict[str, int]:
     return {"captions": total, "missing_images": total - used}
 
 
-def run(job, out: Path) -> dict:
+def run(job: Job, out: Path) -> dict:
     """Phase "shards": tokenize a part and write its training sequences."""
     return convert_corpora(job, out) if is_corpora(job.inputs["source"]) else write_sequences(job, out)
 
 
-def convert_corpora(job, out: Path) -> dict:
+def convert_corpora(job: Job, out: Path) -> dict:
     """Returns counts, in all and by corpus. Raises ValueError."""
     import streaming  # noqa: F401 (slow to import: once, before the processes are forked)
 

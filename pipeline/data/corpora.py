@@ -13,6 +13,7 @@ A list's digest is the same wherever the files lie. Where that is comes from the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import fsspec
 import zstandard
@@ -29,7 +31,8 @@ from pipeline.data import formats
 from pipeline.data.images import undecodable
 from pipeline.data.read_text import documents, read_choices
 from pipeline.data.records import Conversation, Question
-from pipeline.files import read_json, stable_json, write_text
+from pipeline.files import one_line, parse_json, path_fault, read_json, stable_json, write_text
+from pipeline.phase import Job
 
 CHUNK = 1 << 20  # bytes read at a time
 MANIFEST = "manifest.json"
@@ -49,7 +52,7 @@ def is_corpora(source: Path) -> bool:
 def files_below(place: str, suffixes: tuple[str, ...]) -> dict[str, int]:
     """Bytes of every file below a folder (or of the one file) that ends so, by its name relative to the folder.
 
-    Raises ValueError if there is none.
+    Raises ValueError if there is none, or one that is no file or has a name that no list can hold.
     """
     system, folder = fsspec.core.url_to_fs(place)
     found = system.find(folder, detail=True)
@@ -57,6 +60,10 @@ def files_below(place: str, suffixes: tuple[str, ...]) -> dict[str, int]:
     sizes = {names[path]: found[path]["size"] for path in sorted(found) if path.endswith(suffixes)}
     if not sizes:
         raise ValueError(f"{place}: no {' or '.join(suffixes)} file here")
+    if odd := [name for path, name in names.items() if name in sizes and found[path]["type"] == "other"]:
+        raise ValueError(f"{join(place, odd[0])}: is no file, or a link to nothing; take it away")
+    if odd := [name for name in sizes if name != name.encode(errors="replace").decode()]:
+        raise ValueError(f"{place}: the name of {one_line(odd[0])} is not UTF-8; rename the file")
     return {PurePosixPath(folder).name if name == "." else name: size for name, size in sizes.items()}
 
 
@@ -66,9 +73,19 @@ def join(place: str, name: str) -> str:
 
 
 def read_bytes(place: str) -> bytes:
-    """A whole file. Raises FileNotFoundError."""
-    with fsspec.open(place, "rb") as file:
-        return file.read()
+    """A whole file. Raises FileNotFoundError, also for what can be no file: a folder, a name that is too long."""
+    try:
+        with fsspec.open(place, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise missing(error) from None
+
+
+def missing(error: OSError) -> OSError:
+    """The error as FileNotFoundError if no file can be there, else itself."""
+    if isinstance(error, IsADirectoryError | NotADirectoryError) or error.errno == errno.ENAMETOOLONG:
+        return FileNotFoundError(errno.ENOENT, error.strerror, error.filename)
+    return error
 
 
 def image_name(corpus: dict, image: str) -> str:
@@ -82,7 +99,7 @@ def image_name(corpus: dict, image: str) -> str:
 class Hashes:
     """SHA-256 of files, several at a time; what is known survives a kill."""
 
-    def __init__(self, job, name: str, workers: int):
+    def __init__(self, job: Job, name: str, workers: int):
         self.job, self.workers = job, workers
         self.file = job.resume / f"{name}.hashes.jsonl"
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -115,8 +132,10 @@ class Hashes:
                 found = {"bytes": size, "sha256": digest.hexdigest(), "fault": fault}
                 return {"place": place, "was": key[1:], **found}
             return self.known[key]
-        except FileNotFoundError:
-            return {"place": place, "missing": True}
+        except OSError as error:
+            if isinstance(missing(error), FileNotFoundError):
+                return {"place": place, "missing": True}
+            raise
 
     def of(self, places: Iterable[str], check: Callable[[bytes], str | None] | None = None) -> Iterator[dict]:
         """{"place", "bytes", "sha256", "fault"} of each file, or {"place", "missing"}, in order.
@@ -154,22 +173,35 @@ def write_list(out: Path, name: str, corpus: dict, lines: Iterable[dict]) -> dic
     return {"files": count, "bytes": size, "digest": digest.hexdigest()}
 
 
-def list_tree(job, out: Path, name: str, corpus: dict, place: str, format: str) -> dict:
+def list_tree(job: Job, out: Path, name: str, corpus: dict, place: str, format: str) -> dict:
     """List the files of a corpus that is a folder of one kind of file."""
     sizes = files_below(place, DATA_FILES[format])
     expected = EXPECTED.get(format, lambda *_: {})(place, list(sizes))
     hashes = Hashes(job, name, job.context["corpora"]["workers"])
     found = zip(sizes, hashes.of(join(place, file) for file in sizes))
-    lines = (
-        {"file": file, "bytes": entry["bytes"], "sha256": entry["sha256"]}
-        | ({"records": expected[file]} if file in expected else {})
-        for file, entry in found
-    )
-    return write_list(out, name, corpus, lines)
+
+    def lines() -> Iterator[dict]:
+        for file, entry in found:
+            if "missing" in entry:
+                raise ValueError(f"{entry['place']}: is not there any more")
+            records = {"records": expected[file]} if file in expected else {}
+            yield {"file": file, "bytes": entry["bytes"], "sha256": entry["sha256"]} | records
+
+    return write_list(out, name, corpus, lines())
+
+
+def count_of(record: Any, key: str) -> int:
+    """A number of things in a sidecar. Raises ValueError, KeyError or TypeError."""
+    if type(record[key]) is not int or record[key] < 0:
+        raise ValueError(f"{key} is {record[key]!r}")
+    return record[key]
 
 
 def dclm_counts(place: str, names: list[str]) -> dict[str, int]:
-    """Sequences in each tar as manifest.jsonl says. Raises ValueError for a tar that is on one side alone."""
+    """Sequences in each tar as manifest.jsonl says.
+
+    Raises ValueError for a tar that is on one side alone, or there twice.
+    """
     manifest, counts = f"{place}/manifest.jsonl", {}
     try:
         lines = read_bytes(manifest).splitlines()
@@ -177,12 +209,16 @@ def dclm_counts(place: str, names: list[str]) -> dict[str, int]:
         raise ValueError(f"{manifest}: is not there") from None
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
-            counts[f"{entry['shard']}.tar"] = int(entry["num_sequences"])
+            entry = parse_json(line)
+            tar, count = f"{entry['shard']}.tar", count_of(entry, "num_sequences")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{manifest}: line {number}: no shard and num_sequences ({error})") from None
+            raise ValueError(f"{manifest}: line {number}: no shard and num_sequences ({one_line(error)})") from None
+        if tar in counts:
+            raise ValueError(f"{manifest}: line {number}: {one_line(tar)} is named twice")
+        counts[tar] = count
     if odd := sorted(counts.keys() ^ set(names)):
-        raise ValueError(f"{manifest}: {odd[0]} is {'named but not there' if odd[0] in counts else 'not named'}")
+        found = "named but not there" if odd[0] in counts else "not named"
+        raise ValueError(f"{manifest}: {one_line(odd[0])} is {found}")
     return counts
 
 
@@ -191,23 +227,27 @@ def img2dataset_counts(place: str, names: list[str]) -> dict[str, int]:
     counts = {}
     for name in names:
         try:
-            counts[name] = int(json.loads(read_bytes(f"{place}/{name.removesuffix('.tar')}_stats.json"))["successes"])
+            sidecar = parse_json(read_bytes(f"{place}/{name.removesuffix('.tar')}_stats.json"))
+            counts[name] = count_of(sidecar, "successes")
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{place}/{name}: its _stats.json has no number of successes ({error})") from None
+            raise ValueError(
+                f"{place}/{name}: its _stats.json has no number of successes ({one_line(error)})"
+            ) from None
     return counts
 
 
 EXPECTED = {"dclm_tokenized": dclm_counts, "img2dataset": img2dataset_counts}
 
 
-def list_llava(job, out: Path, name: str, corpus: dict, place: str) -> dict:
+def list_llava(job: Job, out: Path, name: str, corpus: dict, place: str) -> dict:
     """List the JSON file and the images that it names. Images that are missing are counted."""
     json_place, missing = f"{place}/{corpus['file']}", 0
     with fsspec.open(json_place, "rb") as file:
-        named = {item.get("image") for item in formats.json_items(file, corpus["file"]) if isinstance(item, dict)}
-    images = sorted(image for image in named if isinstance(image, str) and formats.is_inside(image))
+        items = (item for item in formats.json_items(file, corpus["file"]) if isinstance(item, dict))
+        named = {image for item in items if isinstance(image := item.get("image"), str)}
+    images = sorted(image for image in named if not path_fault(image))
     hashes = Hashes(job, name, job.context["corpora"]["workers"])
 
     def lines() -> Iterator[dict]:
@@ -225,7 +265,7 @@ def list_llava(job, out: Path, name: str, corpus: dict, place: str) -> dict:
 # --- benchmarks -------------------------------------------------------------------------------------------------------
 
 
-def list_benchmark(job, out: Path, name: str, corpus: dict, place: str) -> dict:
+def list_benchmark(job: Job, out: Path, name: str, corpus: dict, place: str) -> dict:
     """Read a benchmark's questions and every image that they are about: all must be there and whole.
 
     Raises BadRecord.
@@ -305,10 +345,11 @@ def read_turns(source: Path, context: dict) -> Iterator[Conversation]:
 # --- the phase --------------------------------------------------------------------------------------------------------
 
 
-def write_heldout(job, out: Path) -> dict:
+def write_heldout(job: Job, out: Path) -> dict:
     """The first held-out documents, as one file; all of them must be whole."""
     heldout = job.settings["heldout"]
-    place, wanted, lines = job.context["corpora"]["heldout"]["path"], heldout["documents"], []
+    place, wanted = job.context["corpora"]["heldout"]["path"], heldout["documents"]
+    lines: list[str] = []
     for name in files_below(place, DATA_FILES["dclm_raw"]):
         with fsspec.open(join(place, name), "rb") as file:
             for document in formats.strict(documents(file, name)):
@@ -323,7 +364,7 @@ def write_heldout(job, out: Path) -> dict:
     return {"documents": len(lines)}
 
 
-def copy_choices(job, out: Path) -> dict:
+def copy_choices(job: Job, out: Path) -> dict:
     """The multiple-choice files: TASK.jsonl, which must be whole, and folders TASK of a data set's own, as they are."""
     place, counts = job.context["corpora"]["choices"]["path"], {}
     for name in files_below(place, (".jsonl", ".json", ".parquet")):
@@ -331,13 +372,16 @@ def copy_choices(job, out: Path) -> dict:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(read_bytes(join(place, name)))
         if path.suffix == ".jsonl" and name == path.name:
-            counts[name] = sum(1 for _ in read_choices(path, path.stem))
+            try:
+                counts[name] = sum(1 for _ in read_choices(path, path.stem))
+            except formats.BadRecord as error:
+                raise formats.BadRecord(join(place, name), error.record, error.reason) from None  # not of the copy
         else:
             counts[name] = path.stat().st_size
     return counts
 
 
-def list_corpora(job, out: Path) -> dict:
+def list_corpora(job: Job, out: Path) -> dict:
     """Phase "sources" of real corpora: list a part's files, and write what evaluation needs of it."""
     settings, listed = job.settings, {}
     part = settings["part"]

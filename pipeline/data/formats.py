@@ -12,16 +12,17 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-import math
 import pickle
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from PIL import Image
 
+from pipeline.data.images import DAMAGED
 from pipeline.data.records import Caption, Conversation, Question
+from pipeline.files import decode_json, one_line, parse_json, path_fault
 
 MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"RIFF": "webp"}
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -39,8 +40,9 @@ FILES = {
 # How an image id becomes a file name, where the format gives an id.
 IMAGE_NAMES = {"vqav2": "{:012d}.jpg", "gqa": "{}.jpg", "textvqa": "{}.jpg"}
 JSON_CHUNK = 1 << 20  # bytes of a JSON list that are read at a time
-DECODER = json.JSONDecoder()
 LONGEST_ITEM = 1 << 26  # characters of one item of a JSON list
+LARGEST_MEMBER = 1 << 28  # bytes of one file in a tar
+LARGEST_SIDE = 1e9  # px; numbers beyond it are no sizes and no places
 # OCID counts the objects on the table: up to here they stand free, touch, are stacked.
 OCID_CLUTTER = ((9, "minimum"), (16, "medium"), (20, "maximum"))
 
@@ -51,11 +53,14 @@ class BadRecord(ValueError):
     `broken_at`: the byte from which on nothing of the file could be read, if it breaks off there.
     """
 
-    def __init__(self, file: object, record: object, reason: str, broken_at: int | None = None):
-        super().__init__(f"{file}: record {record}: {reason}")
-        self.file, self.record, self.reason, self.broken_at = str(file), record, reason, broken_at
+    advice = "mend or replace the file, then run the same command again"
 
-    def __reduce__(self):
+    def __init__(self, file: object, record: object, reason: str, broken_at: int | None = None):
+        self.file, self.record = str(file), record if isinstance(record, int) else one_line(record)
+        self.reason, self.broken_at = one_line(reason), broken_at
+        super().__init__(f"{one_line(file)}: record {self.record}: {self.reason}")
+
+    def __reduce__(self) -> tuple:
         return BadRecord, (self.file, self.record, self.reason, self.broken_at)  # from one process to another
 
 
@@ -81,16 +86,16 @@ def open_file(path: Path) -> BinaryIO:
 # --- small checks -----------------------------------------------------------------------------------------------------
 
 
-def _load(path: Path) -> object:
+def _load(path: Path) -> Any:
     try:
-        return json.loads(Path(path).read_bytes())
+        return parse_json(Path(path).read_bytes())
     except OSError as error:
         raise BadRecord(path, "-", f"cannot be read ({error.strerror})") from None
     except ValueError as error:  # undecodable text as well as undecodable JSON
         raise BadRecord(path, "-", f"is not JSON ({error})") from None
 
 
-def _get(record: object, key: str, kind: type | tuple[type, ...], file: object, where: object) -> object:
+def _get(record: object, key: str, kind: type | tuple[type, ...], file: object, where: object) -> Any:
     """`record[key]`, which must be there and of this kind (and, if text, not empty)."""
     if not isinstance(record, dict):
         raise BadRecord(file, where, "is not an object")
@@ -101,6 +106,10 @@ def _get(record: object, key: str, kind: type | tuple[type, ...], file: object, 
         raise BadRecord(file, where, f"{key!r} is of type {type(value).__name__}")
     if value == "":
         raise BadRecord(file, where, f"{key!r} is empty")
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise BadRecord(file, where, f"{key!r} is a number of more than 64 bits")
+    if isinstance(value, str) and value != value.encode(errors="replace").decode():
+        raise BadRecord(file, where, f"{key!r} has half of a surrogate pair, which is no character")
     return value
 
 
@@ -114,16 +123,10 @@ def _is_image(head: bytes) -> bool:
     return any(head.startswith(magic) for magic in MAGIC)
 
 
-def is_inside(name: str) -> bool:
-    """Whether a path stays below the folder that it is relative to: neither absolute, nor any step upwards."""
-    path = PurePosixPath(name)
-    return not (path.is_absolute() or ".." in path.parts or "\\" in name)
-
-
 def _inside(root: Path, name: str, file: object, where: object) -> Path:
     """The path `name` below `root`. Raises BadRecord for one that leaves it."""
-    if not is_inside(name):
-        raise BadRecord(file, where, f"path leaves its folder: {name}")
+    if fault := path_fault(name):
+        raise BadRecord(file, where, fault)
     return Path(root, *PurePosixPath(name).parts)
 
 
@@ -154,20 +157,20 @@ class _Images:
             try:
                 with Image.open(path) as image:
                     self._sizes[path] = image.size
-            except OSError as error:
+            except DAMAGED as error:
                 raise BadRecord(file, where, f"image header of {path} cannot be read ({error})") from None
         return self._sizes[path]
 
 
-def _box(
-    corners: object, width: float, height: float, file: object, where: object
-) -> tuple[float, float, float, float]:
+def _box(corners: Any, width: float, height: float, file: object, where: object) -> tuple[float, float, float, float]:
     """x1, y1, x2, y2 in px of a width x height image -> shares of it. Refuses empty boxes and boxes outside."""
     numbers = isinstance(corners, list | tuple) and all(
-        isinstance(side, int | float) and not isinstance(side, bool) and math.isfinite(side) for side in corners
+        isinstance(side, int | float) and not isinstance(side, bool) and abs(side) < LARGEST_SIDE for side in corners
     )
     if not numbers or len(corners) != 4:
         raise BadRecord(file, where, f"box is not four numbers: {corners!r}")
+    if not (1 <= width < LARGEST_SIDE and 1 <= height < LARGEST_SIDE):
+        raise BadRecord(file, where, f"is of an image of {width} x {height} px")
     x1, y1, x2, y2 = corners
     # Half a pixel of tolerance: COCO's boxes are rounded to hundredths and some touch the border.
     if not (-0.5 <= x1 < x2 <= width + 0.5 and -0.5 <= y1 < y2 <= height + 0.5):
@@ -198,7 +201,7 @@ def read_captions(folder: Path, verify: bool = False, field: str | None = None) 
             yield from strict(captions(file, tar, verify, field))
 
 
-def captions(file: BinaryIO, name: object, verify: bool, field: str | None) -> Iterator[Caption | BadRecord]:
+def captions(file: Stream, name: object, verify: bool, field: str | None) -> Iterator[Caption | BadRecord]:
     """The samples of an open img2dataset tar; as `read_captions`, with a BadRecord for each that cannot be read."""
     for key, members in tar_samples(file, name):
         if isinstance(members, BadRecord):
@@ -206,19 +209,25 @@ def captions(file: BinaryIO, name: object, verify: bool, field: str | None) -> I
             continue
         try:
             image, facts = image_of(name, key, members), sidecar(name, key, members)
-            text = caption_text(name, key, members, facts, field)
+            uid, text = uid_of(name, key, facts), caption_text(name, key, members, facts, field)
             if verify:
                 check_image_hash(name, key, image, facts.get("sha256"))
         except BadRecord as error:
             yield error
         else:
-            yield Caption(str(facts.get("uid") or key), image, text)
+            yield Caption(uid, image, text)
+
+
+class Stream(Protocol):
+    """What can be read from its beginning to its end."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 class _Counted:
     """A file being read from its beginning, and where the last byte was that is not zero."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: Stream):
         self.file, self.position, self.last = file, 0, -1
 
     def read(self, size: int) -> bytes:
@@ -230,45 +239,60 @@ class _Counted:
 
 
 def tar_samples(
-    file: BinaryIO, name: object, wanted: tuple[str, ...] = ()
+    file: Stream, name: object, wanted: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, dict[str, bytes] | BadRecord]]:
     """(key, {suffix: bytes}) of every run of members with one key, as WebDataset defines it.
 
     `wanted` are the only suffixes whose bytes are read (none: all). Reads the file once, from its beginning to its end.
-    A tar that breaks off, or that is damaged, ends with a BadRecord; the sample that it breaks off in is not given.
+    Links and devices are not followed. A sample of nothing else, and one whose members cannot all be taken, is a
+    BadRecord. A tar that breaks off, or that is damaged, ends with one; the sample that it breaks off in is not given.
     """
-    key, members, counted, end = None, {}, _Counted(file), 0
+    key, members, fault, counted, end = None, {}, None, _Counted(file), 0
     try:
-        with tarfile.open(fileobj=counted, mode="r|", bufsize=1 << 20) as tar:
+        with tarfile.open(fileobj=counted, mode="r|", bufsize=1 << 20) as tar:  # type: ignore[call-overload]  # read() is all that it calls
             for member in tar:
                 end = tar.offset
-                if not member.isreg():
+                if member.isdir():
                     continue
                 folder, slash, base = member.name.rpartition("/")
                 stem, _, suffix = base.partition(".")
-                this = folder + slash + stem
-                if this != key and members:
-                    yield key, members
-                    members = {}
+                this, suffix = folder + slash + stem, suffix.lower()
+                if this != key and key is not None:
+                    yield key, _sample(name, key, members, fault)
+                    members, fault = {}, None
                 key = this
-                content = not wanted or base.lower().endswith(wanted)
-                members[suffix.lower()] = tar.extractfile(member).read() if content else b""
+                if not member.isreg():
+                    continue
+                if suffix in members:
+                    fault = f"has two members .{suffix}"
+                elif member.size > LARGEST_MEMBER:
+                    fault = f"its .{suffix} has {member.size:,} bytes, more than {LARGEST_MEMBER:,}"
+                else:
+                    content = not wanted or base.lower().endswith(wanted)
+                    members[suffix] = tar.extractfile(member).read() if content else b""
         while counted.read(1 << 20):
             pass
         # Only zeros follow the last member. `tarfile` takes a damaged header, and a cut between members, for the end.
         if counted.last >= end or counted.position < end + tarfile.BLOCKSIZE:
             reason = "a damaged header" if counted.last >= end else "it has no end mark: cut off?"
             raise tarfile.ReadError(reason)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, IndexError, OverflowError) as error:  # the last three: its numbers
         yield key or "-", BadRecord(name, key or "-", f"is not a readable tar ({error})", broken_at=end)
         return
-    if members:
-        yield key, members
+    if key is not None:
+        yield key, _sample(name, key, members, fault)
+
+
+def _sample(name: object, key: str, members: dict[str, bytes], fault: str | None) -> dict[str, bytes] | BadRecord:
+    """The members of a key, or what is wrong with them."""
+    fault = path_fault(key) or fault
+    if not members and not fault:
+        fault = "its members are links or devices, which are not followed"
+    return BadRecord(name, key, fault) if fault else members
 
 
 def image_of(name: object, key: str, members: dict[str, bytes]) -> bytes:
     """The encoded image of a sample. Raises BadRecord."""
-    _inside(Path("."), key, name, key)
     image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
     if image is None:
         raise BadRecord(name, key, "has no image")
@@ -280,12 +304,20 @@ def image_of(name: object, key: str, members: dict[str, bytes]) -> bytes:
 def sidecar(name: object, key: str, members: dict[str, bytes], suffix: str = "json") -> dict:
     """The sample's KEY.json; empty if it has none. Raises BadRecord."""
     try:
-        facts = json.loads(members.get(suffix, b"{}"))
+        facts = parse_json(members.get(suffix, b"{}"))
     except ValueError as error:
         raise BadRecord(name, key, f"text cannot be decoded ({error})") from None
     if not isinstance(facts, dict):
         raise BadRecord(name, key, f"its .{suffix} is not an object")
     return facts
+
+
+def uid_of(name: object, key: str, facts: dict) -> str:
+    """The sample's name in all data sets: its sidecar's `uid`, or its key. Raises BadRecord."""
+    uid = facts.get("uid") or key
+    if not isinstance(uid, str | int) or str(uid).splitlines() != [str(uid)]:
+        raise BadRecord(name, key, f"'uid' is neither a number nor a text of one line: {uid!r}")
+    return str(uid)
 
 
 def caption_text(name: object, key: str, members: dict[str, bytes], facts: dict, field: str | None) -> str:
@@ -321,11 +353,11 @@ def read_conversations(json_path: Path, image_root: Path) -> Iterator[Conversati
         yield conversation(record, json_path, number, look)
 
 
-def json_items(file: BinaryIO, name: object) -> Iterator[object]:
+def json_items(file: Stream, name: object) -> Iterator[Any]:
     """The items of a JSON list, one by one: LLaVA's is a gigabyte. Raises BadRecord for what is not such a list."""
     text, rest, number, place = codecs.getincrementaldecoder("utf-8")(), "", 0, 0
     while True:
-        data = file.read(JSON_CHUNK)
+        data = file.read(max(JSON_CHUNK, len(rest) - place))  # twice as much each time that it is not enough
         try:
             rest, place = rest[place:] + text.decode(data, final=not data), 0
             while found := _json_item(rest, place, first=number == 0):
@@ -356,7 +388,7 @@ def _json_item(text: str, place: int, first: bool) -> tuple[object, int] | None:
     place = _after_space(text, place + 1)
     if first and text[place:].rstrip() == "]":
         return None
-    item, end = DECODER.raw_decode(text, place)
+    item, end = decode_json(text, place)
     end = _after_space(text, end)
     if text[end : end + 1] not in (",", "]"):  # a number may go on
         raise json.JSONDecodeError("Expecting ',' or ']'", text, end)
@@ -370,7 +402,7 @@ def _after_space(text: str, place: int) -> int:
     return place
 
 
-def conversation(record: object, file: object, number: int, look: Callable[[str, str], bytes]) -> Conversation:
+def conversation(record: Any, file: object, number: int, look: Callable[[str, str], bytes | None]) -> Conversation:
     """A record of a LLaVA JSON file, the `number`th; `look(name, id)` gives its image. Raises BadRecord."""
     name = str(_get(record, "id", (str, int), file, number))
     image = None
@@ -380,7 +412,7 @@ def conversation(record: object, file: object, number: int, look: Callable[[str,
     return Conversation(name, image, _turns(messages, file, name))
 
 
-def _turns(messages: list, file: Path, where: str) -> tuple[tuple[str, str], ...]:
+def _turns(messages: list, file: object, where: str) -> tuple[tuple[str, str], ...]:
     if not messages or len(messages) % 2:
         raise BadRecord(file, where, f"has {len(messages)} messages, not pairs of human and gpt")
     texts = []
@@ -419,7 +451,7 @@ def read_questions(
         yield question
 
 
-def read_splits(format: str, folder: Path, **options: object) -> dict[str, str]:
+def read_splits(format: str, folder: Path, **options: Any) -> dict[str, str]:
     """Question id -> its extra field `split` ("seen", "held_out_pair", "held_out_artist"), where records have one.
 
     Takes the options of `read_questions`.
@@ -467,10 +499,8 @@ def _name(pattern: str, image_id: object, file: Path, where: object) -> str:
 
 def _vqav2(paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None) -> Read:
     file, answers_file = paths["questions"], paths["annotations"]
-    annotations = {
-        _get(a, "question_id", (int, str), answers_file, n): a
-        for n, a in enumerate(_get(_load(answers_file), "annotations", list, answers_file, "-"))
-    }
+    found = _get(_load(answers_file), "annotations", list, answers_file, "-")
+    annotations = _by_id(found, "question_id", (int, str), answers_file, "annotation")
     for number, record in enumerate(_get(_load(file), "questions", list, file, "-")):
         where = _get(record, "question_id", (int, str), file, number)
         if where not in annotations:
@@ -488,6 +518,17 @@ def _vqav2(paths: dict[str, Path], task: str, images: _Images, pattern: str, spl
         yield question, record
 
 
+def _by_id(entries: list, key: str, kind: type | tuple[type, ...], file: Path, part: str) -> dict[Any, dict]:
+    """Records of a list by the value of a key, which each has for itself."""
+    found: dict[Any, dict] = {}
+    for number, entry in enumerate(entries):
+        name = _get(entry, key, kind, file, f"{part} {number}")
+        if name in found:
+            raise BadRecord(file, f"{part} {number}", f"{key} {name!r} occurs twice")
+        found[name] = entry
+    return found
+
+
 def _lines(path: Path) -> Iterator[tuple[int, dict]]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -495,10 +536,10 @@ def _lines(path: Path) -> Iterator[tuple[int, dict]]:
         raise BadRecord(path, "-", f"cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise BadRecord(path, "-", f"is not text ({error})") from None
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # not at every separator that a text may have
         if line.strip():
             try:
-                yield number, json.loads(line)
+                yield number, parse_json(line)
             except ValueError as error:
                 raise BadRecord(path, f"line {number}", f"is not JSON ({error})") from None
 
@@ -536,7 +577,7 @@ def _gqa(paths: dict[str, Path], task: str, images: _Images, pattern: str, split
             image=images.path(_name(pattern, image_id, file, where), file, where),
             text=_get(record, "question", str, file, where),
             answers=(_get(record, "answer", str, file, where),),
-            kind=types.get("detailed") or _get(types, "structural", str, file, where),
+            kind=_get(types, "detailed" if types.get("detailed") else "structural", str, file, where),
         )
         yield question, record
 
@@ -594,10 +635,7 @@ def _refcoco(paths: dict[str, Path], task: str, images: _Images, pattern: str, s
     file = paths["instances"]
     instances = _load(file)
     by_id = {
-        part: {
-            _get(entry, "id", int, file, f"{part} {n}"): entry
-            for n, entry in enumerate(_get(instances, part, list, file, "-"))
-        }
+        part: _by_id(_get(instances, part, list, file, "-"), "id", int, file, part)
         for part in ("images", "annotations")
     }
     refs_file = paths["refs"]
@@ -620,29 +658,33 @@ def _refcoco(paths: dict[str, Path], task: str, images: _Images, pattern: str, s
             yield question, sentence
 
 
-class _DataUnpickler(pickle.Unpickler):
-    """Reads lists, dictionaries, texts and numbers. What names any class or function is refused: nothing is executed."""
+class _DataUnpickler(pickle._Unpickler):
+    """Reads lists, dictionaries, texts and numbers. What names any class or function is refused: nothing is executed.
+
+    It is the one that is written in Python: ten bytes can make the one in C take all memory (a memo's number is its size).
+    """
 
     def find_class(self, module: str, name: str) -> object:
         raise pickle.UnpicklingError(f"it asks for {module}.{name}; only plain data is read")
 
 
-def _load_pickle(path: Path) -> object:
+def _load_pickle(path: Path) -> Any:
     """RefCOCO's `refs(unc).p`, which Python 2 wrote. Raises BadRecord."""
     with open_file(path) as file:
         try:
             return _DataUnpickler(file, encoding="utf-8", errors="replace").load()
         # A damaged pickle fails in whatever operation its bytes stand for.
         except Exception as error:
-            raise BadRecord(path, "-", f"is not a pickle of plain data ({error})") from None
+            reason = " ".join(str(error).split())
+            raise BadRecord(path, "-", f"is not a pickle of plain data ({reason})") from None
 
 
-def _corners(bbox: list) -> object:
+def _corners(bbox: list) -> Any:
     """COCO's x, y, width, height -> corners; what is not four numbers is left for `_box` to refuse."""
     try:
         x, y, width, height = bbox
         return [x, y, x + width, y + height]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return bbox
 
 
@@ -656,7 +698,7 @@ def _ocid(paths: dict[str, Path], task: str, images: _Images, pattern: str, spli
         corners = _get(record, "bbox", (str, list), file, where)
         if isinstance(corners, str):  # the original stores the list as text
             try:
-                corners = json.loads(corners)
+                corners = parse_json(corners)
             except ValueError:
                 raise BadRecord(file, where, f"bbox is not a list: {corners!r}") from None
         box = _box(corners, *images.size(path, file, where), file, where)
@@ -672,18 +714,15 @@ def _coco_captions(paths: dict[str, Path], task: str, images: _Images, pattern: 
     """An image a question without text; its captions are the answers."""
     file = paths["captions"]
     content = _load(file)
-    captions: dict[int, list[str]] = {
-        _get(image, "id", int, file, f"images {n}"): []
-        for n, image in enumerate(_get(content, "images", list, file, "-"))
-    }
+    images_by_id = _by_id(_get(content, "images", list, file, "-"), "id", int, file, "images")
+    captions: dict[int, list[str]] = {image_id: [] for image_id in images_by_id}
     for number, annotation in enumerate(_get(content, "annotations", list, file, "-")):
         where = _get(annotation, "id", int, file, f"annotations {number}")
         image_id = _get(annotation, "image_id", int, file, where)
         if image_id not in captions:
             raise BadRecord(file, where, f"is of an image that is not listed: {image_id}")
         captions[image_id].append(_get(annotation, "caption", str, file, where))
-    for record in content["images"]:
-        where = record["id"]
+    for where, record in images_by_id.items():
         if not captions[where]:
             raise BadRecord(file, where, "has no caption")
         path = images.path(_get(record, "file_name", str, file, where), file, where)

@@ -25,6 +25,7 @@ Fit = Literal["resize", "letterbox"]
 Box = tuple[float, float, float, float]
 
 NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
+LONGEST_SIDE = 8192  # px of a letterbox before it is made smaller: one of a strip of 65,535 x 1 px would take 13 GB
 FOUR_NUMBERS = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]")
 
 
@@ -39,6 +40,9 @@ class Square:
     def of(self, image: Image.Image) -> Image.Image:
         """The square of an RGB image (bicubic)."""
         if self.fit == "letterbox":
+            if max(image.size) > LONGEST_SIDE:
+                image = image.copy()
+                image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
             left, top, side = pad(image.size)
             border = (left, top, side - image.width - left, side - image.height - top)
             image = ImageOps.expand(image, border, self.padding)
@@ -64,7 +68,8 @@ def move_box(box: Box, size: tuple[int, int], source: Fit, target: Fit) -> Box:
     moved = []
     for place, extent, offset in zip(box, (*size, *size), (left, top, left, top)):
         moved.append((place * extent + offset) / side if target == "letterbox" else (place * side - offset) / extent)
-    return tuple(moved)
+    x1, y1, x2, y2 = moved
+    return x1, y1, x2, y2
 
 
 def move_boxes(text: str, image: Path | bytes, source: Fit, target: Fit, decimals: int = 2) -> str:
@@ -81,10 +86,10 @@ def move_boxes(text: str, image: Path | bytes, source: Fit, target: Fit, decimal
         return text
 
     def moved(found: re.Match) -> str:
-        x1, y1, x2, y2 = box = tuple(map(float, found.groups()))
+        x1, y1, x2, y2 = map(float, found.groups())
         if not (0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1):
             return found.group()
-        corners = (min(max(place, 0.0), 1.0) for place in move_box(box, size, source, target))
+        corners = (min(max(place, 0.0), 1.0) for place in move_box((x1, y1, x2, y2), size, source, target))
         return "[" + ", ".join(f"{place:.{decimals}f}" for place in corners) + "]"
 
     return FOUR_NUMBERS.sub(moved, text)

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
+import io
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import zstandard
 
-from pipeline.data.formats import BadRecord, open_file, strict, tar_samples
+from pipeline.data.formats import BadRecord, Stream, open_file, strict, tar_samples
 from pipeline.data.records import Document, MultipleChoice
+from pipeline.files import parse_json
 
-CHUNK = 1 << 14  # compressed bytes read at a time: what bounds memory, together with LONGEST_LINE
+CHUNK = 1 << 14  # bytes read at a time
+PIECE = 1 << 20  # bytes that are divided into lines at a time
+BITE = 1 << 10  # compressed bytes that are unpacked at a time: a zstandard block of 4 bytes can hold 128 KB
 LONGEST_LINE = 1 << 26  # bytes; DCLM's longest documents are a few megabytes
 SUFFIXES = (".jsonl.zst", ".jsonl")
 
@@ -38,7 +41,7 @@ def read_documents(source: str | Path | Iterable[Path]) -> Iterator[Document]:
             yield from strict(documents(file, path))
 
 
-def documents(file: BinaryIO, name: object) -> Iterator[Document | BadRecord]:
+def documents(file: Stream, name: object) -> Iterator[Document | BadRecord]:
     """The documents of an open file, in the place of each that cannot be read a BadRecord.
 
     `name` (of the file) says whether it is compressed. Nothing follows the BadRecord of a damaged frame.
@@ -59,7 +62,7 @@ def documents(file: BinaryIO, name: object) -> Iterator[Document | BadRecord]:
         yield Document(str(given) if given else text_id(text), text)
 
 
-def token_lists(file: BinaryIO, name: object, length: int, allowed: np.ndarray) -> Iterator[np.ndarray | BadRecord]:
+def token_lists(file: Stream, name: object, length: int, allowed: np.ndarray) -> Iterator[np.ndarray | BadRecord]:
     """The sequences of one of DCLM's tokenized tars, uint16 [length]; a BadRecord for each that cannot be read.
 
     A member is a gzipped JSON list of `length` ids. `allowed` (bool, by id) says which ids text may have.
@@ -78,7 +81,11 @@ def _token_list(key: str, members: dict[str, bytes], name: object, length: int, 
     if "json.gz" not in members:
         raise BadRecord(name, key, "has no .json.gz")
     try:
-        found = json.loads(gzip.decompress(members["json.gz"]))
+        with gzip.GzipFile(fileobj=io.BytesIO(members["json.gz"])) as unpacked:
+            data = unpacked.read(LONGEST_LINE)
+            if unpacked.read(1):
+                raise ValueError(f"longer than {LONGEST_LINE:,} bytes")
+        found = parse_json(data)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise BadRecord(name, key, f"is not gzipped JSON ({error})") from None
     if not isinstance(found, list) or not all(type(one) is int for one in found):
@@ -137,43 +144,45 @@ def _paths(source: str | Path | Iterable[Path]) -> list[Path]:
     return paths
 
 
-def _records(file: BinaryIO, name: object) -> Iterator[tuple[int, dict | BadRecord]]:
+def _records(file: Stream, name: object) -> Iterator[tuple[int, dict | BadRecord]]:
     """(line number, object) of every line that is not blank."""
     for number, line in enumerate(_lines(file, name), 1):
         if isinstance(line, BadRecord):
             yield number, line
         elif line.strip():
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError as error:  # undecodable text as well as undecodable JSON
                 record = BadRecord(name, number, f"is not JSON ({error})")
             good = isinstance(record, dict | BadRecord)
             yield number, record if good else BadRecord(name, number, "is not an object")
 
 
-def _lines(file: BinaryIO, name: object) -> Iterator[bytes | BadRecord]:
+def _lines(file: Stream, name: object) -> Iterator[bytes | BadRecord]:
     """Lines, a BadRecord in the place of one that is too long, and one for the end of a file that breaks off."""
-    rest, number, skipping = b"", 1, False
+    parts: list[bytes] = []  # of the line that has begun
+    size, number = 0, 1
     try:
         for chunk in _chunks(file, name):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                if not skipping:
-                    yield line
-                skipping = False
-                number += 1
-            if len(rest) > LONGEST_LINE:
-                if not skipping:
-                    yield BadRecord(name, number, f"is longer than {LONGEST_LINE} bytes")
-                rest, skipping = b"", True
+            *ends, rest = chunk.split(b"\n")
+            for end in ends:
+                if size <= LONGEST_LINE:
+                    yield b"".join([*parts, end]) if parts else end
+                parts, size, number = [], 0, number + 1
+            if size <= LONGEST_LINE < size + len(rest):
+                yield BadRecord(name, number, f"is longer than {LONGEST_LINE:,} bytes")
+                parts = []
+            size += len(rest)
+            if size <= LONGEST_LINE:
+                parts.append(rest)
     except BadRecord as error:
         yield error
         return
-    if rest and not skipping:
-        yield rest
+    if parts:
+        yield b"".join(parts)
 
 
-def _chunks(file: BinaryIO, name: object) -> Iterator[bytes]:
+def _chunks(file: Stream, name: object) -> Iterator[bytes]:
     """Decompressed bytes. A file that was cut off is an error, which zstandard's own stream reader hides."""
     if not str(name).endswith(".zst"):
         while chunk := file.read(CHUNK):
@@ -186,15 +195,19 @@ def _chunks(file: BinaryIO, name: object) -> Iterator[bytes]:
             position += 0 if waiting else len(chunk)
             if frame.eof:  # a file may hold several frames
                 frame = zstandard.ZstdDecompressor().decompressobj()
-            yield frame.decompress(chunk)
-            waiting = frame.unused_data if frame.eof else b""
+            bite, waiting = chunk[:BITE], chunk[BITE:]
+            unpacked = frame.decompress(bite)
+            for start in range(0, len(unpacked), PIECE):
+                yield unpacked[start : start + PIECE]
+            if frame.eof:
+                waiting = frame.unused_data + waiting
         if not frame.eof:
             raise BadRecord(name, "-", "ends in the middle of a zstandard frame", position)
     except zstandard.ZstdError as error:
         raise BadRecord(name, "-", f"is not readable zstandard ({error})", max(0, position - CHUNK)) from None
 
 
-def _field(record: dict, key: str, kind: type, path: Path, number: int) -> object:
+def _field(record: dict, key: str, kind: type, path: object, number: int) -> Any:
     if key not in record:
         raise BadRecord(path, number, f"has no {key!r}")
     value = record[key]

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from importlib import resources
+from types import SimpleNamespace
+from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -204,7 +206,7 @@ def _vocabulary(concepts: int, extra: int, words: int) -> Vocabulary:
     return vocabulary
 
 
-def vocabulary_of(settings: object) -> Vocabulary:
+def vocabulary_of(settings: SimpleNamespace) -> Vocabulary:
     """The vocabulary that the settings `concepts`, `caption_only_concepts` and `words` pick. Raises ValueError."""
     return _vocabulary(settings.concepts, settings.caption_only_concepts, settings.words)
 
@@ -269,7 +271,8 @@ def _add_names(
     return names
 
 
-Weights, Names = dict[str, float], Sequence[str]
+Weights: TypeAlias = dict[str, float]
+Names: TypeAlias = Sequence[str]
 Placed = tuple[str, list[tuple[int, str]], tuple[int, str] | None]  # layout, (cell, name), (cell, word)
 
 # Each maker takes the concepts' weights, the concepts to draw from, a held-out pair to include (or none), and words.
@@ -401,9 +404,8 @@ def _thing(rng: random.Random, layout: str, canvas: int, cell: int, name: str, a
     side = canvas / columns
     width, height = (sign if artist in SIGNS else glyph)(name, artist, size).size
     # Plain things stay inside of their cell, cluttered ones inside of the canvas.
-    left, top, right, bottom = 0, 0, canvas, canvas
-    if layout == "plain":
-        left, top, right, bottom = column * side, row * side, (column + 1) * side, (row + 1) * side
+    cell_box = column * side, row * side, (column + 1) * side, (row + 1) * side
+    left, top, right, bottom = cell_box if layout == "plain" else (0, 0, canvas, canvas)
     if layout == "plain" and artist in ARTISTS:
         x = int(column * side) + rng.randint(0, int(side) - width)
         y = int(row * side) + rng.randint(0, int(side) - height)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.data.frames import Fit, move_boxes
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, image_id, write_shards
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.files import folder_hashes
+from pipeline.phase import Job
 
 # Where each kind of caption stands in an img2dataset sample: an entry of KEY.json, or None for KEY.txt.
 CAPTION_FIELDS = {"full": None, "short": "short_caption", "keywords": "keywords"}
@@ -76,13 +78,14 @@ def seen_turns(
     """Turns whose texts have boxes in one frame, with the boxes in the frame that the model sees."""
     if image is None:
         return turns
-    return [tuple(move_boxes(text, image, source, target) for text in turn) for turn in turns]
+    move = partial(move_boxes, image=image, source=source, target=target)
+    return [(move(question), move(answer)) for question, answer in turns]
 
 
 def pack(pieces: Iterable[Piece], capacity: int) -> Iterator[list[Piece]]:
-    """Group pieces so that each group fills at most `capacity` tokens: the longest that fits, from a window.
+    """Group pieces so that each group fills at most `capacity` tokens: the oldest, and those that fill the rest best.
 
-    Raises ValueError for a piece that is longer than the capacity.
+    They are taken from a window of pieces that wait. Raises ValueError for a piece that is longer than the capacity.
     """
     waiting: list[Piece] = []
     source = iter(pieces)
@@ -95,14 +98,26 @@ def pack(pieces: Iterable[Piece], capacity: int) -> Iterator[list[Piece]]:
                 break
         if not waiting:
             return
-        # The oldest piece first, so that none waits for ever; then whatever fills the rest best.
-        group = [waiting.pop(0)]
-        room = capacity - len(group[0].tokens)
-        while fitting := [i for i, piece in enumerate(waiting) if len(piece.tokens) <= room]:
-            best = max(fitting, key=lambda i: (len(waiting[i].tokens), -i))
-            room -= len(waiting[best].tokens)
-            group.append(waiting.pop(best))
+        group = [waiting.pop(0)]  # so that none waits for ever
+        for index in reversed(best_fill([len(piece.tokens) for piece in waiting], capacity - len(group[0].tokens))):
+            group.insert(1, waiting.pop(index))
         yield group
+
+
+def best_fill(lengths: list[int], room: int) -> list[int]:
+    """Which of some lengths add up to as much as `room` has place for, in order; the earlier ones where that is open.
+
+    Subset sums: bit n of a number says whether the lengths up to here can add up to n.
+    """
+    sums = [1]
+    for length in lengths:
+        sums.append((sums[-1] | sums[-1] << length) & ((2 << room) - 1))
+    left, chosen = sums[-1].bit_length() - 1, []
+    for index in reversed(range(len(lengths))):
+        if not sums[index] >> left & 1:
+            chosen.append(index)
+            left -= lengths[index]
+    return chosen[::-1]
 
 
 def packed_sample(group: list[Piece], sequence: int, padding: int) -> dict:
@@ -121,7 +136,7 @@ def packed_sample(group: list[Piece], sequence: int, padding: int) -> dict:
     return {"tokens": tokens, "loss": loss, "segments": segments, "images": images, "pixels": b"".join(files)}
 
 
-def run(job, out: Path) -> dict:
+def run(job: Job, out: Path) -> dict:
     """Tokenize a part of the composed scenes' source and write its training sequences."""
     settings, source = job.settings, job.inputs["source"]
     tokenizer = load_tokenizer(job.inputs["tokenizer"] / "tokenizer.json")

@@ -6,9 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline.files import folder_hashes
+from pipeline.phase import Job
 
 
-def run(job, out: Path) -> dict:
+def run(job: Job, out: Path) -> dict:
     """Text, captions, instructions or evaluation; returns the counts and the files' hashes."""
     settings = SimpleNamespace(**job.settings)
     if settings.source == "corpora":

@@ -7,13 +7,12 @@ row order).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import read_json
+from pipeline.files import Damaged, one_line, path_fault, read_json
 
 TEXT_COLUMNS = {"tokens": "ndarray:uint16"}
 PACKED_COLUMNS = {
@@ -48,13 +47,20 @@ def verify_shards(folder: Path, part: int = 0, parts: int = 1) -> int:
     Processes that read the same shards can share this: one of `parts` checks each shard. Raises ValueError naming the
     shard; streaming itself checks local shards for neither.
     """
-    index = read_json(folder / "index.json")
-    for shard in index["shards"][part::parts]:
-        file = folder / shard["raw_data"]["basename"]
+    try:
+        shards = [shard["raw_data"] for shard in read_json(folder / "index.json")["shards"]]
+        hashes = {shard["basename"]: shard["hashes"]["sha1"] for shard in shards}
+        if any(map(path_fault, hashes)):
+            raise ValueError("a shard elsewhere")
+        samples = count_samples(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(folder, "index.json", one_line(error)) from None
+    for name in list(hashes)[part::parts]:
+        file = folder / name
         data = file.read_bytes() if file.exists() else b""
-        if hashlib.sha1(data).hexdigest() != shard["raw_data"]["hashes"]["sha1"]:
-            raise ValueError(f"{file}: missing or damaged; delete {folder} and run again to rebuild it")
-    return count_samples(folder)
+        if hashlib.sha1(data).hexdigest() != hashes[name]:
+            raise Damaged(folder, name)
+    return samples
 
 
 def read_sample_images(sample: dict) -> Iterator[tuple[dict, bytes]]:
@@ -74,10 +80,13 @@ class FeatureStore:
     """Features by image id, memory-mapped."""
 
     def __init__(self, folder: Path):
-        self.rows = {name: row for row, name in enumerate(json.loads((folder / "ids.json").read_text()))}
-        self.features = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+        try:
+            self.rows = {name: row for row, name in enumerate(read_json(folder / "ids.json"))}
+            self.features = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError, TypeError) as error:
+            raise Damaged(folder, "features.npy", one_line(error)) from None
         if len(self.features) != len(self.rows):
-            raise ValueError(f"{folder}: {len(self.features)} feature rows for {len(self.rows)} images")
+            raise Damaged(folder, "features.npy", f"{len(self.features)} rows for {len(self.rows)} images")
 
     def get(self, ids: list[str]) -> np.ndarray:
         """float16 [len(ids), patches, width]. Raises KeyError for an image that has none."""

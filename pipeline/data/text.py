@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import zstandard
@@ -126,9 +127,9 @@ def boolq(examples: Iterable[tuple[int, dict]]) -> Iterator[tuple[int, str, str]
         title, _, body = passage.partition(" -- ")
         asked = f"{sentence(question)} {sentence(doc['choices'][doc['gold']])}"
         passages.setdefault(passage, [number, title, body or title]).append(asked)
-    for number, title, body, *asked in passages.values():
-        body = FOREIGN.sub("", FOREIGN.sub("", body))  # they are nested at times
-        yield number, title, " ".join([body, *asked])
+    for number, title, text, *questions in passages.values():
+        text = FOREIGN.sub("", FOREIGN.sub("", text))  # they are nested at times
+        yield number, title, " ".join([text, *questions])
 
 
 SOURCES = {
@@ -264,7 +265,7 @@ def divide(found: list[Candidate], heldout: int, seed: int) -> tuple[list[Candid
     return train, kept, len(held) - heldout
 
 
-def make_corpus(folder: Path, settings: object, evaluation: Iterable[str]) -> Corpus:
+def make_corpus(folder: Path, settings: SimpleNamespace, evaluation: Iterable[str]) -> Corpus:
     """Read, divide, and drop training documents that overlap with held-out ones or evaluation contexts."""
     corpus = Corpus()
     total = None if settings.documents is None else settings.documents + settings.heldout_documents
@@ -306,7 +307,7 @@ def document_line(document: Candidate) -> bytes:
     return ENCODER.encode(record).encode() + b"\n"
 
 
-def write_text(out: Path, settings: object) -> dict:
+def write_text(out: Path, settings: SimpleNamespace) -> dict:
     """Write the corpus and the text evaluation sets below `out`; returns counts of documents and bytes.
 
     settings.documents caps the training documents (None: all): the first ones of the whole corpus in its

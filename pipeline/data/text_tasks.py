@@ -204,7 +204,7 @@ def last_word(text: str) -> tuple[str, str] | None:
     A run of 13 words is sure not to be in the training text; more than 60 would not fit a short sequence.
     """
     found = re.fullmatch(r"(.*[A-Za-z0-9,]) ([a-z]+)[.!?]?", text, re.DOTALL)
-    return found.groups() if found and RUN <= len(words_of(found[1])) <= 60 else None
+    return (found[1], found[2]) if found and RUN <= len(words_of(found[1])) <= 60 else None
 
 
 def before(context: str) -> str:

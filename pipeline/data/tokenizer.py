@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pipeline.files import file_hash, write_text
+from pipeline.phase import Job
 
 # In the order of their ids: 0..5 in a tokenizer of ours; with GPT-NeoX 0 and then 50277..50281, as the
 # authors have them.
@@ -32,7 +33,7 @@ class Tokenizer:
     def __init__(self, engine: Engine):
         engine.encode_special_tokens = True  # special tokens that occur in text are text
         self._engine = engine
-        self.vocabulary: int = engine.get_vocab_size(with_added_tokens=True)
+        self.vocabulary: int = 1 + max(engine.get_vocab(with_added_tokens=True).values())  # ids, gaps among them
         self.end, self.image, self.assistant, self.end_assistant, self.human, self.end_human = (
             engine.token_to_id(token) for token in SPECIAL
         )
@@ -143,7 +144,7 @@ def with_ids_kept(form: dict, end: str) -> dict:
 # --- the phase ----------------------------------------------------------------------------------------------
 
 
-def run(job, out: Path) -> dict:
+def run(job: Job, out: Path) -> dict:
     """Phase "tokenizer": train on the text and on a sample of the captions and instructions, or take the given one."""
     if "given" in job.settings:
         return give_tokenizer(job, out / "tokenizer.json")
@@ -151,7 +152,7 @@ def run(job, out: Path) -> dict:
     return {"vocabulary": tokenizer.vocabulary}
 
 
-def give_tokenizer(job, out_file: Path) -> dict:
+def give_tokenizer(job: Job, out_file: Path) -> dict:
     """Copy the tokenizer that corpora or published checkpoints come with; a checkpoint's own keeps all its ids.
 
     Raises ValueError for another file than the card's, or too many ids.

@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from pipeline.data import scenes
 from pipeline.data.scenes import Asked, Scene, Vocabulary
@@ -53,7 +54,7 @@ REFERENCES = 5  # captions of an evaluation image, as in COCO
 POPE_SPLITS = ("random", "popular", "adversarial")
 
 
-def write_scenes(out: Path, settings: object, part: str) -> dict:
+def write_scenes(out: Path, settings: SimpleNamespace, part: str) -> dict:
     """Write one part ("captions", "instructions" or "evaluation") under `out`/part, a folder that must not exist yet.
 
     Returns what was written: images, bytes, and either samples, turns by family or questions by split and task.
@@ -81,7 +82,7 @@ def _write_json(path: Path, value: object) -> None:
 # --- captions ---------------------------------------------------------------------------------------------------------
 
 
-def caption_scene(settings: object, index: int) -> tuple[Scene, str]:
+def caption_scene(settings: SimpleNamespace, index: int) -> tuple[Scene, str]:
     """Scene and caption number `index`: any concept, also those that occur in captions only."""
     vocabulary = scenes.vocabulary_of(settings)
     rng = scenes.rng_for(settings.seed, "captions", index)
@@ -91,7 +92,7 @@ def caption_scene(settings: object, index: int) -> tuple[Scene, str]:
     return scene, scenes.caption(rng, scene)
 
 
-def _caption_members(settings: object, index: int, key: str) -> list[tuple[str, bytes]]:
+def _caption_members(settings: SimpleNamespace, index: int, key: str) -> list[tuple[str, bytes]]:
     scene, text = caption_scene(settings, index)
     image = scenes.jpeg(scenes.render(scene))
     sha256 = hashlib.sha256(image).hexdigest()
@@ -117,7 +118,7 @@ def _caption_members(settings: object, index: int, key: str) -> list[tuple[str, 
     ]
 
 
-def _write_captions(folder: Path, settings: object) -> dict:
+def _write_captions(folder: Path, settings: SimpleNamespace) -> dict:
     for first in range(0, settings.captions, SAMPLES_A_TAR):
         shard = first // SAMPLES_A_TAR
         with tarfile.open(folder / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -134,13 +135,15 @@ def _write_captions(folder: Path, settings: object) -> dict:
 # --- instructions -----------------------------------------------------------------------------------------------------
 
 
-def _instruction_composition(settings: object, index: int, rng: random.Random) -> scenes.Composition:
+def _instruction_composition(settings: SimpleNamespace, index: int, rng: random.Random) -> scenes.Composition:
     vocabulary = scenes.vocabulary_of(settings)
     kind = "cluttered" if index // 2 % CLUTTERED_ONE_IN == CLUTTERED_ONE_IN - 1 else "plain"
     return scenes.compose(rng, vocabulary, kind, "train", vocabulary.main)
 
 
-def _presence_turns(settings: object, index: int, own: scenes.Composition, turns: int) -> list[tuple[str, str]]:
+def _presence_turns(
+    settings: SimpleNamespace, index: int, own: scenes.Composition, turns: int
+) -> list[tuple[str, str]]:
     """Presence questions of conversation `index`, whose neighbour gets the same questions with the opposite answers.
 
     Conversations 2k and 2k + 1 are neighbours: something that only one of them shows is asked for in both. So every
@@ -160,7 +163,7 @@ def _presence_turns(settings: object, index: int, own: scenes.Composition, turns
     return [(scenes.presence_text(name), scenes.YES if name in own.names else scenes.NO) for name in asked]
 
 
-def conversation(settings: object, index: int) -> tuple[Scene, list[tuple[str, str, str]]]:
+def conversation(settings: SimpleNamespace, index: int) -> tuple[Scene, list[tuple[str, str, str]]]:
     """Scene and turns (family, human text, answer) of conversation number `index`."""
     rng = scenes.rng_for(settings.seed, "instructions", index)
     composition = _instruction_composition(settings, index, rng)
@@ -201,7 +204,7 @@ def _other_turns(rng: random.Random, scene: Scene, room: int) -> list[tuple[str,
     names.sort(key=lambda name: name != "reading")
     for questions in families.values():
         rng.shuffle(questions)
-    turns = []
+    turns: list[tuple[str, str, str]] = []
     while len(turns) < room and any(families.values()):
         for name in names:
             if families[name] and len(turns) < room:
@@ -211,9 +214,10 @@ def _other_turns(rng: random.Random, scene: Scene, room: int) -> list[tuple[str,
     return turns
 
 
-def _write_instructions(folder: Path, settings: object) -> dict:
+def _write_instructions(folder: Path, settings: SimpleNamespace) -> dict:
     (folder / "images").mkdir()
-    records, families = [], Counter()
+    records = []
+    families: Counter[str] = Counter()
     for index in range(settings.conversations):
         scene, turns = conversation(settings, index)
         name = f"{index:06d}.jpg"
@@ -254,14 +258,15 @@ def image_name(image_id: int) -> str:
     return f"{image_id:012d}.jpg"
 
 
-def evaluation_scenes(settings: object, split: str) -> list[tuple[str, Scene]]:
+def evaluation_scenes(settings: SimpleNamespace, split: str) -> list[tuple[str, Scene]]:
     """(group, scene) of every image of "validation" or "test"; image k + 1 is entry k.
 
     A quarter are "cluttered"; an eighth are "novel" (caption-only concepts, if there are two or more); the rest are
     "plain". In each group every second scene holds a held-out pair and the others hold none.
     """
     vocabulary = scenes.vocabulary_of(settings)
-    made, seen = [], Counter()
+    made = []
+    seen: Counter = Counter()
     for index in range(getattr(settings, f"{split}_images")):
         group = "cluttered" if index % 4 == 3 else "plain"
         if index % 8 == 1 and len(vocabulary.extra) > 1:
@@ -297,7 +302,8 @@ class _Picker:
     """Picks the question whose answer has been the right one least often, so that no answer is worth guessing."""
 
     def __init__(self, rng: random.Random, share: Callable[[Asked], float] = lambda asked: 1.0):
-        self.rng, self.share, self.used = rng, share, Counter()
+        self.rng, self.share = rng, share
+        self.used: Counter = Counter()
 
     def pick(self, options: Sequence[Asked], key: Callable[[Asked], str] = lambda asked: asked.answer) -> Asked:
         order = list(options)
@@ -331,7 +337,7 @@ def _relation_options(scene: Scene) -> list[Asked]:
     return scenes.count_questions(scene) + scenes.relation_questions(scene)
 
 
-def evaluation_items(settings: object, split: str, made: list[tuple[str, Scene]]) -> dict[str, list[Item]]:
+def evaluation_items(settings: SimpleNamespace, split: str, made: list[tuple[str, Scene]]) -> dict[str, list[Item]]:
     """The questions of every task (presence as "presence/random" and so on) about the scenes of a split."""
     vocabulary = scenes.vocabulary_of(settings)
     groups: dict[str, list[tuple[int, Scene]]] = {"plain": [], "cluttered": [], "novel": []}
@@ -437,7 +443,9 @@ def _presence_items(
     return made
 
 
-def captioned_images(settings: object, split: str, made: list[tuple[str, Scene]]) -> list[tuple[int, Scene, list[str]]]:
+def captioned_images(
+    settings: SimpleNamespace, split: str, made: list[tuple[str, Scene]]
+) -> list[tuple[int, Scene, list[str]]]:
     """(image id, scene, reference captions) of every plain image of a split."""
     captioned = []
     for index, (group, scene) in enumerate(made):
@@ -447,7 +455,7 @@ def captioned_images(settings: object, split: str, made: list[tuple[str, Scene]]
     return captioned
 
 
-def _write_evaluation(folder: Path, settings: object) -> dict:
+def _write_evaluation(folder: Path, settings: SimpleNamespace) -> dict:
     counts: dict = {"images": 0, "questions": {}}
     for split in ("validation", "test"):
         made = evaluation_scenes(settings, split)
@@ -608,7 +616,8 @@ def write_refcoco(folder: Path, items: list[Item], split: str) -> None:
 
 def write_coco_captions(folder: Path, captioned: list[tuple[int, Scene, list[str]]]) -> None:
     """COCO captions: images, and in a list of their own the captions of all of them."""
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id, scene, captions in captioned:
         size = {"height": scene.canvas, "width": scene.canvas}
         images.append({"id": image_id, "file_name": image_name(image_id), **size, "license": 0, "coco_url": ""})

@@ -1,1 +1,1 @@
-"""Scoring of answers and the statistics of the comparisons; imports neither torch nor Composer."""
+"""Per-example scores of a model, and the statistics of the comparisons."""

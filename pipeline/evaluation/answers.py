@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.files import digest
 from pipeline.processes import end_with
 
 
 class Answers:
-    """The answers of every batch that was answered so far, by its key; files of lines {"key", "answers"}.
+    """The answers of every batch that was answered so far, by its key; files of lines {"key", "answers", "digest"}.
 
     Of the batches that nobody has answered yet, this process answers every `processes`-th, beginning with its own
     number. Without a folder nothing is kept.
@@ -27,14 +29,15 @@ class Answers:
         self.process, self.processes = process, processes
         self.turns: dict[tuple, int] = {}  # keys in the order in which they are first asked for
         self.known: dict[tuple, list] = {}
-        self.file = folder and folder / f"{process}.jsonl"
+        self.file: Path | None = None
         if folder:
+            self.file = folder / f"{process}.jsonl"
             folder.mkdir(parents=True, exist_ok=True)
             for file in sorted(folder.glob("*.jsonl")):
                 self.known |= read_answers(file)
             if self.file.exists():
-                with open(self.file, "a", encoding="utf-8") as file:
-                    file.write("\n")  # ends a line that a kill cut off
+                with open(self.file, "a", encoding="utf-8") as mine:
+                    mine.write("\n")  # ends a line that a kill cut off
 
     def get(self, key: tuple, answer: Callable[[], list]) -> list | None:
         """A batch's answers (texts or numbers); None if another process is to answer it and has not yet."""
@@ -42,21 +45,24 @@ class Answers:
         if key not in self.known and mine:
             self.known[key] = answer()
             if self.file:
+                entry = {"key": key, "answers": self.known[key]}
                 with open(self.file, "a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": key, "answers": self.known[key]}, ensure_ascii=False) + "\n")
+                    file.write(json.dumps(entry | {"digest": digest(json.dumps(entry))}, ensure_ascii=False) + "\n")
         return self.known.get(key)
 
 
 def read_answers(file: Path) -> dict[tuple, list]:
-    """Key -> answers of a file's lines; a line that a kill cut off counts as not written."""
+    """Key -> answers of a file's lines; one that a kill cut off or that was damaged counts as not written."""
     found = {}
     with open(file, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError:
+                written = entry.pop("digest")
+            except (ValueError, KeyError):
                 continue
-            found[tuple(entry["key"])] = entry["answers"]
+            if digest(json.dumps(entry)) == written:
+                found[tuple(entry["key"])] = entry["answers"]
     return found
 
 
@@ -85,5 +91,6 @@ def helpers(work: Callable[..., None], count: int, *arguments: object) -> Iterat
 
 
 def _help(work: Callable[..., None], owner: int, *arguments: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner
     end_with(owner)
     work(*arguments)

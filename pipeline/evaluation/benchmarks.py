@@ -6,7 +6,6 @@ lm-eval 0.4, 0-shot: what stands before the answers, the answers as they follow 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from pipeline.data.formats import BadRecord
 from pipeline.data.read_text import text_id
 from pipeline.data.records import MultipleChoice
 from pipeline.data.tokenizer import Tokenizer
+from pipeline.files import parse_json
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 Asked = tuple[str, list[str], int]  # context, answers without what joins them to it, index of the right one
@@ -31,57 +31,84 @@ class Benchmark(NamedTuple):
     ask: Callable[[dict], Asked]
 
 
+def text(doc: dict, key: str) -> str:
+    """A text of a record, which would be asked as whatever else it is too. Raises KeyError or TypeError."""
+    if not isinstance(doc[key], str):
+        raise TypeError(f"{key} is of type {type(doc[key]).__name__}")
+    return doc[key]
+
+
+def texts(doc: dict, key: str) -> list[str]:
+    """A list of texts of a record. Raises KeyError or TypeError."""
+    if not isinstance(doc[key], list) or not all(isinstance(one, str) for one in doc[key]):
+        raise TypeError(f"{key} is no list of texts")
+    return doc[key]
+
+
+def right_one(value: object) -> int:
+    """The index of the right answer, which some files have as text or as true and false. Raises ValueError."""
+    if not isinstance(value, int | str):
+        raise ValueError(f"{value!r} is no whole number")
+    return int(value)
+
+
 def agieval(doc: dict) -> Asked:
     """The question with its passage and lettered options; the answers repeat the options."""
     (gold,) = doc["gold"]
-    return doc["query"], doc["choices"], gold
+    return text(doc, "query"), texts(doc, "choices"), right_one(gold)
 
 
 def arc(doc: dict) -> Asked:
     options = doc["choices"]
-    return f"Question: {doc['question']}\nAnswer:", options["text"], options["label"].index(doc["answerKey"])
+    return (
+        f"Question: {text(doc, 'question')}\nAnswer:",
+        texts(options, "text"),
+        texts(options, "label").index(doc["answerKey"]),
+    )
 
 
 def bigbench(doc: dict) -> Asked:
-    return doc["inputs"], doc["multiple_choice_targets"], doc["multiple_choice_targets"].index(doc["targets"][0])
+    answers = texts(doc, "multiple_choice_targets")
+    return text(doc, "inputs"), answers, answers.index(texts(doc, "targets")[0])
 
 
 def boolq(doc: dict) -> Asked:
-    return f"{doc['passage']}\nQuestion: {doc['question']}?\nAnswer:", ["no", "yes"], int(doc["label"])
+    asked = f"{text(doc, 'passage')}\nQuestion: {text(doc, 'question')}?\nAnswer:"
+    return asked, ["no", "yes"], right_one(doc["label"])
 
 
 def copa(doc: dict) -> Asked:
     """The premise goes on with its cause or effect. lm-eval puts two spaces before it."""
     joint = {"cause": "because", "effect": "therefore"}[doc["question"]]
-    answers = [f" {text[0].lower()}{text[1:]}" for text in (doc["choice1"], doc["choice2"])]
-    return f"{doc['premise'].strip()[:-1]} {joint}", answers, int(doc["label"])
+    answers = [f" {answer[0].lower()}{answer[1:]}" for answer in (text(doc, "choice1"), text(doc, "choice2"))]
+    return f"{text(doc, 'premise').strip()[:-1]} {joint}", answers, right_one(doc["label"])
 
 
 def hellaswag(doc: dict) -> Asked:
     """WikiHow's marks are taken out: a title ends a sentence, and whatever else is in brackets goes."""
 
-    def plain(text: str) -> str:
-        return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
+    def plain(marked: str) -> str:
+        return re.sub(r"\[.*?\]", "", marked.strip().replace(" [title]", ". ")).replace("  ", " ")
 
-    context = f"{doc['activity_label']}: {doc['ctx_a']} {doc['ctx_b'].capitalize()}"
-    return plain(context), [plain(ending) for ending in doc["endings"]], int(doc["label"])
+    context = f"{text(doc, 'activity_label')}: {text(doc, 'ctx_a')} {text(doc, 'ctx_b').capitalize()}"
+    return plain(context), [plain(ending) for ending in texts(doc, "endings")], right_one(doc["label"])
 
 
 def mathqa(doc: dict) -> Asked:
     """Answers a to d end at their first comma before a space, as lm-eval has it; the last goes on to the line's end."""
     found = re.findall(r"[a-d] \) (.*?), |e \) (.*?)$", doc["options"])
     answers = [(first or last).rstrip(" ,") for first, last in found]
-    return f"Question: {doc['Problem']}\nAnswer:", answers, "abcde".index(doc["correct"])
+    return f"Question: {text(doc, 'Problem')}\nAnswer:", answers, list("abcde").index(doc["correct"])
 
 
 def piqa(doc: dict) -> Asked:
-    return f"Question: {doc['goal']}\nAnswer:", [doc["sol1"], doc["sol2"]], int(doc["label"])
+    return f"Question: {text(doc, 'goal')}\nAnswer:", [doc["sol1"], doc["sol2"]], right_one(doc["label"])
 
 
 def pubmedqa(doc: dict) -> Asked:
-    answers, abstract = ["yes", "no", "maybe"], "\n".join(doc["CONTEXTS"])
+    answers, abstract = ["yes", "no", "maybe"], "\n".join(texts(doc, "CONTEXTS"))
     return (
-        f"Abstract: {abstract}\nQuestion: {doc['QUESTION']}\nAnswer:",
+        f"Abstract: {abstract}\nQuestion: {text(doc, 'QUESTION')}\nAnswer:",
         answers,
         answers.index(doc["final_decision"]),
     )
@@ -146,21 +173,25 @@ def benchmark_files(benchmark: str, folder: Path, pattern: str | None = None) ->
 
 def read_records(file: Path) -> Iterator[dict]:
     """The records of a file. Raises BadRecord."""
+    where = ""
     try:
         if file.suffix == ".parquet":
             from pyarrow import parquet  # comes with the dependency group lm-eval
 
             yield from parquet.read_table(file).to_pylist()
             return
-        text = file.read_text(encoding="utf-8")
-        listed = (
-            json.loads(text) if text.lstrip().startswith("[") else map(json.loads, filter(str.strip, text.split("\n")))
-        )
-        yield from listed
+        content = file.read_text(encoding="utf-8")
+        if content.lstrip().startswith("["):
+            yield from parse_json(content)
+            return
+        for number, line in enumerate(content.split("\n"), 1):
+            if line.strip():
+                where = f"line {number}: "
+                yield parse_json(line)
     except ImportError:
         raise BadRecord(file, "-", "is Parquet, which needs pyarrow: uv sync --group lm-eval") from None
     except (OSError, ValueError) as error:  # undecodable text and JSON, damaged Parquet
-        raise BadRecord(file, "-", f"cannot be read ({' '.join(str(error).split())})") from None
+        raise BadRecord(file, "-", f"cannot be read ({where}{' '.join(str(error).split())})") from None
 
 
 def token_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.data.corpora import read_splits, read_task
 from pipeline.data.frames import Square, move_boxes
@@ -38,6 +41,7 @@ from pipeline.evaluation.tasks import FREE_TEXT, ask, asked, score_answer, shuff
 from pipeline.model.huggingface import build_decoder
 from pipeline.model.vision import build_encoder, decode_images
 from pipeline.model.vlm import IGNORE, VLM, greedy
+from pipeline.phase import Job, Progress
 from pipeline.sections import Encoder, ModelSize
 from pipeline.training.state import load_weights
 
@@ -46,13 +50,14 @@ CAPTION_COLUMNS = ["id", "image", "reference", "prediction", "score"]
 CONVENTION_COLUMNS = ["task", "condition", "scorer", "questions", "score"]
 CPU = torch.device("cpu")
 KEPT_BYTES = 1 << 30  # features that a process on the CPU keeps in memory
+LOGITS = 512  # positions that have logits at a time: with a vocabulary of 50,000 they are 100 MB
 
 
 def load_model(settings: dict, checkpoint: Path) -> VLM:
     """A trained model in evaluation mode, with its encoder if that was trained. Raises ValueError for other weights."""
     size = ModelSize(**settings["model"])
     encoder = Encoder(**settings["encoder"]) if settings["encoder"] else None
-    network = build_encoder(encoder) if settings.get("train_encoder") else None
+    network = build_encoder(encoder) if encoder and settings.get("train_encoder") else None
     decoder = build_decoder(size)
     model = VLM(decoder, encoder.width, network, encoder.projector) if encoder else VLM(decoder)
     missing = load_weights(model, checkpoint)
@@ -81,7 +86,7 @@ def halve(model: nn.Module) -> nn.Module:
 # --- looking at images -----------------------------------------------------------------------------------------------
 
 Look = Callable[[list], Tensor]  # what stands for images (n of them) -> their features [n, patches, width] in fp32
-Reply = Callable[[Tensor, Tensor | None, Tensor | None], list[str]]  # tokens, features, slots as in VLM.embed -> texts
+Reply = Callable[["Prompt"], list[str]]  # prompts of one length -> texts
 
 
 class Viewer:
@@ -137,6 +142,7 @@ class Viewer:
 
     def encode(self, files: Iterable[Path]) -> Tensor:
         """[n, patches, width] in fp32 of images encoded together."""
+        assert self.network is not None, "features that are not stored are a network's"
         pixels = decode_images((file.read_bytes() for file in files), self.square)
         return self.network(pixels.to(self.device)).float()
 
@@ -150,8 +156,9 @@ class Viewer:
     def mean(self, files: list[Path], batch: int) -> Tensor:
         """[patches, width]: the mean over the different ones among the files, looked at `batch` at a time."""
         files = list(dict.fromkeys(files))
-        sums = (self.look(files[start : start + batch]).sum(0) for start in range(0, len(files), batch))
-        return sum(sums) / len(files)
+        total = sum(self.look(files[start : start + batch]).sum(0) for start in range(0, len(files), batch))
+        assert isinstance(total, Tensor), "there is a file"
+        return total / len(files)
 
 
 def make_viewer(settings: dict, model: VLM, features: Path | None, device: torch.device = CPU) -> Viewer | None:
@@ -173,13 +180,15 @@ def view(
     files = [question.image for question in questions]
     if condition == "removed":
         return [None] * len(files), None
+    assert viewer, "only of removed images there is nothing to look at"
     if condition == "mean":
         unique = list(dict.fromkeys(files))
         for start in range(0, len(unique), batch):
             viewer.note(unique[start : start + batch])
         mean = cache(partial(viewer.mean, files, batch))  # not before it is needed
         return [None] * len(files), lambda shown: mean().expand(len(shown), -1, -1)
-    return files if condition == "normal" else shuffled_images(questions), viewer.look
+    shown: list[Path | None] = [*(files if condition == "normal" else shuffled_images(questions))]
+    return shown, viewer.look
 
 
 # --- answering -------------------------------------------------------------------------------------------------------
@@ -210,7 +219,7 @@ def answer(
     image: int,
     answers: Answers,
     key: tuple = (),
-    update: Callable[[int], None] = lambda done: None,
+    update: Callable[[int], object] = lambda done: None,
 ) -> dict[tuple, str] | None:
     """A model's replies to batches of different (prompt, what is shown), by these.
 
@@ -227,7 +236,7 @@ def answer(
             patches = features.shape[1]
             tokens = torch.cat((torch.full((len(pairs), patches), image), tokens), dim=1)
             slots = (torch.arange(len(pairs))[:, None] * tokens.shape[1] + torch.arange(patches)).flatten()
-        return reply(tokens, features, slots)
+        return reply(Prompt(tokens, features, slots))
 
     for number, pairs in enumerate(batches):
         said |= zip(pairs, answers.get((*key, number), partial(reply_to, pairs)) or ())
@@ -235,21 +244,32 @@ def answer(
     return said if len(said) == sum(map(len, batches)) else None
 
 
-def placed(model: VLM, *tensors: Tensor | None) -> list[Tensor | None]:
-    """Tensors on the model's device."""
-    device = model.decoder.embedding.weight.device
-    return [tensor if tensor is None else tensor.to(device) for tensor in tensors]
+class Prompt(NamedTuple):
+    """Prompts of one length with their images, as `VLM.embed` takes them: token ids, features and slots."""
+
+    tokens: Tensor
+    features: Tensor | None
+    slots: Tensor | None
+
+    def to(self, model: VLM) -> Prompt:
+        """On the model's device."""
+        features, slots = (one if one is None else one.to(place(model)) for one in (self.features, self.slots))
+        return Prompt(self.tokens.to(place(model)), features, slots)
 
 
-def generate(model: VLM, tokenizer: Tokenizer, stop: int, longest: int, tokens: Tensor, features, slots) -> list[str]:
+def place(model: VLM) -> torch.device:
+    return model.decoder.embedding.weight.device
+
+
+def generate(model: VLM, tokenizer: Tokenizer, stop: int, longest: int, prompt: Prompt) -> list[str]:
     """The likeliest continuation, token by token, up to `stop`."""
-    tokens, features, slots = placed(model, tokens, features, slots)
+    tokens, features, slots = prompt.to(model)
     return [tokenizer.decode(ids) for ids in greedy(model, tokens, stop, longest, features, slots)]
 
 
-def yes_or_no(model: VLM, tokenizer: Tokenizer, words: tuple[str, str], tokens: Tensor, features, slots) -> list[str]:
+def yes_or_no(model: VLM, tokenizer: Tokenizer, words: tuple[str, str], prompt: Prompt) -> list[str]:
     """The likelier of the words for "yes" and "no", by their first tokens (vlm-evaluation's POPE); "yes" on a tie."""
-    hidden = model.decoder(model.embed(*placed(model, tokens, features, slots)))[:, -1]
+    hidden = model.decoder(model.embed(*prompt.to(model)))[:, -1]
     yes, no = (tokenizer.encode(word)[0] for word in words)
     logits = model.decoder.logits(hidden)
     return ["yes" if y >= n else "no" for y, n in zip(logits[:, yes].tolist(), logits[:, no].tolist())]
@@ -273,7 +293,13 @@ class Evaluation:
     """
 
     def __init__(
-        self, settings: dict, inputs: dict[str, Path], context: dict, answers: Answers, progress, process: int = 0
+        self,
+        settings: dict,
+        inputs: dict[str, Path],
+        context: dict,
+        answers: Answers,
+        progress: Progress,
+        process: int = 0,
     ):
         self.settings, self.inputs, self.context = settings, inputs, context
         self.answers, self.progress = answers, progress
@@ -313,17 +339,27 @@ class Evaluation:
     def questions(self, name: str, format: str) -> list[Question]:
         return questions_of(self.inputs["questions"], self.settings["split"], name, format, self.context)
 
-    def answer(self, key: tuple, prompts, shown, look: Look | None, reply: Reply, longest: int, update=lambda done: 0):
+    def answer(
+        self,
+        key: tuple,
+        prompts: Sequence[tuple[int, ...]],
+        shown: Sequence[Path | None],
+        look: Look | None,
+        reply: Reply,
+        longest: int,
+        update: Callable[[float], object] = lambda done: 0,
+    ) -> list[str] | None:
         """Replies to prompts about what is shown, or None (see the function)."""
         more = longest + (self.settings["encoder"]["patches"] if look else 0)
         batches = list(by_length(dict.fromkeys(zip(prompts, shown)), self.batch, self.room, more))
         if look is not None:
+            assert self.viewer
             for pairs in batches:
                 self.viewer.note(file for _, file in pairs if file is not None)
         said = answer(
             batches, look, reply, self.tokenizer.image, self.answers, key, lambda done: update(done / len(batches))
         )
-        return said and [said[pair] for pair in zip(prompts, shown)]
+        return None if said is None else [said[pair] for pair in zip(prompts, shown)]
 
     def answered(self) -> Iterator[tuple[str, dict, str, list[Question], list[str]]]:
         """Task, its settings, condition, questions and answers, as far as answers are known."""
@@ -343,7 +379,7 @@ class Evaluation:
             for condition in settings["conditions"]:
 
                 def update(share: float, before: int = done, name: str = name) -> None:
-                    self.progress.update(round(100 * (before + share)), 100 * total, "% of task conditions", name)
+                    self.progress.update(before + share, total, "conditions", name)
 
                 shown, look = view(condition, questions, self.viewer, self.batch)
                 answers = self.answer(("vision", name, condition), prompts, shown, look, reply, task["longest"], update)
@@ -376,6 +412,7 @@ class Evaluation:
         longest = self.settings["captioning"]["longest"]
         reply = partial(generate, self.model, self.tokenizer, self.tokenizer.end, longest)
         files = [question.image for question in questions]
+        assert self.viewer, "captions are of what is looked at"
         self.viewer.prepare(files)
         predictions = self.answer(("captions",), [()] * len(files), files, self.viewer.look, reply, longest)
         if predictions is None:
@@ -418,7 +455,9 @@ class Evaluation:
         """Rows of items: which choice is the likeliest continuation, its tokens as `split` makes them."""
         pairs = [split(self.tokenizer, item.context, choice) for item in items for choice in item.choices]
         scores, start = self.log_likelihoods(("text", name), pairs), 0
-        for item in items if scores is not None else ():
+        if scores is None:
+            return
+        for item in items:
             mine = scores[start : start + len(item.choices)]
             start += len(item.choices)
             best = int(mine.argmax())
@@ -450,48 +489,66 @@ def log_likelihoods(
 ) -> np.ndarray | None:
     """Sums of log-probabilities [len(pairs)], in nats, of continuations after contexts (token ids).
 
-    Contexts longer than the model's sequence lose their beginning. A batch has at most `batch` rows and `tokens`
-    positions; its rows are padded on the right, which causal attention never looks at. None if some batches are left
-    to other processes.
+    Contexts longer than the model's sequence lose their beginning. A context that several continuations have is read
+    once. A batch has contexts of one length, at most `batch` rows and at most `tokens` positions; its continuations are
+    padded on the right, which causal attention never looks at. None if some batches are left to other processes.
     """
     answers = answers or Answers()
-    rows = []
-    for context, continuation in pairs:
-        whole = (context + continuation)[-(sequence + 1) :]
-        rows.append((whole, min(len(continuation), len(whole) - 1)))
+    rows = [cut(context, continuation, sequence) for context, continuation in pairs]
     out, missing = np.zeros(len(rows)), False
-    order = sorted(range(len(rows)), key=lambda n: len(rows[n][0]))
-    start = number = 0
-    while start < len(order):
-        end = start + 1
-        while end < min(start + batch, len(order)) and (
-            tokens is None or (end + 1 - start) * (len(rows[order[end]][0]) - 1) <= tokens
-        ):
-            end += 1
-        members = order[start:end]
+    for number, members in enumerate(alike(rows, batch, tokens)):
         found = answers.get((*key, number), partial(batch_likelihoods, model, [rows[n] for n in members]))
         missing |= found is None
         out[members] = 0.0 if found is None else found
-        start, number = end, number + 1
     return None if missing else out
 
 
-def batch_likelihoods(model: VLM, rows: list[tuple[list[int], int]]) -> list[float]:
-    """For rows of (token ids, how many of the last ones are told): the told ones' log-probability, in nats."""
-    width = max(len(ids) for ids, _ in rows) - 1
-    tokens = torch.zeros((len(rows), width), dtype=torch.long)
-    targets = torch.full((len(rows), width), IGNORE)
-    for row, (ids, told) in enumerate(rows):
-        ids = torch.tensor(ids)
-        tokens[row, : len(ids) - 1] = ids[:-1]
-        targets[row, len(ids) - 1 - told : len(ids) - 1] = ids[-told:]
-    tokens, targets = placed(model, tokens, targets)
-    logits = model({"tokens": tokens, "targets": targets})
-    labels = targets[targets != IGNORE]
-    nats = torch.log_softmax(logits, -1).gather(1, labels[:, None])[:, 0].double()
-    rows_of_labels = torch.arange(len(rows), device=targets.device)[:, None].expand_as(targets)[targets != IGNORE]
-    sums = torch.zeros(len(rows), dtype=torch.double, device=targets.device).index_add(0, rows_of_labels, nats)
-    return sums.tolist()
+Row = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a context, and of the continuation that is told
+
+
+def cut(context: list[int], continuation: list[int], sequence: int) -> Row:
+    """The last `sequence` + 1 tokens, of which the first is of the context: nothing tells it."""
+    whole = tuple(context + continuation)[-(sequence + 1) :]
+    start = max(1, len(whole) - len(continuation))
+    return whole[:start], whole[start:]
+
+
+def alike(rows: list[Row], batch: int, tokens: int | None) -> Iterator[list[int]]:
+    """Numbers of rows in batches: contexts of one length, equal ones side by side."""
+    members: list[int] = []
+    longest = 0
+    for n in sorted(range(len(rows)), key=lambda n: (len(rows[n][0]), rows[n][0], len(rows[n][1]))):
+        context, told = map(len, rows[n])
+        positions = (len(members) + 1) * (context + max(longest, told) - 1)
+        full = len(members) == batch or (tokens is not None and positions > tokens)
+        if members and (full or len(rows[members[0]][0]) != context):
+            yield members
+            members, longest = [], 0
+        members.append(n)
+        longest = max(longest, told)
+    if members:
+        yield members
+
+
+def batch_likelihoods(model: VLM, rows: list[Row]) -> list[float]:
+    """For rows with contexts of one length: the log-probability of each continuation, in nats."""
+    contexts = {context: number for number, context in enumerate(dict.fromkeys(context for context, _ in rows))}
+    told = [torch.tensor(told, dtype=torch.long) for _, told in rows]
+    tokens = pad_sequence([ids[:-1] for ids in told], batch_first=True)
+    targets = pad_sequence(told, batch_first=True, padding_value=IGNORE)
+    read, of = torch.tensor(list(contexts)), torch.tensor([contexts[context] for context, _ in rows])
+    read, of, tokens, targets = (ids.to(place(model)) for ids in (read, of, tokens, targets))
+    cache: Any = model.decoder.new_cache()
+    hidden = model.decoder(model.embed(read), cache=cache)[:, -1:][of]
+    if tokens.shape[1]:
+        model.decoder.select_rows(cache, of)
+        hidden = torch.cat((hidden, model.decoder(model.embed(tokens), cache=cache)), dim=1)
+    wanted = targets != IGNORE
+    pieces = zip(hidden[:, : targets.shape[1]][wanted].split(LOGITS), targets[wanted].split(LOGITS))
+    losses = [F.cross_entropy(model.decoder.logits(h), ids, reduction="none") for h, ids in pieces]
+    nats = torch.zeros(targets.shape, dtype=torch.double, device=targets.device)
+    nats[wanted] = -torch.cat(losses).double()
+    return nats.sum(1).tolist()
 
 
 def continuation_tokens(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -519,7 +576,13 @@ def write_rows(path: Path, columns: list[str], rows: Iterable[list]) -> int:
 
 
 def answer_share(
-    settings: dict, inputs: dict[str, Path], context: dict, folder: Path, processes: int, progress, process: int
+    settings: dict,
+    inputs: dict[str, Path],
+    context: dict,
+    folder: Path,
+    processes: int,
+    progress: Progress,
+    process: int,
 ) -> None:
     """Answer what falls to one of several processes."""
     evaluation = Evaluation(settings, inputs, context, Answers(folder, process, processes), progress, process)
@@ -529,14 +592,14 @@ def answer_share(
                 pass
 
 
-def count_processes(job) -> int:
+def count_processes(job: Job) -> int:
     """How many processes share the evaluation: what the context says, else one for each visible GPU."""
     if job.settings["hardware"]["device"] == "cpu":
         return job.context.get("evaluation_processes") or 1
     return job.context.get("evaluation_processes") or max(1, torch.cuda.device_count())
 
 
-def run(job, out: Path) -> dict:
+def run(job: Job, out: Path) -> dict:
     """Phase "evaluate": score one checkpoint on everything that its card names."""
     folder, processes = job.resume / "answers", count_processes(job)
     if processes > 1:
@@ -544,7 +607,7 @@ def run(job, out: Path) -> dict:
         with helpers(answer_share, processes - 1, *arguments, Silent()):
             answer_share(*arguments, job.progress, 0)
     evaluation = Evaluation(job.settings, job.inputs, job.context, Answers(folder), job.progress)
-    counts = {}
+    counts: dict[str, int] = {}
     with evaluation.precision():
         for name, columns, rows in evaluation.files():
             count = write_rows(out / f"{name}.csv", columns, rows)
@@ -555,5 +618,8 @@ def run(job, out: Path) -> dict:
 class Silent:
     """Progress that nobody is told of."""
 
-    def update(self, *_) -> None:
+    def begin_at(self, done: float) -> None:
+        pass
+
+    def update(self, *_: object) -> None:
         pass

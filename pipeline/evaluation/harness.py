@@ -62,20 +62,20 @@ def ask(
 
     definition = BENCHMARKS[benchmark]
 
-    class Model(TemplateLM):
+    class Model(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         """The evaluated model as lm-eval sees it: log-likelihoods of tokens, and no BOS."""
 
         complete = True
         eot_token_id = evaluation.tokenizer.end
 
-        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_) -> list[int]:
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
             return evaluation.tokenizer.encode(string)
 
-        def _loglikelihood_tokens(self, requests: list, **_) -> list[tuple[float, bool]]:
+        def _loglikelihood_tokens(self, requests: list, **_: object) -> list[tuple[float, bool]]:
             found = evaluation.log_likelihoods(("text", name), [(head, tail) for _, head, tail in requests])
             self.complete = found is not None
             # No task of these looks at whether a continuation is the greedy one.
-            return [(float(nats), False) for nats in (found if self.complete else np.zeros(len(requests)))]
+            return [(float(nats), False) for nats in (np.zeros(len(requests)) if found is None else found)]
 
         def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
             raise NotImplementedError("no benchmark here asks for the likelihood of a whole text")

@@ -380,7 +380,8 @@ def bleu(references: Sequence[Sequence[Sequence[str]]], hypotheses: Sequence[Seq
     for n in (1, 2, 3, 4):
         correct = total = 0
         for image, words in zip(references, hypotheses):
-            grams, limit = _ngrams(words, n), Counter()
+            grams = _ngrams(words, n)
+            limit: Counter = Counter()
             for reference in image:
                 limit |= _ngrams(reference, n)
             correct += (grams & limit).total()
@@ -447,16 +448,16 @@ def choice_scores(
     """
     if not len(gold) or not len(logprobs) == len(choices) == len(gold):
         raise ValueError(f"{len(logprobs)} log-likelihoods, {len(choices)} lists of choices, {len(gold)} gold indices")
-    predictions = {"acc": [], "acc_norm": [], "acc_bytes": []}
+    predictions: dict[str, list[int]] = {"acc": [], "acc_norm": [], "acc_bytes": []}
     for scores, texts, right in zip(logprobs, choices, gold):
         values = np.asarray(scores, dtype=float)
         if values.shape != (len(texts),) or not all(texts):
             raise ValueError(f"{values.size} log-likelihoods for the choices {list(texts)}")
         if np.isnan(values).any() or not 0 <= right < len(texts):
             raise ValueError(f"log-likelihoods {values.tolist()} with gold index {right}")
-        predictions["acc"].append(values.argmax())
-        predictions["acc_norm"].append((values / [len(text) for text in texts]).argmax())
-        predictions["acc_bytes"].append((values / [len(text.encode()) for text in texts]).argmax())
+        predictions["acc"].append(int(values.argmax()))
+        predictions["acc_norm"].append(int((values / [len(text) for text in texts]).argmax()))
+        predictions["acc_bytes"].append(int((values / [len(text.encode()) for text in texts]).argmax()))
     arrays = {name: np.array(indices) for name, indices in predictions.items()}
     return ChoiceScores(arrays, {name: indices == np.asarray(gold) for name, indices in arrays.items()})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -181,7 +181,7 @@ class BlockFit:
         """Standard deviation of a run about its cell and its seed, in the unit of the scores."""
         return math.sqrt(self.variance)
 
-    def contrast(self, weights: Mapping[Hashable, float], alpha: float = 0.05, item_se: float = 0.0) -> Estimate:
+    def contrast(self, weights: Mapping[Any, float], alpha: float = 0.05, item_se: float = 0.0) -> Estimate:
         """A weighted sum of cell effects; arguments and errors as in `block_contrast`."""
         if missing := [cell for cell in weights if cell not in self.cells]:
             raise ValueError(f"no run of the cells {missing}")

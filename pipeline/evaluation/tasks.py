@@ -43,7 +43,11 @@ def score_answer(task: dict, question: Question, prediction: str) -> tuple[bool,
 
 def true_box(task: dict, question: Question) -> metrics.Box:
     """A question's box with the decimals that its task asks for, in shares of the image, as answers are."""
-    return tuple(round(side, task["decimals"]) for side in question.box) if task.get("decimals") else question.box
+    assert question.box, "a question of a box task has one"
+    if decimals := task.get("decimals"):
+        left, top, right, bottom = (round(side, decimals) for side in question.box)
+        return left, top, right, bottom
+    return question.box
 
 
 def subset(items: list[Example], count: int | None) -> list[Example]:

@@ -101,7 +101,8 @@ class Evidence:
         return cls(sd, math.nan, df, low, high, math.nan, seeds, at_floor, runs)
 
 
-NOT_RUN = Evidence(*[math.nan] * 6, seeds=0, at_floor=False, runs=0)
+NAN = math.nan
+NOT_RUN = Evidence(NAN, NAN, NAN, NAN, NAN, NAN, seeds=0, at_floor=False, runs=0)
 
 
 class Unit(NamedTuple):

@@ -1,1 +1,1 @@
-"""The decoder, its vision input and the two together."""
+"""The decoder, the image encoders with their features, and the two together."""

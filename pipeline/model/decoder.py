@@ -52,7 +52,7 @@ class Attention(nn.Module):
         self.q_norm = Norm(shape.width)
         self.k_norm = Norm(shape.width)
 
-    def forward(self, x: Tensor, rope, mask: Tensor | None, cache: list | None) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: list | None) -> Tensor:
         rows, length, width = x.shape
         q, k, v = self.in_proj(x).chunk(3, dim=-1)
         # QK-norm spans all heads at once, before the head split and before RoPE.
@@ -92,7 +92,7 @@ class Block(nn.Module):
         self.ffn_norm = Norm(shape.width)
         self.feed_forward = FeedForward(shape)
 
-    def forward(self, x: Tensor, rope, mask: Tensor | None, cache: list | None) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: list | None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rope, mask, cache)
         return x + self.feed_forward(self.ffn_norm(x))
 
@@ -133,6 +133,11 @@ class Decoder(nn.Module):
     def new_cache(self) -> list[list]:
         """An empty cache for `forward`."""
         return [[] for _ in self.layers]
+
+    def select_rows(self, cache: list[list], rows: Tensor) -> None:
+        """Make these rows [N] of a filled cache, which may come more than once, its rows."""
+        for layer in cache:
+            layer[:] = [filled[rows] for filled in layer]
 
     def forward(self, x: Tensor, segments: Tensor | None = None, cache: list[list] | None = None) -> Tensor:
         """Hidden states [B, T, D] (before the final norm) of input vectors x [B, T, D].

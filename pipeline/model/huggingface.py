@@ -58,6 +58,7 @@ def network_config(size: ModelSize) -> PretrainedConfig:
 
     sizes = {theirs: getattr(size, ours) for theirs, ours in SIZES.items()}
     given = size.config or {}
+    assert size.family, "a size without one is OpenLM's"
     config = AutoConfig.for_model(size.family, **sizes, **given)
     for key in given:
         if key not in config_keys(config) - sizes.keys():
@@ -103,6 +104,10 @@ class HuggingFaceDecoder(nn.Module):
         from transformers import DynamicCache
 
         return DynamicCache(config=self.network.config)
+
+    def select_rows(self, cache: Cache, rows: Tensor) -> None:
+        """As `Decoder.select_rows`."""
+        cache.batch_select_indices(rows)
 
     def forward(self, x: Tensor, segments: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Hidden states [B, T, D], after the final norm, of input vectors x [B, T, D].

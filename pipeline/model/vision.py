@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,8 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.data.frames import Square
+from pipeline.model.torch_file import read_torch
 from pipeline.model.vit import VITS, ViT, find_fault
 from pipeline.sections import Encoder, find_weights
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 PLACE_SCALE = 4.0  # among 1280 channels of unit variance, a place in ones would go unnoticed
 
@@ -31,6 +36,8 @@ class Grid(nn.Module):
 
     Each patch says its row and column (one-hot), as a vision transformer's do and a convolution's cells do not.
     """
+
+    place: Tensor
 
     def __init__(self, patches: int):
         super().__init__()
@@ -61,9 +68,10 @@ class EfficientNetLite(nn.Module):
         from efficientnet_lite_pytorch import EfficientNet
 
         self.network = EfficientNet.from_name(encoder.kind.replace("_", "-"), image_size=encoder.pixels)
-        (folder,) = find_weights(encoder)
-        (file,) = sorted(folder.rglob("*.pth"))
-        self.network.load_state_dict(torch.load(file, weights_only=True))
+        folders = find_weights(encoder)
+        assert folders, "pipeline.config.check_encoders has looked"
+        (file,) = sorted(folders[0].rglob("*.pth"))
+        self.network.load_state_dict(read_torch(file))
         self.network._fc = nn.Identity()  # the classifier is never asked
         # Channels-last halves the time of its small convolutions on CPU.
         self.network.to(memory_format=torch.channels_last)
@@ -83,7 +91,7 @@ class EfficientNetLite(nn.Module):
         return self.grid(network._bn1(network._conv_head(x)))
 
 
-def make_transformer(vit: ViT, pixels: int) -> nn.Module:
+def make_transformer(vit: ViT, pixels: int) -> VisionTransformer:
     """timm's vision transformer up to its second-to-last block, without weights (on the meta device).
 
     Its `forward_features` gives [n, class token and registers + patches, width] without the final norm. timm's SigLIP
@@ -116,7 +124,7 @@ def read_transformer(file: Path, vit: ViT, grid: tuple[int, int], sha256: str | 
     Raises ValueError for a file that is missing, incomplete, of another network or of another SHA-256.
     """
     from safetensors import safe_open
-    from timm.layers import resample_abs_pos_embed
+    from timm.layers.pos_embed import resample_abs_pos_embed
 
     if fault := find_fault(file, vit):
         raise ValueError(fault)
@@ -135,9 +143,13 @@ def read_transformer(file: Path, vit: ViT, grid: tuple[int, int], sha256: str | 
 class Transformer(nn.Module):
     """A vision transformer's patches after its second-to-last block, not normalised (Prismatic; LLaVA's layer -2)."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, encoder: Encoder):
         super().__init__()
         vit = VITS[encoder.kind]
+        assert encoder.weights, "Encoder.belongs_to_the_kind has looked"
         self.network = make_transformer(vit, encoder.pixels)
         grid = self.network.patch_embed.grid_size
         weights = read_transformer(Path(encoder.weights), vit, grid, encoder.sha256)
@@ -148,7 +160,7 @@ class Transformer(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[n, patches, width] in fp32 of uint8 pixels [n, 3, side, side]; in bf16 on a GPU, if it is frozen."""
-        frozen = not self.network.pos_embed.requires_grad
+        frozen = not next(self.network.parameters()).requires_grad
         with torch.autocast("cuda", torch.bfloat16) if frozen and pixels.is_cuda else nullcontext():
             x = self.network.forward_features((pixels.float() / 255 - self.mean) / self.deviation)
         return x[:, self.network.num_prefix_tokens :].float()

@@ -6,12 +6,17 @@ The loss is computed on labelled positions only: the other logits (96% of a capt
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.decoder import Decoder, draw
 from pipeline.model.sizes import DecoderShape, projector_layers
+
+if TYPE_CHECKING:
+    from pipeline.model.huggingface import HuggingFaceDecoder
 
 IGNORE = -100  # target of a position without a label
 
@@ -27,6 +32,9 @@ class Projector(nn.Module):
     changes where training starts, not what can be learnt. The paper does not do it.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, features: int, width: int, layers: int = 2):
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
@@ -37,9 +45,13 @@ class Projector(nn.Module):
 
     def reset_parameters(self) -> None:
         """As the decoder's in-projections: an image token starts as large as what the layers are used to."""
-        for layer in self.children():
+        for layer in self.linears:
             draw(layer.weight, layer.in_features**-0.5)
             nn.init.zeros_(layer.bias)
+
+    @property
+    def linears(self) -> list[nn.Linear]:
+        return [layer for layer in self.children() if isinstance(layer, nn.Linear)]
 
     @property
     def calibrated(self) -> bool:
@@ -52,7 +64,7 @@ class Projector(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, P, width] of features [N, P, W]."""
-        first, *others = self.children()
+        first, *others = self.linears
         x = first((features - self.mean) / self.scale)
         for layer in others:
             x = layer(F.gelu(x))
@@ -65,9 +77,13 @@ class VLM(nn.Module):
     An encoder that is trained too is a part of the model; a frozen one is not, and gives the model its features.
     """
 
+    decoder: Decoder | HuggingFaceDecoder
+    projector: Projector | None
+    encoder: nn.Module | None
+
     def __init__(
         self,
-        decoder: DecoderShape | nn.Module,
+        decoder: DecoderShape | Decoder | HuggingFaceDecoder,
         features: int | None = None,
         encoder: nn.Module | None = None,
         layers: int = 2,
@@ -88,6 +104,7 @@ class VLM(nn.Module):
         x = self.decoder.embedding(tokens)
         if features is None:
             return x
+        assert self.projector is not None and slots is not None
         image = self.projector(features).flatten(0, 1).to(x.dtype)
         return x.flatten(0, 1).index_copy(0, slots, image).view_as(x)
 
@@ -106,6 +123,7 @@ class VLM(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Features [N, P, W] of the encoder that is a part of the model; without images its gradient is zeros too."""
+        assert self.encoder is not None
         if len(pixels):
             return self.encoder(pixels)
         return self.encoder(pixels.new_zeros(1, *pixels.shape[1:]))[:0]
@@ -118,10 +136,33 @@ def label_loss(logits: Tensor, targets: Tensor, z_weight: float = 0.0) -> Tensor
     labels gives 0.
     """
     targets = targets[targets != IGNORE]
-    total = F.cross_entropy(logits, targets, reduction="sum")
     if z_weight:
-        total = total + z_weight * logits.logsumexp(-1).square().sum()
+        total = CrossEntropyWithZ.apply(logits, targets, z_weight)
+    else:
+        total = F.cross_entropy(logits, targets, reduction="sum")
     return total / max(len(targets), 1)
+
+
+class CrossEntropyWithZ(torch.autograd.Function):
+    """Sum of cross-entropy and z_weight * logsumexp ** 2 of logits [L, V]: as its two parts, but in half the passes over memory.
+
+    Both need the logsumexp, and their gradients are multiples of the same softmax.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, z_weight: float) -> Tensor:
+        total = logits.logsumexp(-1)
+        ctx.save_for_backward(logits, targets, total)
+        ctx.z_weight = z_weight
+        return (total - logits.gather(1, targets[:, None])[:, 0]).sum() + z_weight * total.square().sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        logits, targets, total = ctx.saved_tensors
+        grad = torch.sub(logits, total[:, None]).exp_()
+        grad.mul_((gradient * (1 + 2 * ctx.z_weight * total))[:, None])
+        grad[torch.arange(len(targets), device=targets.device), targets] -= gradient
+        return grad, None, None
 
 
 @torch.no_grad()
@@ -138,15 +179,15 @@ def greedy(
     prefix [B, T] token ids; features and slots as in `VLM.embed`.
     """
     cache = model.decoder.new_cache()
-    hidden = model.decoder(model.embed(prefix, features, slots), cache=cache)[:, -1]
-    out: list[list[int]] = [[] for _ in prefix]
-    alive = torch.ones(len(prefix), dtype=torch.bool, device=prefix.device)
-    for _ in range(longest):
-        token = model.decoder.logits(hidden).argmax(-1)
-        alive &= token != stop
-        if not alive.any():
+    x = model.embed(prefix, features, slots)
+    said: list[Tensor] = []
+    ended = torch.zeros(len(prefix), dtype=torch.bool, device=prefix.device)
+    while len(said) < longest:
+        token = model.decoder.logits(model.decoder(x, cache=cache)[:, -1]).argmax(-1)
+        ended |= token == stop
+        if ended.all():
             break
-        for row in alive.nonzero().flatten().tolist():
-            out[row].append(int(token[row]))
-        hidden = model.decoder(model.decoder.embedding(token[:, None]), cache=cache)[:, -1]
-    return out
+        said.append(token)
+        x = model.decoder.embedding(token[:, None])
+    rows = torch.stack(said, dim=1).tolist() if said else [[] for _ in prefix]
+    return [row[: row.index(stop)] if stop in row else row for row in rows]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,8 +58,8 @@ class Results:
     def __init__(self, rows: Rows):
         self.rows = rows
         self.cells = {cell.name: cell for cell in rows.cells()}
-        self.items = cache(self.items)
-        self.grid = cache(self.grid)
+        self.items = cache(self.read_items)
+        self.grid = cache(self.read_grid)
 
     def seeds(self, arm: Arm) -> set[int]:
         return set(self.cells[arm[0]].runs) if arm[0] in self.cells else set()
@@ -67,7 +68,7 @@ class Results:
         """Whether a run was asked for what a metric is the mean of: not every suite wants captions."""
         return (self.rows.folder(self.cells[arm[0]].runs[seed]) / file_of(metric, self.rows.tasks)).exists()
 
-    def items(self, arm: Arm, seed: int, metric: str) -> pd.DataFrame:
+    def read_items(self, arm: Arm, seed: int, metric: str) -> pd.DataFrame:
         """What a metric is the mean of: group (task), id, cluster and value of every item, sorted."""
         folder = self.rows.folder(self.cells[arm[0]].runs[seed])
         found = metric_items(folder, metric, arm[1], self.rows.tasks)
@@ -77,7 +78,7 @@ class Results:
         """A run's score: the mean over groups of the mean over their items."""
         return float(self.items(arm, seed, metric).groupby("group")["value"].mean().mean())
 
-    def grid(self, metric: str, evaluated: str) -> list[tuple[Arm, int]]:
+    def read_grid(self, metric: str, evaluated: str) -> list[tuple[Arm, int]]:
         """All runs of one state under normal conditions: what a fit pools."""
         file = file_of(metric, self.rows.tasks)
         return [
@@ -153,6 +154,8 @@ def measure(results: Results, contrast: dict, interest: float) -> Effect:
             key = (arm["cell"], arm["condition"])
             weights[key] = weights.get(key, 0.0) + sign
     metric, seeds = contrast["metric"], sorted(set.intersection(*(results.seeds(arm) for arm in weights)))
+    if is_vision(metric, results.rows.tasks) and results.rows.no_prior:
+        return Effect(NOT_RUN)
     if not seeds or not all(results.asked(arm, seed, metric) for arm in weights for seed in seeds):
         return Effect(NOT_RUN)
     differences, frame = item_differences(results, weights, seeds, metric)
@@ -210,7 +213,7 @@ def measure_spread(results: Results, agreement: dict) -> Effect:
     """How far two seeds differ over some cells: root mean square of the difference."""
     first, second = agreement["seeds"]
     cells = [cell for cell in agreement["cells"] if {first, second} <= results.seeds((cell, "normal"))]
-    if not cells:
+    if not cells or (is_vision(agreement["metric"], results.rows.tasks) and results.rows.no_prior):
         return Effect(NOT_RUN)
     differences = [
         results.score((cell, "normal"), first, agreement["metric"])
@@ -232,7 +235,7 @@ def make(rows: Rows, out: Path) -> None:
     judgements = judge([tested_claim(claim, found) for claim, found in zip(claims, effects, strict=True)])
     table = pd.DataFrame(
         [
-            line(claim, number, effect, judgement)
+            line(claim, number, effect, judgement, failed_runs(results, claim))
             for claim, found, judgement in zip(claims, effects, judgements, strict=True)
             for number, effect in enumerate(found)
         ]
@@ -284,9 +287,19 @@ def part_name(contrast: dict) -> str:
     return f"{contrast['metric'].replace('_', ' ')}: {arms(contrast['plus'])} less {arms(contrast['minus'])}"
 
 
-def line(claim: dict, number: int, effect: Effect, judgement: Judgement) -> dict:
+def failed_runs(results: Results, claim: dict) -> str:
+    """What failed of the runs that a claim needs, in a sentence of their own; nothing where all is well."""
+    arms = [arm["cell"] for contrast in claim["contrasts"] for arm in (*contrast["plus"], *contrast["minus"])]
+    arms += claim["agreement"]["cells"] if claim.get("agreement") else []
+    cells = [results.cells[name] for name in dict.fromkeys(arms) if name in results.cells]
+    failed = [f"{cell.name}: {cell.failures}" for cell in cells if cell.failed]
+    failed += [f"the language prior: {results.rows.no_prior}"] if cells and results.rows.no_prior else []
+    return f" Failed: {'; '.join(failed)}." if failed else ""
+
+
+def line(claim: dict, number: int, effect: Effect, judgement: Judgement, failed: str = "") -> dict:
     """A part of a claim: its effect in its unit, and the verdict of the part and of the whole claim."""
-    agreement = claim.get("agreement")
+    agreement: Any = claim.get("agreement")
     contrast = claim["contrasts"][number] if not agreement else None
     metric = contrast["metric"] if contrast else agreement["metric"]
     evidence, unit = effect.evidence, unit_of(metric)
@@ -316,7 +329,7 @@ def line(claim: dict, number: int, effect: Effect, judgement: Judgement) -> dict
         "seeds_needed": effect.seeds_needed,
         "published": claim["published"]["effect"] if claim["published"] else None,
         "published_unit": claim["published"]["unit"] if claim["published"] else None,
-        "reason": judgement.reason,
+        "reason": judgement.reason + failed,
         "says": claim["says"],
         "source": claim["source"],
         "note": claim["note"],
@@ -372,5 +385,5 @@ def cells_of(row: pd.Series, first: bool) -> list[str]:
         power,
         seeds,
         paper,
-        (row["reason"] + (f" {row['note']}" if row["note"] else "")) if first else "",
+        (row["reason"].replace("|", "\\|") + (f" {row['note']}" if row["note"] else "")) if first else "",
     ]

@@ -8,6 +8,7 @@ the study, is `not_run`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -47,8 +48,9 @@ def beside(rows: Rows, found: pd.DataFrame) -> pd.DataFrame:
     made = []
     for figure in rows.settings["published"]:
         row = ours.get(figure["cell"], {}) if figure["column"] else {}
-        value = row.get(figure["column"])
+        value: Any = row.get(figure["column"])
         run = value is not None and value == value
+        failed = row["status"] if figure["column"] and len(row) and not row["seeds"] else None
         points = figure["value"] * (100 if figure["unit"] == "fraction" else 1)
         made.append(
             {
@@ -59,7 +61,7 @@ def beside(rows: Rows, found: pd.DataFrame) -> pd.DataFrame:
                 "ours_low": 100 * row[f"{figure['column']}_low"] if run else None,
                 "ours_high": 100 * row[f"{figure['column']}_high"] if run else None,
                 "delta": 100 * value - points if run else None,
-                "status": "ok" if run else "not_run",
+                "status": "ok" if run else failed or "not_run",
             }
         )
     return pd.DataFrame(made, columns=COLUMNS)
@@ -77,7 +79,7 @@ def comparison_lines(table: pd.DataFrame) -> list[str]:
             f"{row['published']:.2f}",
             f"{row['ours']:.1f} ({row['ours_low']:.1f} to {row['ours_high']:.1f})"
             if row["status"] == "ok"
-            else "not run",
+            else row["status"].replace("not_run", "not run"),
             row["column"].replace("_", " ") if row["status"] == "ok" else "",
             f"{row['delta']:+.1f}" if row["status"] == "ok" else "",
             row["note"],

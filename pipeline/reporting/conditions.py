@@ -9,7 +9,17 @@ import pandas as pd
 
 from pipeline.files import write_text
 from pipeline.reporting import scores
-from pipeline.reporting.rows import Cell, Rows, interval, markdown_table, percent, stable, write_table
+from pipeline.reporting.rows import (
+    Cell,
+    Rows,
+    failed_lines,
+    interval,
+    made,
+    markdown_table,
+    percent,
+    stable,
+    write_table,
+)
 
 CONDITIONS = ("normal", "removed", "mean", "shuffled")
 
@@ -20,6 +30,7 @@ def make(rows: Rows, out: Path) -> None:
     write_table(by_condition, out / "conditions.csv")
     by_type = pd.DataFrame([row for cell in cells for row in type_rows(rows, cell)])
     write_table(by_type, out / "question_types.csv")
+    failed = failed_lines("cell", [cell.name for cell in cells], [cell.status for cell in cells])
     heading = f"(preset `{rows.settings['preset']}`, {rows.settings['split']} split)"
     names = [cell.name for cell in cells]
     write_text(
@@ -33,10 +44,12 @@ def make(rows: Rows, out: Path) -> None:
                 "",
                 *markdown_table(["image", *names], pivot(by_condition, "condition", names)),
                 "",
+                *failed,
             ]
         ),
     )
-    by_type["kind"] = by_type["task"] + ": " + by_type["kind"]
+    if "kind" in by_type:
+        by_type["kind"] = by_type["task"] + ": " + by_type["kind"]
     write_text(
         out / "question_types.md",
         "\n".join(
@@ -47,6 +60,7 @@ def make(rows: Rows, out: Path) -> None:
                 "",
                 *markdown_table(["question type", "questions", *names], pivot(by_type, "kind", names, "questions")),
                 "",
+                *failed,
             ]
         ),
     )
@@ -54,6 +68,8 @@ def make(rows: Rows, out: Path) -> None:
 
 def condition_rows(rows: Rows, cell: Cell) -> list[dict]:
     """The vision average of a cell under every condition."""
+    if not cell.runs:
+        return [without_figures(cell) | {"condition": condition} for condition in CONDITIONS]
     zero = dict.fromkeys(stable(rows.tasks["vision"]), 0.0)
     folders = [rows.folder(run) for run in cell.runs.values()]
     return [
@@ -68,6 +84,8 @@ def condition_rows(rows: Rows, cell: Cell) -> list[dict]:
 
 def type_rows(rows: Rows, cell: Cell) -> list[dict]:
     """The score of a cell on every type of question of every task."""
+    if not cell.runs:
+        return [without_figures(cell)]
     folders = [rows.folder(run) for run in cell.runs.values()]
     asked = scores.read_scores(folders[:1], "vision.csv")
     kinds = asked[asked["condition"] == "normal"].groupby(["task", "kind"], sort=True).size()
@@ -88,11 +106,18 @@ def type_rows(rows: Rows, cell: Cell) -> list[dict]:
     ]
 
 
+def without_figures(cell: Cell) -> dict:
+    """The row of a cell whose runs failed."""
+    return {"cell": cell.name, "seeds": 0, "status": cell.status}
+
+
 def pivot(table: pd.DataFrame, key: str, names: list[str], *more: str) -> list[list[str]]:
-    """A line a value of `key`, a column a cell."""
+    """A line a value of `key`, a column a cell; empty for a cell without figures."""
     lines = []
-    for value in dict.fromkeys(table[key]):
+    for value in dict.fromkeys(made(table).get(key, [])):
         part = table[table[key] == value].set_index("cell")
-        extra = [str(part[column].iloc[0]) for column in more]
-        lines.append([value, *extra, *(percent(part.loc[name], "score") for name in names)])
+        extra = [f"{part[column].iloc[0]:.0f}" for column in more]
+        lines.append(
+            [value, *extra, *(percent(part.loc[name] if name in part.index else {}, "score") for name in names)]
+        )
     return lines

@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.files import write_text
 from pipeline.reporting import scores
 from pipeline.reporting.figures import sweep_figure
-from pipeline.reporting.rows import Rows, markdown_table, percent, write_table
+from pipeline.reporting.rows import Rows, made, markdown_table, percent, runs_of, write_table
 from pipeline.reporting.sweeps import SCORES, title
 
 CONTROLS = {
@@ -45,18 +45,19 @@ def section(rows: Rows, part: pd.DataFrame) -> list[str]:
         return ["Not run."]
     if part["control"].iloc[0] == "blind":
         tasks = rows.tasks["vision"]
-        return markdown_table(["", "seeds", *tasks], [blind_line(rows, name) for name in part["cell"]])
+        return markdown_table(["", "seeds", *tasks], [blind_line(rows, r) for _, r in part.iterrows()])
     shown = [name for name in SCORES if name in part and part[name].notna().any()]
     lines = [
-        [r["cell"], f"{r['seeds']}", *(percent(r, name, *SCORES[name][1:]) for name in shown)]
-        for _, r in part.iterrows()
+        [r["cell"], runs_of(r), *(percent(r, name, *SCORES[name][1:]) for name in shown)] for _, r in part.iterrows()
     ]
     return markdown_table(["", "seeds", *(SCORES[name][0] for name in shown)], lines)
 
 
-def blind_line(rows: Rows, name: str) -> list[str]:
+def blind_line(rows: Rows, row: pd.Series) -> list[str]:
     """What a blind model answers right, task by task."""
-    cell = next(cell for cell in rows.cells("blind") if cell.name == name)
+    cell = next(cell for cell in rows.cells("blind") if cell.name == row["cell"])
+    if not cell.runs:
+        return [cell.name, runs_of(row), *[""] * len(rows.tasks["vision"])]
     folders = [rows.folder(run) for run in cell.runs.values()]
     values = []
     for task in rows.tasks["vision"]:
@@ -64,12 +65,12 @@ def blind_line(rows: Rows, name: str) -> list[str]:
             folders, "vision.csv", partial(scores.average, chance={task: 0.0}), condition="removed"
         )
         values.append(f"{100 * estimate.estimate:.1f} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})")
-    return [name, str(len(folders)), *values]
+    return [cell.name, runs_of(row), *values]
 
 
 def draw(parts: dict[str, pd.DataFrame], out: Path) -> None:
     """The two figures: scores by peak of the re-warmed branch, and text by branch point without images."""
-    rewarm = parts["rewarm"]
+    rewarm = made(parts["rewarm"])
     if len(rewarm):
         names = [f"{row['branch_percent']:g}%\n{row['cooldown_peak_lr']:.2g}" for _, row in rewarm.iterrows()]
         rewarm = rewarm.assign(branch=names)

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import EngFormatter
 
@@ -110,12 +111,12 @@ def pipeline_figure(settings: dict, file: Path) -> None:
     save(figure, file)
 
 
-def box(axis, x: float, y: float, width: float, height: float, colour: str, text: str) -> None:
+def box(axis: Axes, x: float, y: float, width: float, height: float, colour: str, text: str) -> None:
     axis.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.2", fc=colour, ec=GREY, linewidth=0.8))
     axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=10)
 
 
-def arrow(axis, *corners: tuple[float, float]) -> None:
+def arrow(axis: Axes, *corners: tuple[float, float]) -> None:
     """An arrow along straight pieces."""
     for start, end in zip(corners[:-2], corners[1:-1]):
         axis.plot(*zip(start, end), color=GREY, linewidth=1)

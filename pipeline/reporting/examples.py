@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from PIL import Image
 
@@ -17,7 +18,7 @@ from pipeline.data.records import Question
 from pipeline.evaluation.metrics import parse_box
 from pipeline.evaluation.tasks import ask
 from pipeline.reporting import scores
-from pipeline.reporting.figures import save
+from pipeline.reporting.figures import notice, save
 from pipeline.reporting.rows import Rows, write_table
 
 RIGHT, WRONG = 2, 2
@@ -26,13 +27,16 @@ GREEN, RED = "#1b7837", "#b2182b"
 
 def make(rows: Rows, out: Path) -> None:
     cell = next(cell for cell in rows.cells(evaluated="model") if cell.name == "recipe")
+    if not cell.runs:
+        write_table(pd.DataFrame([{"cell": cell.name, "status": cell.status}]), out / "figures/examples.csv")
+        return notice("There are no answers to show: the recommended model's run failed", out / "figures/examples.png")
     answers = scores.read_scores([rows.folder(next(iter(cell.runs.values())))], "vision.csv")
     examples = pick(answers[answers["condition"] == "normal"], RIGHT, WRONG)
     asked = questions(rows, set(zip(examples["task"], examples["id"])))
     keys = list(zip(examples["task"], examples["id"]))
     examples["question"] = [ask(rows.tasks["vision"][task], asked[task, name]) for task, name in keys]
     write_table(examples, out / "figures/examples.csv")
-    contact_sheet(examples, {key: asked[key].image for key in keys}, out / "figures/examples.png")
+    return contact_sheet(examples, {key: asked[key].image for key in keys}, out / "figures/examples.png")
 
 
 def pick(rows: pd.DataFrame, right: int, wrong: int) -> pd.DataFrame:
@@ -79,7 +83,7 @@ def contact_sheet(examples: pd.DataFrame, images: dict[tuple[str, str], Path], f
     save(figure, file)
 
 
-def draw(axis, row: pd.Series, file: Path) -> None:
+def draw(axis: Axes, row: pd.Series, file: Path) -> None:
     """An image, its question, the right answer and the model's."""
     with Image.open(file) as image:
         axis.imshow(image.convert("RGB"))

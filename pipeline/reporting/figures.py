@@ -12,6 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.reporting.rows import made
 
 plt.rcParams["svg.hashsalt"] = "study"  # the names inside an SVG would be random
 COLOUR, GREY = "tab:blue", "0.4"
@@ -23,7 +26,7 @@ PANELS = {  # column -> label and factor
 }
 
 
-def save(figure, file: Path) -> None:
+def save(figure: Figure, file: Path) -> None:
     """Write a figure without anything that differs from run to run."""
     file.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None, "Creator": None} if file.suffix == ".svg" else {"Software": None}
@@ -59,6 +62,10 @@ def timing_figure(rows: pd.DataFrame, text: pd.DataFrame, file: Path) -> None:
 
     rows: a row a branch point; text: a row a state of the text run.
     """
+    title = "When should a language model first see images?"
+    rows, text = made(rows), made(text)
+    if not len(rows) or not len(text):
+        return notice(f"{title}\nits runs failed", file)
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
     x = rows["branch_percent"].to_numpy(float)
     panels = {"vision_stable": ("vision stable score\n(accuracy minus chance, points)", 100.0)} | PANELS
@@ -68,14 +75,15 @@ def timing_figure(rows: pd.DataFrame, text: pd.DataFrame, file: Path) -> None:
         axis.set(xlabel="text run before images come in (%)", ylabel=label)
         tidy(axis)
     prior = 100 * (rows["vision_stable"] - rows["vision_gain"]).iloc[0]
-    axes[0].axhline(prior, color=GREY, linestyle="--", linewidth=1)
-    axes[0].annotate("answering without looking", (0, prior), xytext=(0, 3), textcoords="offset points", color="0.3")
+    if np.isfinite(prior):
+        axes[0].axhline(prior, color=GREY, linestyle="--", linewidth=1)
+        place = (0, prior)
+        axes[0].annotate("answering without looking", place, xytext=(0, 3), textcoords="offset points", color="0.3")
     axes[1].axhline(100 * text["text_stable"].iloc[-1], color=GREY, linestyle=":", linewidth=1)
     axes[2].plot(text["branch_percent"], text["bits_per_byte"], color=GREY, linestyle=":", label="the text run itself")
     axes[2].legend(frameon=False)
-    title = "When should a language model first see images?"
     figure.suptitle(f"{title}  ({covered(rows)}; hollow: at the end, where the rate is warmed up again)", fontsize=10)
-    save(figure, file)
+    return save(figure, file)
 
 
 def sweep_figure(
@@ -86,12 +94,10 @@ def sweep_figure(
     rows: a row a cell, with the setting in column `x` (words stand apart, numbers are joined) and the columns of
     `PANELS` that it has, in fractions. Without rows the figure says that the experiment was not run.
     """
+    rows = made(rows)
     shown = {score: form for score, form in PANELS.items() if score in rows and rows[score].notna().any()}
     if not shown:
-        figure, axis = plt.subplots(figsize=(5, 1.6), layout="constrained")
-        axis.text(0.5, 0.5, f"{title}\nnot run", ha="center", va="center")
-        axis.set_axis_off()
-        return save(figure, file)
+        return notice(f"{title}\nnot run", file)
     numeric = pd.api.types.is_numeric_dtype(rows[x])
     rows = rows.sort_values(x) if numeric else rows
     places = rows[x].to_numpy(float) * (100 if x in PERCENT else 1) if numeric else np.arange(len(rows), dtype=float)
@@ -113,6 +119,14 @@ def sweep_figure(
         )
     figure.suptitle(f"{title}  ({covered(rows)})", fontsize=10)
     return save(figure, file)
+
+
+def notice(text: str, file: Path) -> None:
+    """A figure that says why there is none."""
+    figure, axis = plt.subplots(figsize=(5, 1.6), layout="constrained")
+    axis.text(0.5, 0.5, text, ha="center", va="center")
+    axis.set_axis_off()
+    save(figure, file)
 
 
 def covered(rows: pd.DataFrame) -> str:

@@ -2,14 +2,18 @@
 
 Scores are fractions (0..1) with 95% intervals. With one seed an interval covers which examples were asked, clustered by
 image (vision) or item (text); with several it covers the seeds too (`statistics.with_runs`).
+
+A run that is kept as failed (pipeline/failed.py) has no scores: its cell's row is of the other seeds, and its status says
+why. Without other seeds the row has no figures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,12 +27,33 @@ from pipeline.reporting import scores
 
 @dataclass(frozen=True)
 class Cell:
-    """A model of the study whatever its seed: its settings, which state is evaluated, and its runs by seed."""
+    """A model of the study whatever its seed: its settings, which state is evaluated, and its runs by seed.
+
+    `failed` says of the seeds that are not among `runs` why.
+    """
 
     name: str
     evaluated: str
     settings: dict
     runs: dict[int, str]
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def of(self, seed: int) -> Cell:
+        """The same with one seed alone."""
+        runs, failed = ({s: what for s, what in whole.items() if s == seed} for whole in (self.runs, self.failed))
+        return replace(self, runs=runs, failed=failed)
+
+    @property
+    def failures(self) -> str:
+        """Why seeds failed, in one line."""
+        several = len(self.runs) + len(self.failed) > 1
+        return "; ".join(f"seed {seed}: {why}" if several else why for seed, why in sorted(self.failed.items()))
+
+    @property
+    def status(self) -> str:
+        if not self.failed:
+            return "ok"
+        return f"{'without what failed' if self.runs else 'failed'}: {self.failures}"
 
     @property
     def seeds(self) -> list[int]:
@@ -49,8 +74,16 @@ class Rows:
             if experiment not in (None, *row["experiments"]) or evaluated not in (None, row["evaluated"]):
                 continue
             cell = found.setdefault(row["cell"], Cell(row["cell"], row["evaluated"], row["settings"], {}))
-            cell.runs[row["seed"]] = row["run"]
+            if why := self.failure(f"scores/{row['run']}"):
+                cell.failed[row["seed"]] = why
+            else:
+                cell.runs[row["seed"]] = row["run"]
         return list(found.values())
+
+    def failure(self, role: str) -> str | None:
+        """Why the artifact in a role is kept as failed, or None."""
+        measured = self.inputs.get(role, Path()) / "measured.json"
+        return read_json(measured).get("failed") if measured.exists() else None
 
     def folder(self, run: str) -> Path:
         return self.inputs[f"scores/{run}"]
@@ -60,6 +93,11 @@ class Rows:
         return read_task(self.inputs["evaluation"], self.settings["split"], task, format, self.context)
 
     @cached_property
+    def no_prior(self) -> str | None:
+        """Why there is no language prior, if its blind run failed."""
+        return self.failure("blind")
+
+    @cached_property
     def prior(self) -> pd.DataFrame:
         """Task by task what answering without looking scores: the stronger of majority and blind-trained."""
         blind = scores.read_scores([self.inputs["blind"]], "vision.csv")
@@ -67,7 +105,9 @@ class Rows:
         majority = scores.majority_scores(self.tasks["vision"], self.questions, turns)
         return scores.language_prior(majority, blind)
 
-    def estimate(self, folders: list[Path], file: str, value: Callable[[pd.DataFrame], Estimate], **where) -> Estimate:
+    def estimate(
+        self, folders: list[Path], file: str, value: Callable[[pd.DataFrame], Estimate], **where: object
+    ) -> Estimate:
         """An estimate from rows averaged over runs, its interval widened by how the runs differ."""
 
         def rows(some: list[Path]) -> pd.DataFrame:
@@ -87,7 +127,11 @@ class Rows:
     def row(self, cell: Cell) -> dict:
         """All columns of a cell."""
         folders = [self.folder(run) for run in cell.runs.values()]
-        columns: dict = {"cell": cell.name, "status": "ok", "seeds": len(folders), **cell.settings}
+        columns: dict = {"cell": cell.name, "status": cell.status, "seeds": len(folders), **cell.settings}
+        if not folders:
+            return columns
+        if cell.evaluated == "model" and self.no_prior:
+            columns["status"] += f"; no language prior: {self.no_prior}"
         if cell.evaluated == "model":
             columns |= self.vision(folders)
         if cell.evaluated != "blind":
@@ -96,6 +140,13 @@ class Rows:
 
     def table(self, cells: Iterable[Cell]) -> pd.DataFrame:
         return pd.DataFrame([self.row(cell) for cell in cells])
+
+    def text_state(self, run: str) -> dict:
+        """The columns of a state of the text run; nothing of one that failed, whose status says so."""
+        failed = self.failure(f"pretrain/{run}") or self.failure(f"scores/{run}")
+        if failed:
+            return {"status": f"failed: {failed}", "seeds": 0}
+        return {"seeds": 1, **self.text([self.folder(run)]), **self.cost(run)}
 
     def text(self, folders: list[Path]) -> dict:
         """Accuracy of every text task, the text stable score, and bits per byte of held-out text."""
@@ -120,6 +171,7 @@ class Rows:
 
         chance = stable(self.tasks["vision"])
         zero = dict.fromkeys(chance, 0.0)
+        unknown = Estimate(*[np.nan] * len(Estimate._fields))
 
         def gain(rows: pd.DataFrame) -> Estimate:
             pairs = scores.paired(rows, self.prior)
@@ -130,14 +182,18 @@ class Rows:
             columns |= interval(name, normal(partial(scores.average, chance={name: 0.0})))
         columns |= interval("vision_stable", normal(partial(scores.average, chance=chance)))
         columns |= interval("vision_average", normal(partial(scores.average, chance=zero)))
-        columns |= {"language_prior": scores.average(self.prior.assign(image=self.prior["id"]), zero).estimate}
-        columns |= interval("vision_gain", normal(gain))
+        columns |= {"language_prior": self.prior_average(zero)}
+        columns |= interval("vision_gain", unknown if self.no_prior else normal(gain))
         for condition in ("removed", "mean", "shuffled"):
             other = self.estimate(folders, "vision.csv", partial(scores.average, chance=zero), condition=condition)
             columns[f"vision_average_{condition}"] = other.estimate
         rows = scores.read_scores(folders, "vision.csv")
         asked = rows[(rows["condition"] == "normal") & rows["task"].isin(list(chance))]
         return columns | {"valid_answers": float(asked["valid"].mean())}
+
+    def prior_average(self, zero: dict[str, float]) -> float:
+        """The language prior's score, averaged over tasks."""
+        return np.nan if self.no_prior else scores.average(self.prior.assign(image=self.prior["id"]), zero).estimate
 
     def captions(self, folders: list[Path]) -> dict:
         """CIDEr-D of captions of the evaluation images, where captions were asked for."""
@@ -182,13 +238,39 @@ def write_table(table: pd.DataFrame, file: Path) -> None:
     table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
 
 
+def runs_of(row: pd.Series | dict) -> str:
+    """How many seeds a row is of, or why it is of none or not of all."""
+    if row["status"] == "not_run":
+        return "not run"
+    seeds = f"{row['seeds']:g}"
+    return seeds if row["status"] == "ok" else f"{seeds}, {row['status']}".replace("|", "\\|").removeprefix("0, ")
+
+
+def number(row: pd.Series | dict, name: str, form: str) -> str:
+    """A number of a row, or nothing if it has none."""
+    value = row.get(name)
+    return "" if value is None or not np.isfinite(value) else format(value, form)
+
+
+def failed_lines(title: str, names: Iterable[str], statuses: Iterable[str]) -> list[str]:
+    """A Markdown list of what failed, and why; nothing where all is well."""
+    lines = [f"- {title} {name}: {status}" for name, status in zip(names, statuses) if status != "ok"]
+    return ["Failed:", "", *lines, ""] if lines else []
+
+
+def made(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows with figures: those of failed runs, if there are any, left out."""
+    return table[table["seeds"] > 0] if "seeds" in table else table
+
+
 def percent(row: pd.Series | dict, stem: str, factor: float = 100.0, digits: int = 1) -> str:
     """`41.2 (38.0 to 44.4)`: a score in percent (or times another factor) with its interval, or nothing."""
     value = row.get(stem)
     if value is None or not np.isfinite(value):
         return ""
     text = f"{factor * value:.{digits}f}"
-    low, high = row.get(f"{stem}_low"), row.get(f"{stem}_high")
+    low: Any = row.get(f"{stem}_low")
+    high: Any = row.get(f"{stem}_high")
     if low is None or not np.isfinite(low):
         return text
     return f"{text} ({factor * low:.{digits}f} to {factor * high:.{digits}f})"

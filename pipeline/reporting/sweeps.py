@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.files import write_text
 from pipeline.reporting.comparison import beside, comparison_lines
-from pipeline.reporting.rows import Rows, markdown_table, percent, write_table
+from pipeline.reporting.rows import Rows, markdown_table, percent, runs_of, write_table
 
 # What an experiment asks, and the settings whose values tell its rows apart.
 QUESTIONS = {
@@ -63,11 +63,7 @@ def by_seed(rows: Rows, experiment: str) -> pd.DataFrame:
     """A row a run: what one seed says beside another."""
     cells = rows.cells(experiment, "model")
     return pd.DataFrame(
-        [
-            rows.row(type(cell)(cell.name, cell.evaluated, cell.settings, {seed: run})) | {"seed": seed}
-            for cell in cells
-            for seed, run in sorted(cell.runs.items())
-        ]
+        [rows.row(cell.of(seed)) | {"seed": seed} for cell in cells for seed in sorted(cell.runs | cell.failed)]
     )
 
 
@@ -78,8 +74,7 @@ def stages(rows: Rows, out: Path) -> None:
     found = []
     for run in sorted(states, key=lambda run: states[run]["percent"]):
         if recipe and states[run]["percent"] <= recipe.settings["branch_percent"] + 1e-9:
-            row = {"stage": f"text, {states[run]['percent']:g}%", "status": "ok", "seeds": 1}
-            found.append(row | rows.text([rows.folder(run)]) | rows.cost(run))
+            found.append({"stage": f"text, {states[run]['percent']:g}%", "status": "ok"} | rows.text_state(run))
     for title, evaluated in (("cooldown", "cooldown"), ("fine-tuning", "model")):
         found += [{"stage": title} | rows.row(cell) for cell in rows.cells(evaluated=evaluated)]
     write(rows, out, "table8", "The recommended model after each phase", pd.DataFrame(found), ["stage"])
@@ -89,13 +84,14 @@ def sizes(rows: Rows, out: Path) -> None:
     """Table 2: the two model sizes and what their training takes."""
     found = []
     for run, state in rows.settings["text"].items():
+        failed = rows.failure(f"pretrain/{run}")
         found.append(
             {
                 "phase": f"text run to {state['percent']:g}%",
                 "size": state["size"],
                 "text_budget": state["text_budget"],
-                "status": "ok",
-                **rows.cost(run),
+                "status": f"failed: {failed}" if failed else "ok",
+                **({} if failed else rows.cost(run)),
             }
         )
     for cell in rows.cells(evaluated="model"):
@@ -103,22 +99,24 @@ def sizes(rows: Rows, out: Path) -> None:
             {
                 "phase": f"whole model ({cell.name})",
                 **cell.settings,
-                "status": "ok",
-                **rows.cost(next(iter(cell.runs.values()))),
+                "status": cell.status,
+                **(rows.cost(next(iter(cell.runs.values()))) if cell.runs else {}),
             }
         )
     table = pd.DataFrame(found)
     keep = ["phase", "size", "text_budget", "status", "parameters", "text_run_tokens", "training_flops"]
-    write_table(table[keep], out / "table2.csv")
+    write_table(table.reindex(columns=keep), out / "table2.csv")
     lines = [
         [
             str(r["phase"]),
-            str(r["size"]),
-            f"{r['parameters']:,}",
-            f"{r['text_run_tokens']:,}",
-            f"{r['training_flops']:.2e}",
+            str(r.get("size", "")),
+            *(
+                [r["status"], "", ""]
+                if r["status"].startswith("failed")
+                else [f"{r['parameters']:,}", f"{r['text_run_tokens']:,}", f"{r['training_flops']:.2e}"]
+            ),
         ]
-        for _, r in table.iterrows()
+        for r in found
     ]
     header = ["", "size", "parameters", "text tokens", "training FLOPs (the frozen encoder's are not in it)"]
     text = [title(rows, "Table 2: the model sizes and what they take"), "", *markdown_table(header, lines), ""]
@@ -155,7 +153,7 @@ def write(rows: Rows, out: Path, name: str, question: str, found: pd.DataFrame, 
         [
             *(text_of(r.get(v)) for v in varied),
             *(percent(r, c, *SCORES.get(c, ("", 100, 1))[1:]) for c in columns),
-            "not run" if r["status"] == "not_run" else f"{r['seeds']:g}",
+            runs_of(r),
         ]
         for _, r in found.iterrows()
     ]

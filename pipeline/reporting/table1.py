@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pipeline.files import stable_json, write_text
 from pipeline.reporting.figures import timing_figure
-from pipeline.reporting.rows import Rows, markdown_table, percent, write_table
+from pipeline.reporting.rows import Rows, failed_lines, made, markdown_table, number, percent, write_table
 
 
 def make(rows: Rows, out: Path) -> None:
@@ -39,8 +40,7 @@ def text_states(rows: Rows) -> pd.DataFrame:
     states = rows.settings["text"]
     found = []
     for run in sorted(states, key=lambda run: states[run]["percent"]):
-        state = {"model": "text only", "branch_percent": states[run]["percent"], "seeds": 1}
-        found.append(state | rows.text([rows.folder(run)]) | rows.cost(run))
+        found.append({"model": "text only", "branch_percent": states[run]["percent"]} | rows.text_state(run))
     return pd.DataFrame(found)
 
 
@@ -56,7 +56,11 @@ def headline(models: pd.DataFrame) -> dict:
     """The scores that one compares between experiments, in points, by branch point ("80%")."""
     points = dict.fromkeys(("vision_stable", "vision_gain", "text_stable"), 100) | {"bits_per_byte": 1}
     return {
-        name: {f"{r['branch_percent']:g}%": round(factor * r[name], 3) for _, r in models.iterrows()}
+        name: {
+            f"{r['branch_percent']:g}%": round(factor * r[name], 3)
+            for _, r in models.iterrows()
+            if r.get(name) == r.get(name) and r.get(name) is not None
+        }
         for name, factor in points.items()
     }
 
@@ -69,10 +73,10 @@ def loss_curves(rows: Rows, cells: list, points: int = 50) -> pd.DataFrame:
     runs |= {phase: [f"{phase}/{run}" for run in models] for phase in ("cooldown", "finetune")}
     curves = {}
     for title, roles in runs.items():
-        made = [rows.inputs[role] / "losses.csv" for role in roles if role in rows.inputs]
-        if not made:
+        files = [rows.inputs[role] / "losses.csv" for role in roles if role in rows.inputs and not rows.failure(role)]
+        if not files:
             continue
-        losses = pd.concat([pd.read_csv(file) for file in made])
+        losses = pd.concat([pd.read_csv(file) for file in files])
         part = (losses["step"] * points / losses["step"].max()).apply(math.ceil)
         curves[title] = losses.groupby(part)["loss"].mean()
     table = pd.DataFrame(curves)
@@ -82,34 +86,35 @@ def loss_curves(rows: Rows, cells: list, points: int = 50) -> pd.DataFrame:
 def timing_points(models: pd.DataFrame) -> pd.DataFrame:
     """The timing figure's data: a row a branch point, what is plotted and its intervals."""
     stems = ("vision_stable", "vision_gain", "text_stable", "bits_per_byte")
-    return models[["branch_percent", "seeds", *(f"{stem}{end}" for stem in stems for end in ("", "_low", "_high"))]]
+    columns = ["branch_percent", "seeds", *(f"{stem}{end}" for stem in stems for end in ("", "_low", "_high"))]
+    return models.reindex(columns=columns)
 
 
 def markdown(table: pd.DataFrame, rows: Rows) -> str:
     """The table for reading: percent with 95% intervals."""
-    settings, tasks, prior = rows.settings, rows.tasks, rows.prior
+    settings, tasks = rows.settings, rows.tasks
     models = table[table["model"] == "vlm"]
     text = table[table["model"] == "text only"]
-    seeds = int(models["seeds"].min())
+    seeds = int(made(models)["seeds"].min()) if len(made(models)) else 1
     covered = (
         "they do not cover training seeds." if seeds == 1 else f"they cover the {seeds} or more training seeds too."
     )
     percents = [f"{p:g}%" for p in models["branch_percent"]]
     reference = text.iloc[-1]
-    shown = prior.groupby("task").agg(score=("score", "mean"), prior=("prior", "first"))
+    shown = None if rows.no_prior else rows.prior.groupby("task").agg(score=("score", "mean"), prior=("prior", "first"))
 
-    def row(title: str, stem: str, chance: str = "", other: str = "", **form) -> list[str]:
+    def row(title: str, stem: str, chance: str = "", other: str = "", **form: Any) -> list[str]:
         cells = [percent(r, stem, **form) for _, r in models.iterrows()]
         return [title, *cells, percent(reference, stem, **form), chance, other]
 
     lines = [row("**vision stable score**", "vision_stable"), row("**text stable score**", "text_stable")]
     lines += [
-        row("vision average", "vision_average", "", f"{100 * models['language_prior'].iloc[0]:.1f}"),
+        row("vision average", "vision_average", "", percent(next(iter(made(models).iloc), {}), "language_prior")),
         row("**gain over the language prior**", "vision_gain"),
     ]
     for name, task in tasks["vision"].items():
         title = name.replace("_", " ") + ("" if task["stable"] else " (not in the score)")
-        other = f"{100 * shown.score[name]:.1f} ({shown.prior[name]})"
+        other = "" if shown is None else f"{100 * shown.score[name]:.1f} ({shown.prior[name]})"
         lines.append(row(title, name, f"{100 * task['chance']:g}", other))
     for condition in ("removed", "mean", "shuffled"):
         lines.append(row(f"vision average, image {condition}", f"vision_average_{condition}"))
@@ -117,11 +122,11 @@ def markdown(table: pd.DataFrame, rows: Rows) -> str:
     lines.append(row("captions (CIDEr-D, 0 to 10) after the cooldown", "cooldown_cider", factor=1, digits=2))
     lines.append(row("held-out bits per byte after the cooldown", "cooldown_bits_per_byte", factor=1, digits=3))
     lines.append(row("held-out bits per byte", "bits_per_byte", factor=1, digits=3))
-    flops = [f"{value:.2e}" for value in models["training_flops"]]
-    lines.append(["training FLOPs", *flops, f"{reference['training_flops']:.2e}", "", ""])
+    flops = [number(r, "training_flops", ".2e") for r in (*models.iloc, reference)]
+    lines.append(["training FLOPs", *flops, "", ""])
     on_its_way = [
         [
-            f"{int(r['text_run_tokens']):,} ({r['branch_percent']:g}%)",
+            f"{number(r, 'text_run_tokens', ',.0f')} ({r['branch_percent']:g}%)".strip(),
             percent(r, "bits_per_byte", 1, 3),
             percent(r, "text_stable"),
         ]
@@ -140,5 +145,6 @@ def markdown(table: pd.DataFrame, rows: Rows) -> str:
             "",
             *markdown_table(["text tokens", "held-out bits per byte", "text stable score"], on_its_way),
             "",
+            *failed_lines("branch at", percents, models["status"]),
         ]
     )

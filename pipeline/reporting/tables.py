@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.phase import Job
 from pipeline.reporting.rows import Rows
 
 
-def run(job, out: Path) -> dict:
+def run(job: Job, out: Path) -> dict:
     """Make the job's table in `out`."""
     maker(job.settings["make"])(Rows(job.settings, job.inputs, job.context), out)
     return {}
@@ -36,6 +37,8 @@ def maker(name: str) -> Callable[[Rows, Path], None]:
         from pipeline.reporting.claims import make
     elif name == "comparison":
         from pipeline.reporting.comparison import make
+    elif name == "report":
+        from pipeline.reporting.report import make
     else:
         from pipeline.reporting.sweeps import figure as make
     return make

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class OrderedDataset(IterableDataset):
     `counts` says how many samples each stream gives in the whole run, `batch` how many a step has. Iterating gives those
     of step `first` and after it, and of each step this rank's share: the ranks' shares, one after the other, are the
     step's samples in the same order for any number of ranks. Raises ValueError for damaged shards (the ranks share the
-    checking) and for a batch that ranks cannot share evenly.
+    checking), for a stream without samples or without a single label, and for a batch that ranks cannot share evenly.
     """
 
     def __init__(
@@ -53,13 +54,19 @@ class OrderedDataset(IterableDataset):
         self.sizes = {name: verify_shards(folder, rank, ranks) for name, folder in folders.items()}
         self.counts, self.seed, self.batch = counts, seed, batch
         self.first, self.rank, self.ranks = first, rank, ranks
-        self.shards = [
-            reader_from_json(str(folder), None, shard)
-            for folder in folders.values()
-            for shard in read_json(folder / "index.json")["shards"]
-        ]
-        for shard in self.shards:
-            shard.validate(allow_unsafe_types=False)
+        self.shards = []
+        for name, folder in folders.items():
+            if not self.sizes[name]:
+                raise ValueError(f"{folder / 'index.json'}: no sequences, and {counts[name]} of {name} are planned")
+            shards = [
+                reader_from_json(str(folder), None, shard) for shard in read_json(folder / "index.json")["shards"]
+            ]
+            for shard in shards:
+                shard.validate(allow_unsafe_types=False)
+            # Rank 0 alone, which has checked the first shard: the others' may be read only after all have begun.
+            if rank == 0 and not any(has_label(shard[number]) for shard in shards for number in range(len(shard))):
+                raise ValueError(f"{folder}: none of the {self.sizes[name]} sequences of {name} has a label")
+            self.shards += shards
         self.ends = np.cumsum([len(shard) for shard in self.shards])
 
     @property
@@ -83,6 +90,11 @@ class OrderedDataset(IterableDataset):
             for step in range(0, len(order), self.batch):
                 for number in order[step : step + self.batch][self.rank * share : (self.rank + 1) * share]:
                     yield self[number]
+
+
+def has_label(sample: dict) -> bool:
+    """Whether there is anything to learn from a sample: in text every token is a label."""
+    return "loss" not in sample or bool(sample["loss"][1:].any())
 
 
 class FeatureStores:
@@ -123,7 +135,7 @@ class Collate:
     def __call__(self, samples: list[dict]) -> dict:
         ids = np.stack([sample["tokens"] for sample in samples]).astype(np.int64)
         loss = np.stack([sample.get("loss", np.ones(ids.shape[1], np.uint8)) for sample in samples])
-        batch = {
+        batch: dict[str, Any] = {
             "tokens": torch.from_numpy(ids[:, :-1].copy()),
             "targets": torch.from_numpy(np.where(loss[:, 1:] == 1, ids[:, 1:], IGNORE)),
         }
@@ -161,6 +173,7 @@ class Collate:
             return {"features": torch.from_numpy(self.store.get(names)).float()}
         from pipeline.model.vision import decode_images
 
+        assert self.pixels, "images are seen as features or as pixels"
         return {"pixels": decode_images(files, self.pixels)}
 
     def kinds(self, batch: dict, packed: np.ndarray, segments: np.ndarray, images: int) -> dict[str, int]:

@@ -10,8 +10,6 @@ line that names the file, the tensor or key, what was found and what is wanted.
 
 from __future__ import annotations
 
-import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline.files import one_line, parse_json
 from pipeline.model.huggingface import FAMILIES, SIZES, effective, network_config
+from pipeline.model.torch_file import brief, read_torch
 from pipeline.sections import ModelSize
 
 ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -52,7 +52,7 @@ OPENLM = {
 
 def read_json_file(file: Path) -> dict:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = parse_json(file.read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: cannot be read as JSON ({brief(error)})") from None
     if not isinstance(value, dict):
@@ -67,24 +67,6 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         with_pickle = file.is_file() and file.open("rb").read(2) in (b"PK", b"\x80\x02", b"\x80\x04")
         what = "a pickle, which is not read" if with_pickle else f"not a whole safetensors file ({brief(error)})"
         raise ValueError(f"{file}: {what}") from None
-
-
-def read_torch(file: Path) -> dict[str, Any]:
-    """A torch file's dictionary of tensors and plain values; anything else in it is refused, not run."""
-    try:
-        value = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"{file}: not a torch file of tensors and plain values alone ({brief(error)}); nothing was run"
-        ) from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{file}: found a {type(value).__name__}, wanted a dictionary")
-    return value
-
-
-def brief(error: Exception) -> str:
-    """The first sentence of an error."""
-    return re.split(r"\.\s|\n", str(error).strip())[0][:200] or type(error).__name__
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
@@ -128,7 +110,11 @@ def fit(
     for ours, theirs in names.items():
         if theirs not in tensors:
             raise ValueError(f"{source}: lacks the tensor {theirs} of shape {tuple(shapes[ours])}")
-        tensor, wanted = tensors[theirs].float(), shapes[ours]
+        found, wanted = tensors[theirs], shapes[ours]
+        if not isinstance(found, Tensor) or (wanted and not found.is_floating_point()):
+            kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"{source}: {theirs} is of {kind}, wanted numbers with a fraction")
+        tensor = found.float()
         more = wanted[0] - tensor.shape[0] if tensor.dim() and ours in VOCABULARY else 0
         if more < 0:
             raise ValueError(f"{source}: {theirs} has {tensor.shape[0]} rows, more than model.vocabulary = {wanted[0]}")
@@ -137,10 +123,14 @@ def fit(
             tensor = torch.cat((tensor, row.expand(more, *row.shape[1:])))
         if tensor.shape != wanted:
             raise ValueError(f"{source}: {theirs} has the shape {tuple(tensor.shape)}, wanted {tuple(wanted)}")
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"{source}: {theirs} has {int((~tensor.isfinite()).sum())} numbers that are NaN or infinite"
+            )
         fitted[ours] = tensor.contiguous()
     strange = [name for name in tensors if name not in names.values()]
     if strange:
-        raise ValueError(f"{source}: has the tensor {strange[0]}, which this architecture does not have")
+        raise ValueError(f"{source}: has the tensor {one_line(strange[0])}, which this architecture does not have")
     return fitted
 
 
@@ -159,7 +149,7 @@ def openlm_names(decoder: nn.Module) -> dict[str, str]:
 
 def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Without wrappers in the names and without tables, in the order of the file."""
-    named = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    named = {WRAPPERS.sub("", str(name)): tensor for name, tensor in tensors.items()}
     return {name: tensor for name, tensor in named.items() if not TABLES.search(name)}
 
 
@@ -168,7 +158,7 @@ def read_openlm_tensors(path: Path) -> dict[str, Tensor]:
         return unwrapped(read_folder(path))
     if path.suffix == ".safetensors":
         return unwrapped(read_safetensors(path))
-    found = read_torch(path)
+    found = read_torch(path, mmap=True)
     return unwrapped(found["state_dict"] if isinstance(found.get("state_dict"), dict) else found)
 
 
@@ -177,13 +167,18 @@ def check_openlm_config(file: Path, size: ModelSize) -> None:
     config = read_json_file(file)
     if config.get("model_type") not in ("openlm", "open_lm"):
         raise ValueError(f"{file}: model_type: found {config.get('model_type')!r}, wanted 'openlm'")
-    said = config | (config.get("params_args_dict") or {})
+    arguments = config.get("params_args_dict") or {}
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{file}: params_args_dict: found a {type(arguments).__name__}, wanted a JSON object")
+    said = config | arguments
     for keys, wanted in OPENLM.items():
         allowed = (getattr(size, wanted),) if isinstance(wanted, str) else wanted
         for key in keys:
             rows = key == "vocab_size" and isinstance(said.get(key), int) and said[key] <= allowed[0]
             if said.get(key) is not None and said[key] not in allowed and not rows:
-                raise ValueError(f"{file}: {key}: found {said[key]!r}, wanted {' or '.join(map(repr, allowed))}")
+                raise ValueError(
+                    f"{file}: {key}: found {one_line(repr(said[key]))}, wanted {' or '.join(map(repr, allowed))}"
+                )
 
 
 def read_openlm(path: Path, decoder: nn.Module, size: ModelSize) -> dict[str, Tensor]:
@@ -201,7 +196,7 @@ def read_openlm_moments(weights: Path, file: Path, decoder: nn.Module) -> dict[s
 
     PyTorch numbers parameters in the order of the model, which is that of the weights' torch file; FSDP names them.
     """
-    state = read_torch(file).get("optimizer", {})
+    state = read_torch(file, mmap=True).get("optimizer", {})
     state = state.get("state") if isinstance(state, dict) else None
     if not isinstance(state, dict) or not state:
         raise ValueError(f"{file}: found no optimizer.state, wanted Adam's moments by parameter")
@@ -209,11 +204,12 @@ def read_openlm_moments(weights: Path, file: Path, decoder: nn.Module) -> dict[s
         if weights.is_dir() or weights.suffix == ".safetensors":
             raise ValueError(f"{file}: numbers its parameters, and {weights} does not say in which order they are")
         order = list(read_openlm_tensors(weights))
-        state = {order[key]: moments for key, moments in state.items() if key < len(order)}
+        state = {order[key]: moments for key, moments in state.items() if 0 <= key < len(order)}
     named, names, shapes = unwrapped(state), openlm_names(decoder), shapes_of(decoder)
     found: dict[str, Tensor] = {}
     for key in ("exp_avg", "exp_avg_sq", "step"):
-        tensors = {name: torch.as_tensor(moments[key]) for name, moments in named.items() if key in moments}
+        held = {name: moments[key] for name, moments in named.items() if isinstance(moments, dict) and key in moments}
+        tensors = {name: torch.as_tensor(one) if isinstance(one, int | float) else one for name, one in held.items()}
         wanted = dict.fromkeys(shapes, torch.Size()) if key == "step" else shapes
         fitted = fit(tensors, names, wanted, file, added="zero")
         found |= {f"{name}.{key}": tensor for name, tensor in fitted.items()}
@@ -238,6 +234,7 @@ def check_huggingface_config(file: Path, size: ModelSize) -> None:
     """Compare a checkpoint's config.json with the family, its sizes and its config, defaults included."""
     from transformers import CONFIG_MAPPING
 
+    assert size.family, "a size without one is OpenLM's"
     found = read_json_file(file)
     if found.get("model_type") != size.family:
         known = ", ".join(FAMILIES)
@@ -245,18 +242,24 @@ def check_huggingface_config(file: Path, size: ModelSize) -> None:
             f"{file}: model_type: found {found.get('model_type')!r}, wanted {size.family!r} (known are {known})"
         )
     wanted = effective(network_config(size))
-    theirs = effective(CONFIG_MAPPING[size.family].from_dict(found))
+    try:
+        theirs = effective(CONFIG_MAPPING[size.family].from_dict(found))
+    except Exception as error:  # the library's own, of any kind, for values that it cannot use
+        raise ValueError(f"{file}: not a config of {size.family} ({brief(error)})") from None
     for key, value in wanted.items():
-        rows = key == "vocab_size" and theirs[key] <= value
+        rows = key == "vocab_size" and isinstance(theirs[key], int) and theirs[key] <= value
         if theirs[key] != value and not rows:
             ours = f"model.{SIZES[key]}" if key in SIZES else f"config.{key}"
-            raise ValueError(f"{file}: {key}: found {theirs[key]!r}, wanted {value!r} (the study's {ours})")
+            raise ValueError(
+                f"{file}: {key}: found {one_line(repr(theirs[key]))}, wanted {value!r} (the study's {ours})"
+            )
 
 
 def read_huggingface(path: Path, decoder: nn.Module, size: ModelSize) -> dict[str, Tensor]:
     """Our adapter's tensors from a folder in the Hugging Face layout."""
     if not path.is_dir():
         raise ValueError(f"{path}: not a folder, wanted one with config.json and {ONE_FILE}")
+    assert size.family, "a size without one is OpenLM's"
     check_huggingface_config(path / "config.json", size)
     tensors = {name: tensor for name, tensor in read_folder(path).items() if not TABLES.search(name)}
     if "head.weight" not in decoder.state_dict():  # a tied head is stored once or twice

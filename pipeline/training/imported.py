@@ -14,6 +14,7 @@ from pipeline.files import file_hash
 from pipeline.model.huggingface import build_decoder
 from pipeline.model.sizes import training_flops
 from pipeline.model.vlm import VLM
+from pipeline.phase import Job
 from pipeline.sections import ModelSize, TextPhase
 from pipeline.training.checkpoints import read_openlm_moments, read_weights
 from pipeline.training.schedule import main_schedule
@@ -31,7 +32,7 @@ def check_hashes(path: Path, optimizer: Path | None, hashes: dict[str, str]) -> 
             raise ValueError(f"{file}: sha256: found {found}, wanted {wanted}")
 
 
-def import_state(job, out: Path) -> dict:
+def import_state(job: Job, out: Path) -> dict:
     """Read the checkpoint that the job's card names and leave it in `out` as a state. Raises ValueError."""
     settings, checkpoint = job.settings, job.settings["checkpoint"]
     place = job.context["checkpoints"][checkpoint["revision"]]

@@ -25,7 +25,7 @@ class Schedule:
     warmup: int
     steps: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.warmup < self.steps:
             raise ValueError(f"a warm-up of {self.warmup} steps does not fit a schedule of {self.steps} steps")
         if not 0 <= self.floor <= self.peak:

@@ -14,17 +14,18 @@ moments (8 bytes a parameter).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
-from pipeline.files import atomic_folder, stable_json, write_text
+from pipeline.files import atomic_folder, digest, file_hash, folder_hashes, read_json, stable_json, write_text
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 NEW_AT_BRANCH = ("projector.", "encoder.")  # the only parameters that a parent may lack
@@ -92,10 +93,14 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
     save_progress(folder, state, losses)
 
 
-def save_progress(folder: Path, state: dict, losses: str) -> None:
-    """Write what makes a state complete, which rank 0 does."""
+def save_progress(folder: Path, state: dict, losses: str, hashed: bool = False) -> None:
+    """Write what makes a state complete, which rank 0 does; `hashed` with all files' hashes, as no list of them follows."""
     if this_rank()[0] == 0:
         write_text(folder / "losses.csv", losses)
+        if hashed:
+            sync(folder)
+            state = state | {"hashes": folder_hashes(folder)}
+            state |= {"digest": digest(state)}
         write_text(folder / "state.json", stable_json(state))
 
 
@@ -112,26 +117,56 @@ def save_resumable(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
         save(partial / "model.safetensors", model_tensors(model))
         save(partial / "optimizer.safetensors", optimizer_tensors(model, optimizer))
         wait_for_all()  # until all parts are there
-        save_progress(partial, state, losses)
+        save_progress(partial, state, losses, hashed=True)
+
+
+def sync(folder: Path) -> None:
+    """Return once a folder's files are on the disk: a machine that is switched off must not leave half of one."""
+    for file in folder.iterdir():
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
 
 
 def find_resumable(folder: Path) -> Path | None:
-    """The newest complete state in a resume folder. A kill between two renames leaves it under its old name."""
+    """The newest complete state in a resume folder. A kill between two renames leaves it under its old name.
+
+    One with a file of other bytes than were written is none: the run goes on from the state before it began.
+    """
     for name in ("last", "next.old"):
         if (folder / name / "state.json").exists():
+            if file := damage(folder / name):
+                print(f"{file} is damaged: what was saved there is lost", flush=True)
+                continue
             return folder / name
     return None
 
 
+def damage(folder: Path) -> Path | None:
+    """A file of a saved state that has other bytes than were written. One that is not there is not damaged."""
+    try:
+        state = read_json(folder / "state.json")
+    except ValueError:
+        return folder / "state.json"
+    if state and digest({key: value for key, value in state.items() if key != "digest"}) != state.get("digest"):
+        return folder / "state.json"
+    hashes = state.get("hashes", {})
+    files = (folder / name for name in hashes)
+    return next((file for file in files if file.exists() and file_hash(file) != hashes[file.name]), None)
+
+
 class Stored:
-    """The tensors of a file of a state, which may be in parts. Raises ValueError if parts are missing."""
+    """The tensors of a file of a state, which may be in parts. Raises ValueError if one is missing or not whole."""
 
     def __init__(self, file: Path):
         self.file = file
         files = [file] if file.exists() else sorted(file.parent.glob(f"{file.stem}-*-of-*{file.suffix}"))
         if not files or (files != [file] and len(files) != int(files[0].stem.rsplit("-", 1)[1])):
             raise ValueError(f"{file}: missing, or not all of its parts are there")
-        self.parts = [safe_open(part, framework="pt") for part in files]
+        try:
+            self.parts = [safe_open(part, framework="pt") for part in files]
+        except (OSError, SafetensorError) as error:
+            fault = f"is not a whole safetensors file ({error}); delete {file.parent} and run again to rebuild it"
+            raise ValueError(f"{file}: {fault}") from None
         self.holders: dict[str, list] = {}
         for part in self.parts:
             for name in part.keys():  # noqa: SIM118 (it is no dictionary)

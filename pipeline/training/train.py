@@ -14,30 +14,35 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import math
+import subprocess
 import warnings
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from composer import Callback, ComposerModel, Timestamp, Trainer
 from composer.algorithms import GradientClipping
-from composer.core import DataSpec
+from composer.callbacks import SpeedMonitor
+from composer.core import DataSpec, State
+from composer.loggers import Logger
 from composer.utils import FSDP2Config, dist
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from pipeline.data.store import count_samples
-from pipeline.files import read_json
+from pipeline.files import digest, read_json
 from pipeline.model.huggingface import build_decoder
 from pipeline.model.sizes import training_flops
 from pipeline.model.vlm import VLM, label_loss
+from pipeline.phase import Job
 from pipeline.sections import Encoder, ModelSize, TextPhase
 from pipeline.training.batches import Collate, FeatureStores, OrderedDataset, count_tokens, split_batch
+from pipeline.training.health import LossWatch, ProjectorWatch, check_weights
 from pipeline.training.imported import import_state
 from pipeline.training.mixture import derive_seed, split_budget
 from pipeline.training.schedule import Schedule, main_schedule, planned_cooldown
@@ -69,11 +74,16 @@ class Plan:
     blind: bool
 
     @property
+    def streams(self) -> dict[str, Path]:
+        """The shards that the run reads."""
+        return {name: folder for name, folder in self.folders.items() if self.counts.get(name)}
+
+    @property
     def has_images(self) -> bool:
         return not self.blind and any(self.counts.get(name) for name in ("captions", "instructions"))
 
 
-def make_plan(job) -> Plan:
+def make_plan(job: Job) -> Plan:
     """What a job's card means for the trainer. Raises ValueError for data that gives no step."""
     settings, inputs = job.settings, job.inputs
     optimisation = settings["optimisation"]
@@ -120,7 +130,7 @@ def build_model(
     """
     from pipeline.model.vision import build_encoder
 
-    trained = build_encoder(encoder, trained=True) if train_encoder else None
+    trained = build_encoder(encoder, trained=True) if encoder and train_encoder else None
     torch.manual_seed(derive_seed(text_seed, "decoder") % 2**63)
     decoder = build_decoder(size)
     model = VLM(decoder, encoder.width, trained, encoder.projector) if encoder else VLM(decoder)
@@ -157,16 +167,17 @@ class StudyModel(ComposerModel):
 
     def __init__(self, model: VLM, frozen: torch.nn.Module | None, z_loss: float, half: bool):
         super().__init__()
-        self.model, self.z_loss, self.half = model, z_loss, half
+        self.model, self.z_loss, self.in_half = model, z_loss, half
         self.frozen = [frozen]  # in a list: the encoder is no part of what is trained
 
     def forward(self, batch: dict) -> torch.Tensor:
         (encoder,) = self.frozen
         if encoder is not None and "pixels" in batch:
+            assert self.model.projector
             pixels, mean = batch["pixels"], self.model.projector.mean
             features = encoder.to(pixels.device)(pixels) if len(pixels) else mean.new_zeros(0, 1, len(mean))
             batch = batch | {"features": features}
-        with torch.autocast("cpu", torch.bfloat16) if self.half else nullcontext():
+        with torch.autocast("cpu", torch.bfloat16) if self.in_half else nullcontext():
             return self.model(batch)
 
     def loss(self, outputs: torch.Tensor, batch: dict) -> torch.Tensor:
@@ -174,12 +185,20 @@ class StudyModel(ComposerModel):
 
 
 class Recorder(Callback):
-    """After each update: count what was seen, note the loss, show progress, and now and then save a resumable state."""
+    """After each update: count what was seen, note the loss, show progress, and save a resumable state now and then.
 
-    def __init__(self, job, plan: Plan, model: VLM, optimizer, batch: int, sequence: int):
+    The last one before the job stops, if it is told to.
+    """
+
+    def __init__(self, job: Job, plan: Plan, model: VLM, optimizer: torch.optim.Optimizer, batch: int, sequence: int):
         self.job, self.plan, self.model, self.optimizer = job, plan, model, optimizer
         self.tokens_a_step, self.batch = batch * sequence, batch
-        self.step, self.seen = 0, Counter()
+        self.step = 0
+        self.seen: Counter[str] = Counter()
+        self.stopping = False
+        self.kinds: dict[str, int] = {}  # of this step's batch, on all ranks
+        self.loss_watch = LossWatch(rate_key(job.phase, plan.schedule))
+        self.projector_watch = ProjectorWatch(model.projector) if model.projector and plan.has_images else None
         self.losses = io.StringIO()
         self.rows = csv.writer(self.losses, lineterminator="\n")
         self.rows.writerow(["step", "tokens", "learning_rate", "loss"])
@@ -188,8 +207,11 @@ class Recorder(Callback):
         """Continue counting and noting from a saved state of the same run."""
         state = read_json(folder / "state.json")
         self.step, self.seen = state["step"], Counter(state["seen"])
+        text = (folder / "losses.csv").read_text(encoding="utf-8")
         self.losses.seek(0)
-        self.losses.write((folder / "losses.csv").read_text(encoding="utf-8"))
+        self.losses.write(text)
+        for row in csv.DictReader(io.StringIO(text)):
+            self.loss_watch.look(int(row["step"]), float(row["loss"]))
         print(f"continuing after step {self.step}", flush=True)
         self.job.progress.begin_at(self.step * self.tokens_a_step)
 
@@ -197,33 +219,72 @@ class Recorder(Callback):
     def state(self) -> dict:
         return {"step": self.step, "tokens": self.step * self.tokens_a_step, "seen": dict(sorted(self.seen.items()))}
 
-    def after_train_batch(self, state, logger) -> None:
-        """Count what all ranks have seen. Without an image in the whole batch nothing that is of images is updated."""
+    def before_train_batch(self, state: State, logger: Logger) -> None:
+        """Count what all ranks will see. Raises ValueError for a batch that there is nothing to learn from."""
         kinds = state.batch["kinds"]
         counts = state.device.tensor_to_device(torch.tensor(list(kinds.values())))
         dist.all_reduce(counts)
-        kinds = dict(zip(kinds, counts.tolist()))
-        self.seen.update(kinds)
-        if not kinds["images"]:
-            for name, parameter in self.model.named_parameters():
-                if name.startswith(NEW_AT_BRANCH):
-                    parameter.grad = None  # zeros, if any: weight decay and old moments would move it
+        self.kinds = dict(zip(kinds, counts.tolist()))
+        if not self.kinds["labels"]:
+            where = ", ".join(map(str, self.plan.streams.values()))
+            raise ValueError(f"{where}: none of the {self.batch} sequences of step {self.step + 1} has a label")
 
-    def batch_end(self, state, logger) -> None:
+    def after_train_batch(self, state: State, logger: Logger) -> None:
+        """Without an image in the whole batch nothing that is of images is updated.
+
+        If any rank was told to stop, all stop after this update.
+        """
+        asked = state.device.tensor_to_device(torch.tensor(self.job.stop.asked is not None, dtype=torch.int64))
+        dist.all_reduce(asked)
+        self.stopping = bool(asked)
+        self.seen.update(self.kinds)
+        if self.kinds["images"]:
+            assert self.projector_watch
+            self.projector_watch.look(self.step + 1, dist.all_reduce)
+            return
+        for name, parameter in self.model.named_parameters():
+            if name.startswith(NEW_AT_BRANCH):
+                parameter.grad = None  # zeros, if any: weight decay and old moments would move it
+
+    def batch_end(self, state: State, logger: Logger) -> None:
         self.step += 1
-        loss = float(state.total_loss_dict["loss/train/total"])
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at step {self.step}; lower the peak learning rate")
+        loss = round(float(state.total_loss_dict["loss/train/total"]), 5)  # as it is noted, and read by a resumed run
+        self.loss_watch.look(self.step, loss)
         tokens = self.step * self.tokens_a_step
         self.rows.writerow([self.step, tokens, f"{self.plan.schedule.rate(self.step - 1):.6g}", f"{loss:.5f}"])
+        logger.log_metrics(
+            {"loss": loss, "learning_rate": self.plan.schedule.rate(self.step - 1), "tokens": tokens}, self.step
+        )
         every = self.job.context["save_steps"]
         note = f"loss {loss:.3f}"
         self.job.progress.update(tokens, self.plan.stop * self.tokens_a_step, "tokens", note, self.step % every == 0)
-        if self.step % every == 0 and self.step < self.plan.stop:
+        if self.step == self.plan.stop:
+            return
+        if self.stopping or self.step % every == 0:
+            check_weights(self.model, self.step, self.loss_watch.key)
             save_resumable(self.job.resume, self.model, self.optimizer, self.state, self.losses.getvalue())
+        if self.stopping:
+            self.job.stop.leave(f"after step {self.step} of {self.plan.stop}")
+
+    def epoch_end(self, state: State, logger: Logger) -> None:
+        """Raises RuntimeError if the data are through and the run is not: Composer would begin them again."""
+        if self.step < self.plan.stop:
+            raise ended_early(self)
 
 
-def resume_point(job) -> Path | None:
+def ended_early(recorder: Recorder) -> RuntimeError:
+    """That the data have ended before the run: which data, and where."""
+    where = ", ".join(map(str, recorder.plan.streams.values()))
+    return RuntimeError(f"{where}: the data ended after {recorder.step} of {recorder.plan.stop} steps")
+
+
+def rate_key(phase: str, schedule: Schedule) -> str:
+    """The key of a preset that sets the highest learning rate of a run."""
+    own = phase != "cooldown" or schedule.warmup  # a branch without a warm-up continues the text run's rate
+    return f"{phase if own and phase != 'pretrain' else 'text'}.peak_lr"
+
+
+def resume_point(job: Job) -> Path | None:
     """The state to continue from: this job's own, or an earlier branch point of the same run."""
     own = find_resumable(job.resume)
     if own is None and job.continues is not None and (job.continues / "state.json").exists():
@@ -231,23 +292,51 @@ def resume_point(job) -> Path | None:
     return own
 
 
-def loggers(job) -> list:
+def loggers(job: Job) -> list:
+    """Weights & Biases, if it is switched on: a run for the job's card, which a resumed job continues.
+
+    It has the card, with settings and parents, as its config, the job's experiments as tags, and their name as its group
+    if it is of one alone. Neither what is printed nor the repository's address is logged.
+    """
     if job.context["wandb"] == "disabled":
         return []
     import wandb
     from composer.loggers import WandBLogger
 
     if not hasattr(wandb.Run, "get_url"):  # removed from wandb; Composer's logger still asks for it
-        wandb.Run.get_url = lambda run: run.url
-    offline = {"mode": job.context["wandb"], "dir": str(job.resume.parent.parent)}
+        wandb.Run.get_url = lambda run: run.url  # type: ignore[attr-defined]  # that is why
+    experiments, id, online = job.context["experiments"], digest(job.card), job.context["wandb"] == "online"
+    kept = {
+        "id": id,
+        "resume": "allow" if online else None,  # offline `wandb sync --append` joins them
+        "job_type": job.phase,
+        "config": job.card | {"card": id, "experiments": experiments, "commit": commit()},
+        "mode": job.context["wandb"],
+        "dir": str(job.resume.parent.parent),
+        "settings": wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
+    }
     return [
         WandBLogger(
-            project="when-images", group=job.phase, name=job.card["id"], init_kwargs={"config": job.card, **offline}
+            project="when-images",
+            group=experiments[0] if len(experiments) == 1 else "shared",
+            name=f"{job.phase} {job.card['id']}",
+            tags=[job.phase, *experiments],
+            init_kwargs=kept,
         )
     ]
 
 
-def run(job, out: Path) -> dict:
+def commit() -> str | None:
+    """The commit of the working folder, "+" after it if tracked files have changed; None outside a repository."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
+
+
+def run(job: Job, out: Path) -> dict:
     """Phases "pretrain", "cooldown" and "finetune": train as the card says and leave the state in `out`.
 
     On several ranks each runs this, and rank 0 alone writes into `out`.
@@ -265,15 +354,18 @@ def run(job, out: Path) -> dict:
     # The phase's name keeps a cooldown with the text run's own seed from reading the same text in the same order again.
     loader = data_loader(plan, derive_seed(seed, job.phase), recorder)
     frozen = frozen_encoder(plan)
-    if model.projector is not None and plan.encoder.calibrate and not model.projector.calibrated and plan.has_images:
+    calibrate = plan.encoder is not None and plan.encoder.calibrate and plan.has_images
+    if calibrate and model.projector is not None and not model.projector.calibrated:
         model.projector.calibrate(first_features(loader, frozen if model.encoder is None else model.encoder))
     trainer = make_trainer(recorder, loader, frozen)
     if moments:  # now that the parameters are where, and sharded as, they are trained
         load_moments(model, optimizer, moments)
     if recorder.step < plan.stop:
+        job.stop.defer()
         trainer.fit()
     trainer.close()
     check_seen(recorder, size.sequence)
+    check_weights(model, recorder.step, recorder.loss_watch.key)
     save_state(out, model, optimizer, recorder.state, recorder.losses.getvalue())
     return summary(recorder, model, settings)
 
@@ -298,7 +390,7 @@ def check_seen(recorder: Recorder, sequence: int) -> None:
     """The run must have seen what was planned: streaming can end early, or start over, without an error."""
     plan, seen = recorder.plan, recorder.seen
     if recorder.step != plan.stop:
-        raise RuntimeError(f"the data ended after {recorder.step} of {plan.stop} steps")
+        raise ended_early(recorder)
     packed = sum(count for name, count in plan.counts.items() if name != "text")
     if plan.stop == plan.schedule.steps and seen["packed_sequences"] != packed:
         raise RuntimeError(f"{seen['packed_sequences']} sequences with images were seen, {packed} were planned")
@@ -328,6 +420,7 @@ def frozen_encoder(plan: Plan) -> torch.nn.Module | None:
         return None
     from pipeline.model.vision import build_encoder
 
+    assert plan.encoder, "images are a plan's that has one"
     return build_encoder(plan.encoder)
 
 
@@ -335,8 +428,9 @@ def frozen_encoder(plan: Plan) -> torch.nn.Module | None:
 def first_features(loader: DataLoader, encoder: torch.nn.Module | None, images: int = 256) -> torch.Tensor:
     """Features [n, P, W] of the first `images` images or so of the data, whatever the run's order and mixture."""
     found: list[torch.Tensor] = []
-    for number in range(loader.dataset.num_samples):
-        sample = loader.dataset[number]
+    data: Any = loader.dataset  # streaming's, without types
+    for number in range(data.num_samples):
+        sample = data[number]
         if "images" in sample:
             batch = loader.collate_fn([sample])
             found.append(batch["features"] if encoder is None else encoder(batch["pixels"]))
@@ -352,12 +446,14 @@ def make_trainer(recorder: Recorder, loader: DataLoader, frozen: torch.nn.Module
     gpu, half, ranks = hardware["device"] == "gpu", hardware.get("precision") == "bf16", dist.get_world_size()
     sharded = ranks > 1 and job.context["sharding"] == "fsdp"
     if sharded:
-        model.to(memory_format=torch.contiguous_format)  # FSDP takes no channels-last convolutions
+        # FSDP takes no channels-last convolutions; torch's types do not know this use of `to`.
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for group in optimizer.param_groups:  # LambdaLR multiplies the initial rate; ours gives rates
         group["lr"] = group["initial_lr"] = group["multiple"]
     # A torch schedule stepped every batch: Composer's own schedulers lag one step behind.
     scheduler = LambdaLR(optimizer, plan.schedule.rate, last_epoch=recorder.step - 1)
     adapt_blocks(model, hardware.get("compile", False), job.context["checkpoint_activations"])
+    written = loggers(job)
     trainer = Trainer(
         model=StudyModel(model, frozen, optimisation["z_loss"], half and not gpu),
         optimizers=optimizer,
@@ -378,8 +474,8 @@ def make_trainer(recorder: Recorder, loader: DataLoader, frozen: torch.nn.Module
         parallelism_config={"fsdp": sharding()} if sharded else None,
         dist_timeout=TIMEOUT_SECONDS,
         algorithms=[GradientClipping("norm", optimisation["clip_norm"])],
-        callbacks=[recorder],
-        loggers=loggers(job),
+        callbacks=[recorder, *([SpeedMonitor(window_size=10)] if written else [])],
+        loggers=written,
         progress_bar=False,
         log_to_console=False,
     )
@@ -406,7 +502,7 @@ def adapt_blocks(model: VLM, compiled: bool, recompute: bool) -> None:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     # Each block is a unit of FSDP; everything else is one with the whole model.
     blocks = set(model.decoder.layers)
-    model.fsdp_wrap_fn = lambda module: module in blocks
+    model.fsdp_wrap_fn = lambda module: module in blocks  # type: ignore[assignment]  # an attribute that Composer asks for
 
 
 def sharding() -> FSDP2Config:

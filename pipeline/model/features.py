@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from pipeline.data.store import image_id
 from pipeline.files import stable_json, write_text
+from pipeline.phase import Job
 
 BATCH = 32
 
@@ -29,7 +31,7 @@ def images(part: str, source: Path) -> Iterator[bytes]:
             yield file.read_bytes()
 
 
-def run(job, out: Path) -> dict:
+def run(job: Job, out: Path) -> dict:
     """Phase "features": encode the part's images."""
     import torch
 
@@ -43,6 +45,8 @@ def run(job, out: Path) -> dict:
     ids = list(dict.fromkeys(map(image_id, images(part, source))))
     shape = (len(ids), settings.patches, settings.width)
     store = np.lib.format.open_memmap(out / "features.npy", mode="w+", dtype=np.float16, shape=shape)
+    with open(out / "features.npy", "r+b") as file:  # a full disk is an error now, and the process's end later
+        os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
     # Read a second time, so that no more than a batch of images is in memory.
     left, chunk, done = set(ids), [], 0
     for data in images(part, source):

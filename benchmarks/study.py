@@ -1,0 +1,109 @@
+"""From a fresh clone to table 1: how long, and how much of it is not training, features or evaluation.
+
+    uv run python benchmarks/study.py [FOLDER]
+
+clones the committed project into a temporary folder, or into FOLDER, which stays, installs it there (not counted) and
+runs the README's command. Wall
+time is that of the command. A process's CPU time is read twice a second while it lives, by what it is: Snakemake, the
+server that jobs are forked from, the commands that wait for jobs, the jobs. "Start-up a job" is all CPU time of these but
+Snakemake's and what the jobs themselves say that they spent, over the number of jobs. The overhead is the share of the
+cores' time (cores x wall) in which none of the phases named above was at work. Prints a table and writes
+benchmarks/results/study.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import ROOT, machine
+
+from pipeline.files import read_json, stable_json, write_text
+
+RESULT = ROOT / "benchmarks/results/study.json"
+USEFUL = ("features", "pretrain", "cooldown", "finetune", "evaluate")
+TARGET = "results/table1.csv"
+
+
+def role(process: psutil.Process) -> str:
+    words = process.cmdline()
+    if "serve" in words:
+        return "job" if "serve" in process.parent().cmdline() else "server"
+    return "waiting" if "run" in words else "snakemake"
+
+
+def watch(top: psutil.Process, done: threading.Event, spent: dict) -> None:
+    """Note the CPU-seconds of every process below `top` by (role, process) until done."""
+    while not done.wait(0.5):
+        for process in top.children(recursive=True):
+            try:
+                times, what = process.cpu_times(), role(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            spent[what, process.pid, process.create_time()] = times.user + times.system
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, help="where the clone shall be and stay")
+    folder = parser.parse_args().folder
+    with tempfile.TemporaryDirectory() as name:
+        clone = folder or Path(name) / "clone"
+        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+        kept = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
+        subprocess.run(["uv", "sync", "--quiet"], cwd=clone, env=kept, check=True)
+        (clone / TARGET).unlink(missing_ok=True)
+        spent, done = {}, threading.Event()
+        start = time.time()
+        command = ["uv", "run", "snakemake", "--cores", "all", TARGET]
+        run = subprocess.Popen(command, cwd=clone, env=kept, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        watcher = threading.Thread(target=watch, args=(psutil.Process(run.pid), done, spent))
+        watcher.start()
+        code = run.wait()
+        wall = time.time() - start
+        done.set()
+        watcher.join()
+        if code:
+            sys.exit(f"{' '.join(command)} ended with exit code {code}")
+        logs = {file: read_json(file) for file in (clone / "logs").glob("*/*.json")}
+    roles, phases, own = defaultdict(float), defaultdict(lambda: [0, 0.0, 0.0]), 0.0
+    for (what, *_), seconds in spent.items():
+        roles[what] += seconds
+    for file, log in logs.items():
+        phase = phases[file.parent.name]
+        phase[:] = phase[0] + 1, phase[1] + log["seconds"], phase[2] + log["cpu_seconds"]
+        own += log["cpu_seconds"]
+    cores = len(os.sched_getaffinity(0))
+    useful = sum(phases[phase][1] for phase in USEFUL)
+    found = {
+        "wall_seconds": round(wall, 1),
+        "jobs": len(logs),
+        "overhead": round(1 - useful / (cores * wall), 3),
+        "startup_cpu_seconds_a_job": round((roles["server"] + roles["waiting"] + roles["job"] - own) / len(logs), 2),
+        "cpu_seconds": {what: round(seconds, 1) for what, seconds in sorted(roles.items())},
+        "phases": {
+            name: {"jobs": jobs, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
+            for name, (jobs, seconds, cpu) in sorted(phases.items())
+        },
+    }
+    for key in ("wall_seconds", "jobs", "overhead", "startup_cpu_seconds_a_job", "cpu_seconds"):
+        print(f"{key}: {found[key]}")
+    print("| phase | jobs | seconds | CPU-s |\n|---|---|---|---|")
+    for phase, row in found["phases"].items():
+        print(f"| {phase} | {row['jobs']} | {row['seconds']} | {row['cpu_seconds']} |")
+    write_text(RESULT, stable_json(found | machine("torch", "mosaicml", "snakemake")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The JSON schema of params.yaml, made from the typed configuration: editors complete its keys and mark what is wrong.
+
+params.yaml names the schema in its first line, as yaml-language-server reads it. What only the files of configs/ can tell
+(which presets there are, what fits what) is checked when a study is read: see `pipeline.config.load_settings`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pipeline.config import Params
+from pipeline.files import write_text
+
+FILE = Path("configs/params.schema.json")
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schema() -> str:
+    """The text of the schema, the same for the same configuration."""
+    described = {"$schema": DIALECT} | Params.model_json_schema() | {"title": "params.yaml of a study"}
+    return json.dumps(described, indent=1, sort_keys=True) + "\n"
+
+
+def write_schema(root: Path) -> Path:
+    """Write the schema into a project; returns its path in there."""
+    write_text(root / FILE, schema())
+    return FILE

@@ -1,0 +1,103 @@
+"""What stops a training run that has gone wrong, in one line that names the step, and the key or the file to look at.
+
+    loss not finite      at any step
+    loss exploded        the median of the last PATIENCE losses is more than RISE nats above the lowest such median, or
+                         above the first loss
+    weights not finite   before a state is saved: the loss may have been the last one that was
+    projector dead       over PATIENCE updates with images its output was the same for every patch of every image, or no
+                         gradient reached its first layer
+
+A rise of 2 nats is e^2 = 7.4 times less probability for each label than the run has given before. Medians, because healthy
+runs have single losses far above the others, and rises, because fine-tuning starts above what guessing would give: of
+the 76 runs of the study at the scale `tiny` and 206 at `small`, none has a median that rises by more than 0.23 nats,
+and single losses rise by up to 1.3. Loss spikes of large models are shorter than PATIENCE / 2 updates or recover as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.training.state import local
+
+PATIENCE = 25  # updates
+RISE = 2.0  # nats
+SAME = 1e-6  # difference between outputs, as a share of the largest, that is none: of the order of fp32's rounding
+
+
+class LossWatch:
+    """Looks at every loss. Raises FloatingPointError for one that is not finite, and for a loss that has exploded.
+
+    `key`: the setting with the learning rate's peak.
+    """
+
+    def __init__(self, key: str):
+        self.key = key
+        self.recent: deque[float] = deque(maxlen=PATIENCE)
+        self.lowest = math.inf
+
+    def look(self, step: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {step}; lower the peak learning rate ({self.key})")
+        if not self.recent:
+            self.lowest = loss
+        self.recent.append(loss)
+        if len(self.recent) < PATIENCE:
+            return
+        median = sorted(self.recent)[PATIENCE // 2]
+        self.lowest = min(self.lowest, median)
+        if median > self.lowest + RISE:
+            raise FloatingPointError(
+                f"the loss has exploded from {self.lowest:.2f} to {median:.2f} (medians of {PATIENCE} steps) at step"
+                f" {step}; lower the peak learning rate ({self.key})"
+            )
+
+
+def check_weights(model: nn.Module, step: int, key: str) -> None:
+    """Raises FloatingPointError for a parameter that is not finite; of a sharded one this rank looks at its rows."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(local(parameter)).all():
+            raise FloatingPointError(f"{name} is not finite after step {step}; lower the peak learning rate ({key})")
+
+
+class ProjectorWatch:
+    """Looks at a projector's outputs, and at its gradient after each update with images, until it has seen both live.
+
+    It does so anew every PATIENCE updates, so that a healthy run is looked at for one of them.
+    """
+
+    def __init__(self, projector: nn.Module):
+        self.projector = projector
+        self.updates, self.varies, self.reached = 0, False, False
+        projector.register_forward_hook(self.see)
+
+    def see(self, projector: nn.Module, features: tuple[Tensor, ...], output: Tensor) -> None:
+        """Whether the patches [N, P, width] of a forward pass differ."""
+        if not self.varies and output.numel():
+            output = output.detach().float()
+            apart = (output - output[:1, :1]).abs().amax()
+            self.varies = bool(apart > SAME * output.abs().amax())
+
+    def look(self, step: int, everywhere: Callable[[Tensor], None]) -> None:
+        """After the backward pass of an update with images; `everywhere` sums a tensor over all ranks, in place.
+
+        Raises RuntimeError for a dead projector.
+        """
+        weight = next(self.projector.parameters())  # of the first layer: what reaches it has come through all others
+        gradient = weight.grad
+        if not self.reached and gradient is not None:
+            self.reached = bool(local(gradient).any())
+        self.updates += 1
+        if self.updates < PATIENCE:
+            return
+        alive = torch.tensor([self.varies, self.reached], dtype=torch.int64, device=weight.device)
+        everywhere(alive)
+        varies, reached = alive.tolist()
+        if not (varies and reached):
+            what = "no gradient has reached the projector" if varies else "the projector's output has not varied"
+            raise RuntimeError(f"{what} in the last {PATIENCE} updates with images, at step {step}: it has died")
+        self.updates, self.varies, self.reached = 0, False, False

@@ -1,0 +1,109 @@
+"""Jobs in processes that have imported what they need: `python -m pipeline run` without the seconds that it takes to begin.
+
+Run as a program it is their server: it imports, then forks a process for each job that it is asked for. What a job does
+from then on (its signals, limits, files and exit code) is what it does when Snakemake starts it.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MODULES = (
+    "pipeline.run",
+    "pipeline.data.write_scenes",
+    "pipeline.model.features",
+    "pipeline.model.vision",
+    "pipeline.training.train",
+    "pipeline.evaluation.evaluate",
+    "pipeline.reporting.table1",
+    "scipy.stats",
+    "pandas",
+    "matplotlib.pyplot",
+)
+
+
+class Server:
+    """Starts jobs and waits for them."""
+
+    def __init__(self):
+        command = [sys.executable, __file__]
+        self.home = tempfile.TemporaryDirectory(prefix="drills-")
+        self.scratch = Path(self.home.name) / "scratch"  # the jobs' temporary folder, which they leave empty
+        self.scratch.mkdir()
+        self.process = subprocess.Popen(
+            command,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.scratch)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert json.loads(self.process.stdout.readline()) == "ready"
+
+    def ask(self, **question) -> int:
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def start(self, folder: Path, *arguments: str, screen: Path, **limits: int) -> int:
+        """Begin `python -m pipeline ARGUMENTS` in a folder; returns its process id. `limits`: by name of resource.RLIMIT_*.
+
+        An address space ("AS") is limited to what the process has and as much more.
+        """
+        return self.ask(folder=str(folder), arguments=arguments, screen=str(screen), limits=limits)
+
+    def wait(self, pid: int) -> int:
+        """A job's exit code when it has ended, or minus the signal that ended it."""
+        return self.ask(wait=pid)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+        self.home.cleanup()
+
+
+def serve() -> None:
+    for module in MODULES:
+        __import__(module)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))  # until the job listens
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        question = json.loads(line)
+        if "wait" in question:
+            answer = os.waitstatus_to_exitcode(os.waitpid(question["wait"], 0)[1])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                become(**question)
+        print(json.dumps(answer), flush=True)
+
+
+def become(folder: str, arguments: list[str], screen: str, limits: dict[str, int]) -> None:
+    """Go on as a job in a folder, whose output goes to a file."""
+    from pipeline.__main__ import main
+
+    os.chdir(folder)
+    nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(screen, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number, file in enumerate((nothing, output, output)):
+        os.dup2(file, number)
+    code = 1
+    try:
+        for name, limit in limits.items():
+            if name == "AS":
+                limit += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+        code = main(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve()

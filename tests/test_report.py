@@ -1,0 +1,341 @@
+"""The report: every number stands in it and leads to what it comes from, it needs nothing else, and it is the same twice."""
+
+import csv
+import html
+import re
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import SOURCE
+from PIL import Image
+
+from pipeline import kept
+from pipeline.__main__ import main
+from pipeline.files import stable_json
+from pipeline.reporting import charts, report
+from pipeline.reporting.lineage import Lineage
+from pipeline.reporting.report import Report
+from pipeline.reporting.rows import Rows
+from pipeline.study import Study
+
+SMALL = SOURCE / "results/small"
+
+
+class Page(HTMLParser):
+    """What a page has: ids, links, addresses it would load, and its words."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids, self.links, self.loads, self.words, self.tags = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if tag == "a" else []
+        self.loads += [value for key, value in attrs if key in ("src", "srcset", "data", "poster", "action")]
+        self.loads += [found["href"]] if tag == "link" else []
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    """Of the kept results, which no job makes again."""
+    return kept.study_of(SOURCE, SMALL)
+
+
+@pytest.fixture(scope="module")
+def settings(study) -> dict:
+    return study.tables["report"].settings
+
+
+@pytest.fixture(scope="module")
+def text(settings) -> str:
+    return Report(settings, SMALL.joinpath, notes=(SMALL / "README.md").read_text()).page()
+
+
+@pytest.fixture(scope="module")
+def page(text) -> Page:
+    return Page(text)
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """The kept results, for a test to change."""
+    return Path(shutil.copytree(SMALL, tmp_path / "small"))
+
+
+def read(name: str, folder: Path = SMALL) -> list[dict[str, str]]:
+    with open(folder / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def change(file: Path, change_row) -> None:
+    """Pass every row of a CSV through a function."""
+    rows = [change_row(dict(row)) for row in read(file.name, file.parent)]
+    with open(file, "w", newline="") as out:
+        writer = csv.DictWriter(out, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+# The page
+
+
+def test_every_link_leads_to_one_place_of_the_page(page):
+    assert [name for name, times in Counter(page.ids).items() if times > 1] == []
+    assert {link for link in page.links if not link.startswith("#")} == set()
+    assert {link[1:] for link in page.links} - set(page.ids) == set()
+    assert len(page.links) > 1000
+
+
+def test_the_page_loads_nothing(page, text):
+    assert page.loads and all(address.startswith("data:") for address in page.loads)
+    assert "default-src 'none'" in text  # and its browser is told so
+    assert not re.search(r"url\(|@import|https?://", text)
+
+
+def test_verdicts_come_first_and_all_of_them(page, text):
+    claims = {row["claim"]: row for row in read("claims.csv")}
+    assert {f"claim-{name}" for name in claims} <= set(page.ids)
+    for verdict, count in Counter(row["verdict"].replace("_", " ") for row in claims.values()).items():
+        assert f">{count} {verdict}</button>" in text
+    sections = [name for name in page.ids if f'<section id="{name}"' in text]
+    assert sections[0] == "verdicts" and len(sections) == 9
+
+
+@pytest.mark.parametrize("measure", ["vision_average", "vision_gain", "text_stable", "reading"])
+def test_a_number_stands_in_its_table_with_its_interval_and_its_link(text, measure):
+    for row in (row for row in read("table1.csv") if row["model"] == "vlm"):
+        score, low, high = (f"{100 * float(row[measure + end]):.1f}" for end in ("", "_low", "_high"))
+        score, low, high = (re.sub("^-0.0$", "0.0", value) for value in (score, low, high))
+        link = f'href="#cell-{row["cell"]}">{score}</a>'
+        assert re.search(f"{re.escape(link)}\\s*<small>{low} to {high}</small>", text)
+
+
+def test_every_experiment_is_drawn_or_said_not_to_be_run(settings, copy):
+    found = {figure.name: figure for figure in Report(settings, copy.joinpath).figures()}
+    assert set(found) == {"timing", *report.SWEEPS, "captions", "encoder", *report.CONTROLS}
+    assert {name for name, figure in found.items() if not figure.panels} == {
+        *("instruction_share", "text_budget", "captions", "encoder", "moments")
+    }
+    assert all(figure.note == "Not run." for figure in found.values() if not figure.panels)
+    assert str(found["timing"].panels[0][1]).count('<circle class="mark') == 6
+
+
+def test_what_fails_is_named(settings, copy):
+    lost = "finetune b100: ValueError: the loss is not finite"
+
+    def fail(row):
+        if row["cell"] == "branch_percent=100":
+            row |= {key: "" for key in row if key.startswith(("vision", "text_stable", "bits"))}
+            row |= {"status": f"failed: {lost}", "seeds": "0"}
+        return row
+
+    change(copy / "table1.csv", fail)
+    made = Report(settings, copy.joinpath)
+    assert f"failed: {lost}" in [row[-1].text for row in made.grids()[0].rows]
+    assert str(made.figures()[0].panels[0][1]).count('<circle class="mark') == 5
+    assert lost in made.page()
+
+
+def test_nothing_that_a_model_says_becomes_a_part_of_the_page(settings, copy):
+    change(copy / "claims.csv", lambda row: row | {"says": "<script>alert(1)</script>"})
+    made = Page(Report(settings, copy.joinpath).page())
+    assert made.tags.count("script") == 1
+    assert "<script>alert(1)</script>" in [word.strip() for word in made.words]
+
+
+# The same bytes
+
+
+def test_the_kept_report_is_what_its_results_make(text):
+    assert (SMALL / "report.html").read_text() == text, "run `python -m pipeline report --results results/small`"
+
+
+def test_the_command_makes_it(tmp_path, monkeypatch, capsys, text):
+    for name in ("configs", "pipeline"):
+        (tmp_path / name).symlink_to(SOURCE / name)
+    shutil.copytree(SMALL, tmp_path / "results/small", ignore=shutil.ignore_patterns("report.html"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "--results", "results/small"]) == 0
+    assert (tmp_path / "results/small/report.html").read_text() == text
+    assert main(["report", "--results", "results"]) == 2
+    assert "allowed: a folder such as results/small, with its own params.yaml" in capsys.readouterr().err
+    (tmp_path / "results/small/table5.csv").unlink()
+    assert main(["report", "--results", "results/small"]) == 2
+    assert capsys.readouterr().err == "results/small/table5.csv: no such file, but the report shows it\n"
+
+
+def test_the_job_makes_it_from_the_tables_artifacts_with_the_images(settings, text, tmp_path, monkeypatch):
+    inputs = {}
+    for name, files in settings["tables"].items():
+        inputs[f"tables/{name}"] = tmp_path / name
+        for file in files:
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(SMALL / file, tmp_path / name / file)
+        shutil.copy(SMALL / f"made_from/{name}.json", tmp_path / name / "files.json")
+    rows = Rows(settings, inputs)
+    shown = read("figures/examples.csv")
+    for row in shown:
+        Image.new("RGB", (600, 300), "red").save(tmp_path / row["image"])
+
+    def questions(task, format):
+        return [SimpleNamespace(id=r["id"], image=tmp_path / r["image"]) for r in shown if r["task"] == task]
+
+    monkeypatch.setattr(rows, "questions", questions)
+    report.make(rows, tmp_path)
+    made = (tmp_path / "report.html").read_text()
+    assert made.count('<figure class="example') == len(shown)
+    assert made.count("data:image/jpeg") == len(shown)  # and no contact sheet
+    assert made.count('<rect class="truth"') == sum(row["task"] in ("boxes", "clutter") for row in shown)
+    same = [part.partition('id="learning"')[2].partition('class="notes') for part in (made, text)]
+    assert same[0][0].partition('id="made"')[0] == same[1][0].partition('id="made"')[0]
+
+
+def test_a_large_image_is_made_smaller_and_a_small_one_stays_as_it_is(tmp_path):
+    Image.new("RGB", (600, 300), "red").save(tmp_path / "large.png")
+    Image.new("RGB", (60, 30), "red").save(tmp_path / "small.png")
+    assert report.thumbnail(tmp_path / "small.png") == report.embedded(
+        "image/png", (tmp_path / "small.png").read_bytes()
+    )
+    assert report.thumbnail(tmp_path / "large.png").startswith("data:image/jpeg")
+
+
+# Lineage
+
+
+@pytest.fixture(scope="module")
+def lineage(settings) -> Lineage:
+    return Lineage(settings)
+
+
+def test_the_chain_of_a_number_ends_in_its_data(lineage, study):
+    (evaluation,) = lineage.evaluations("branch_percent=40", "7").values()
+    names = [(step.depth, step.name, step.key.partition("/")[0]) for step in lineage.chain(evaluation)]
+    assert names[:5] == [
+        (0, "evaluation", "evaluate"),
+        (1, "checkpoint: fine-tuning", "finetune"),
+        (2, "branch: cooldown", "cooldown"),
+        (3, "text run", "pretrain"),
+        (4, "shards (text)", "shards"),
+    ]
+    jobs = {"/".join(key): job for key, job in study.jobs.items()}
+    for step in lineage.chain(evaluation):
+        job = jobs[step.key]
+        assert lineage.jobs[step.key]["parents"] == {role: "/".join(p.key) for role, p in job.parents.items()}
+        found = lineage.jobs[step.key]["settings"]
+        whole = {k: lineage.sections[v["section"]] if isinstance(v, dict) and v else v for k, v in found.items()}
+        assert whole == job.settings
+    branched = next(job for job in (jobs[s.key] for s in lineage.chain(evaluation)) if job.phase == "cooldown")
+    assert branched.settings["branch_step"] == 0.4 * 2000
+
+
+@pytest.mark.parametrize(
+    ("table", "place", "column", "found"),
+    [
+        ("table1", {"model": "vlm", "branch_percent": "40"}, "vision_gain", ["branch_percent=40"]),
+        ("table1", {"model": "vlm", "branch_percent": "80"}, "cooldown_cider", ["evaluated=cooldown"]),
+        ("table1", {"model": "vlm", "branch_percent": "0"}, "cooldown_cider", ["branch_percent=0 evaluated=cooldown"]),
+        ("table1", {"model": "text only", "branch_percent": "60"}, "text_stable", ["text run at 60%"]),
+        ("table2", {"phase": "text run to 100%"}, "training_flops", ["text run at 100%"]),
+        ("table2", {"phase": "whole model (recipe)"}, "parameters", ["recipe"]),
+        ("table8", {"stage": "text, 40%"}, "bits_per_byte", ["text run at 40%"]),
+        ("figures/timing", {"branch_percent": "100"}, "vision_stable", ["branch_percent=100"]),
+        ("figures/image_fraction", {"image_fraction": "0.5"}, "vision_average", ["image_fraction=0.5"]),
+        ("figures/loss", {"percent": "50"}, "text run", ["text run at 100%"]),
+        ("figures/schedules", {"branch": "80%"}, "learning_rate", []),
+        ("claims", {"claim": "rate_matched"}, "effect", ["recipe", "branch_percent=100 rewarm_like=80"]),
+        ("comparison", {"status": "not_run"}, "ours", []),
+    ],
+)
+def test_a_number_is_about_the_model_whose_row_it_is_in(lineage, table, place, column, found):
+    row = next(row for row in read(f"{table}.csv") if place.items() <= row.items())
+    assert lineage.about(Path(table).name, row, column) == found
+
+
+def test_a_loss_curve_is_about_all_models_that_it_averages(lineage):
+    row = read("figures/loss.csv")[0]
+    assert lineage.about("loss", row, "cooldown") == [
+        "branch_percent=0",
+        *("branch_percent=20", "branch_percent=40", "branch_percent=60", "recipe", "branch_percent=100"),
+    ]
+
+
+def test_every_row_of_every_table_with_a_model_of_the_study_leads_to_it(lineage, settings):
+    """But for those of schedules, which no run makes, and of the paper's figures that nothing answers to."""
+    lost = []
+    for files in settings["tables"].values():
+        for file in (file for file in files if file.endswith(".csv") and "schedules" not in file):
+            for row in read(file):
+                if row.get("status") == "not_run" or row.get("verdict") == "not_run":
+                    continue
+                column = [column for column in row if row[column]][-1]
+                if not lineage.about(Path(file).stem, row, "ours" if "ours" in row else column):
+                    lost.append((file, row))
+    assert lost == []
+
+
+# Charts
+
+
+def test_ticks_are_round_and_inside():
+    assert charts.ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert charts.ticks(-0.013, 0.021, 4) == [-0.01, 0.0, 0.01, 0.02]
+    assert charts.ticks(3, 3) == [3]
+
+
+def places(drawing: str, kind: str, *keys: str) -> list[tuple[float, ...]]:
+    """The coordinates of a drawing's elements of a class."""
+    found = re.findall(f'<\\w+ class="{kind}" ([^/]*)/>', drawing)
+    return [tuple(float(re.search(f'{key}="([^"]*)"', one)[1]) for key in keys) for one in found]
+
+
+def test_a_panel_draws_each_score_between_the_ends_of_its_interval():
+    rows = [charts.Point(n, 10 * n, 10 * n - 2, 10 * n + 5, f"{n}<", "#there", hollow=n == 2) for n in range(3)]
+    drawing = str(charts.panel(rows, "x", "y"))
+    marks = places(drawing, "mark", "cx", "cy") + places(drawing, "mark hollow", "cx", "cy")
+    whiskers = [w for w in places(drawing, "whisker", "x1", "y1", "x2", "y2") if w[0] == w[2]]
+    assert len(marks) == len(whiskers) == 3
+    assert [x for x, _ in marks] == sorted(x for x, _ in marks)
+    assert [y for _, y in marks] == sorted((y for _, y in marks), reverse=True)
+    for (x, y), (at, bottom, _, top) in zip(marks, whiskers):
+        assert at == x and (bottom - y) / (y - top) == pytest.approx(2 / 5, abs=0.03)
+    assert 'data-tip="0&lt;"' in drawing and drawing.count('href="#there"') == 3
+
+
+def test_an_interval_has_zero_and_the_papers_effect_on_its_scale():
+    drawing = str(charts.interval(2.0, 1.0, 3.0, (-1.0, 4.0), published=4.0))
+    ((zero, _),) = places(drawing, "zero", "x1", "x2")
+    ((middle,),) = places(drawing, "mark", "cx")
+    assert (middle - zero) / (300 - 16) == pytest.approx(2 / 5, abs=0.001)
+    assert 'class="published"' in drawing and "the paper: +4" in drawing
+
+
+# Forms
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.0004, "0.00"), (0.005, "0.01"), (-1.234, "-1.23")])
+def test_what_rounds_to_nothing_has_no_sign(value, text):
+    assert report.fixed(value, 2) == text
+
+
+def test_notes_become_paragraphs_without_links():
+    notes = "# Title\n\nOne `a < b`\nline.\n\n- **Made**: by [it](x.md)\n  here\n- two"
+    assert report.paragraphs(notes) == [
+        "One <code>a &lt; b</code> line.",
+        "<strong>Made</strong>: by it here",
+        "two",
+    ]
+    assert html.unescape(str(report.paragraphs("a & b")[0])) == "a & b"
+
+
+def test_the_reports_settings_are_stable_json(settings):
+    assert len(stable_json(settings)) < 1_000_000

@@ -1,0 +1,188 @@
+"""`python -m pipeline trace`: a number's lineage as text, and one line for what is not there."""
+
+import csv
+import shutil
+import sys
+
+import pytest
+from conftest import SOURCE
+
+from pipeline import provenance
+from pipeline import run as runs
+from pipeline import study as studies
+from pipeline.__main__ import main
+from pipeline.cards import Ledger
+from pipeline.config import load_settings
+from pipeline.files import read_json, stable_json, write_text
+from pipeline.study import Study
+from pipeline.trace import trace
+
+TABLE1 = "results/table1.csv"
+VLM_80 = "model=vlm,branch_percent=80"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """The project and its results, without logs or git."""
+    for name in ("configs", "pipeline"):
+        (tmp_path / name).symlink_to(SOURCE / name)
+    shutil.copytree(SOURCE / "results", tmp_path / "results")
+    shutil.copy(SOURCE / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def follow(root, target=TABLE1, row=VLM_80, column="vision_gain") -> list[str]:
+    return list(trace(root, target, row, column))
+
+
+# What it comes from
+
+
+def test_a_number_is_followed_down_to_the_data(root):
+    lines = follow(root)
+    row = next(row for row in csv.DictReader((root / TABLE1).open()) if row["cell"] == "recipe")
+    value = f"{row['vision_gain']} ({row['vision_gain_low']} to {row['vision_gain_high']})"
+    assert lines[0].startswith(f"{TABLE1}, row 10 (model=vlm, cell=recipe, branch_percent=80), vision_gain: {value}")
+    assert "blind" in lines[1]
+    recipe = load_settings(root).params.recipe
+    study = Study(load_settings(root))
+    model = study.finetune(recipe)
+    expected = [study.evaluate(model, recipe), model, study.cooldown(recipe), study.text_state(recipe)]
+    text_shards = study.shards("text")
+    chain = [f"{job.phase}/{job.id}" for job in (*expected, text_shards)]
+    found = [line.strip().rpartition(": ")[2] for line in lines]
+    places = [found.index(key) for key in chain]
+    assert places == sorted(places)
+    assert any("image_fraction 0.1" in line for line in lines)
+    assert any("peak_lr 0.006" in line for line in lines)  # of a section that several share
+
+
+def test_any_way_to_name_a_row_finds_it(root):
+    assert follow(root, row="10") == follow(root) == follow(root, row="recipe")
+
+
+def test_a_table_of_seeds_leads_to_the_seeds_own_run(root):
+    lines = follow(
+        root, "results/table7.csv", "branch_percent=20,image_fraction=0.1,finetune_epochs=1,seed=365", "reading"
+    )
+    assert [line for line in lines if not line.startswith(" ") and ", seed " in line] == [
+        "branch_percent=20 finetune_epochs=1, seed 365"
+    ]
+    assert not any("s7-e" in line for line in lines)
+
+
+def test_a_claim_leads_to_both_sides_and_to_all_seeds(root):
+    lines = follow(root, "results/small/claims.csv", "late_captions_better", "effect")
+    sides = [
+        line for line in lines if line.startswith(("evaluated=cooldown, ", "branch_percent=0 evaluated=cooldown, "))
+    ]
+    assert len(sides) == 10  # two cells, five seeds
+    assert lines[1].strip() == "scores in captions.csv of the evaluation"
+
+
+@pytest.mark.parametrize(
+    ("column", "where"),
+    [
+        ("reading", "vision.csv of the evaluation"),
+        ("copa_low", "text.csv of the evaluation"),
+        ("bits_per_byte", "heldout.csv of the evaluation"),
+        ("cooldown_cider", "captions.csv of the evaluation"),
+        ("training_flops", "measured.json of finetune, cooldown, pretrain"),
+        ("cooldown_first_lr", "measured.json of cooldown"),
+        ("image_fraction", "a setting of the row"),
+    ],
+)
+def test_a_column_says_where_its_numbers_were_found(root, column, where):
+    assert where in follow(root, column=column)[1]
+
+
+def test_what_no_run_made_says_so(root):
+    lines = follow(root, "results/figures/schedules.csv", "1", "learning_rate")
+    assert lines[3] == "it comes from no run of the study: a setting, a schedule, or a figure that only the paper has"
+
+
+# Commit and machine
+
+
+def test_commit_and_machine_are_those_of_the_jobs_own_record(root):
+    study = Study(load_settings(root))
+    ledger, job = Ledger(study, root), study.cooldown(study.recipe)
+    machine = {"processor": "Z80", "cores": 1, "system": "CP/M"}
+    record = {"card": ledger.digest(job), "commit": "c0ffee", "uncommitted_changes": True, "machine": machine}
+    record |= {"host": "attic", "seconds": 12.5, "finished": "2026-01-02T03:04:05+00:00"}
+    log = root / f"logs/cooldown/{job.id}.json"
+    write_text(log, stable_json(record))
+    lines = [line.strip() for line in follow(root)]
+    place = lines.index(f"branch: cooldown: cooldown/{job.id}")
+    assert "commit: c0ffee with uncommitted changes" in lines[place : place + 8]
+    assert "machine: attic, Z80, 1 cores, CP/M; 12.5 s, finished 2026-01-02T03:04:05+00:00" in lines[place : place + 8]
+    assert "were not noted here" in lines[-1]  # of the other jobs
+    write_text(log, stable_json(record | {"card": "of another day"}))
+    assert not any("c0ffee" in line for line in follow(root))
+
+
+def test_a_job_notes_its_commit_and_machine_beside_its_log(project, monkeypatch):
+    """And nowhere in what it makes."""
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(runs, "redirect", lambda log: sys.stderr)
+    monkeypatch.setattr(provenance, "git", lambda root, *asked: "c0ffee" if "rev-parse" in asked else "")
+    monkeypatch.setattr(runs, "phase_module", lambda job: type("Phase", (), {"run": staticmethod(lambda job, out: {})}))
+    ledger = project.ledger()
+    ledger.write_jobs()
+    job = next(job for job in ledger.jobs if job.phase == "sources")
+    log = project.root / f"logs/sources/{job.id}.log"
+    log.parent.mkdir(parents=True)
+    assert runs.run_job(ledger.job_file(job), log) == 0
+    record = read_json(log.with_suffix(".json"))
+    assert record["card"] == ledger.digest(job)
+    assert (record["commit"], record["uncommitted_changes"]) == ("c0ffee", False)
+    assert record["machine"]["processor"] and record["versions"]["torch"]
+    made = [file.read_text() for file in (project.root / job.folder).iterdir()]
+    assert not any("c0ffee" in text for text in made)
+
+
+def test_results_that_are_kept_say_where_theirs_is_written(root):
+    lines = follow(root, "results/small/table1.csv")
+    assert lines[-1].endswith("results/small/README.md has what was written down")
+
+
+# What is not there
+
+
+def said(capsys, *command: str) -> str:
+    assert main(["trace", *command]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    return err
+
+
+def test_a_wrong_row_is_one_line_with_the_rows_there_are(root, capsys):
+    err = said(capsys, TABLE1, "--row", "branch_percent=85", "--column", "reading")
+    assert err.startswith(f"{TABLE1}: --row: found 'branch_percent=85': no row has that; allowed: a row's number, ")
+    assert "10 (model=vlm, cell=recipe, branch_percent=80)" in err
+    err = said(capsys, TABLE1, "--row", "branch_percent=80", "--column", "reading")
+    assert "2 rows have that" in err and "4 (model=text only, branch_percent=80); 10 (" in err
+    assert said(capsys, TABLE1, "--row", "99", "--column", "reading").endswith("found 99, allowed: 1 to 11\n")
+
+
+def test_a_wrong_column_is_one_line_with_the_columns_there_are(root, capsys):
+    err = said(capsys, TABLE1, "--row", "1", "--column", "raeding")
+    assert err.startswith(f"{TABLE1}: --column: found 'raeding', allowed: model, branch_percent, seeds, ")
+    assert err.endswith("did you mean 'reading'?\n")
+
+
+@pytest.mark.parametrize(
+    ("target", "allowed"),
+    [
+        ("results/none.csv", "no such file; allowed: a CSV of results/"),
+        ("results/table1.md", "no table of the study, which has table1.csv, figures/timing.csv"),
+        ("params.yaml", "found a file elsewhere, allowed: a CSV of results/"),
+    ],
+)
+def test_a_wrong_file_is_one_line(root, capsys, target, allowed):
+    assert allowed in said(capsys, target, "--row", "1", "--column", "x")
+
+
+def test_the_report_and_the_trace_know_every_table():
+    assert next(reversed(studies.TABLES)) == "report"
