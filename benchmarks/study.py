@@ -6,9 +6,9 @@ clones the committed project into a temporary folder, or into FOLDER, which stay
 runs the README's command. Wall
 time is that of the command. A process's CPU time is read twice a second while it lives, by what it is: Snakemake, the
 server that jobs are forked from, the commands that wait for jobs, the jobs. "Start-up a job" is all CPU time of these but
-Snakemake's and what the jobs themselves say that they spent, over the number of jobs. The overhead is the share of the
-cores' time (cores x wall) in which none of the phases named above was at work. Prints a table and writes
-benchmarks/results/study.json.
+Snakemake's and what the jobs themselves say that they spent, over the number of jobs. Of the cores' time (cores x wall)
+two shares are taken: what is not training, features or evaluation, and of that what is in no job at all, not in those for
+data and the table either: start-up, engine, waiting. Prints a table and writes benchmarks/results/study.json.
 """
 
 from __future__ import annotations
@@ -36,22 +36,26 @@ USEFUL = ("features", "pretrain", "cooldown", "finetune", "evaluate")
 TARGET = "results/table1.csv"
 
 
-def role(process: psutil.Process) -> str:
+def role(process: psutil.Process) -> str | None:
+    """What a process is; None if it is about to end, and can no longer be told."""
     words = process.cmdline()
+    if not words:
+        return None
     if "serve" in words:
         return "job" if "serve" in process.parent().cmdline() else "server"
     return "waiting" if "run" in words else "snakemake"
 
 
 def watch(top: psutil.Process, done: threading.Event, spent: dict) -> None:
-    """Note the CPU-seconds of every process below `top` by (role, process) until done."""
+    """Note (role, CPU-seconds) of every process below `top` until done."""
     while not done.wait(0.5):
         for process in top.children(recursive=True):
             try:
                 times, what = process.cpu_times(), role(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-            spent[what, process.pid, process.create_time()] = times.user + times.system
+            known = spent.get((process.pid, process.create_time()), ("snakemake", 0.0))
+            spent[process.pid, process.create_time()] = what or known[0], times.user + times.system
 
 
 def main() -> None:
@@ -78,7 +82,7 @@ def main() -> None:
             sys.exit(f"{' '.join(command)} ended with exit code {code}")
         logs = {file: read_json(file) for file in (clone / "logs").glob("*/*.json")}
     roles, phases, own = defaultdict(float), defaultdict(lambda: [0, 0.0, 0.0]), 0.0
-    for (what, *_), seconds in spent.items():
+    for what, seconds in spent.values():
         roles[what] += seconds
     for file, log in logs.items():
         phase = phases[file.parent.name]
@@ -86,10 +90,12 @@ def main() -> None:
         own += log["cpu_seconds"]
     cores = len(os.sched_getaffinity(0))
     useful = sum(phases[phase][1] for phase in USEFUL)
+    all_jobs = sum(seconds for _, seconds, _ in phases.values())
     found = {
         "wall_seconds": round(wall, 1),
         "jobs": len(logs),
-        "overhead": round(1 - useful / (cores * wall), 3),
+        "not_training_features_evaluation": round(1 - useful / (cores * wall), 3),
+        "in_no_job": round(1 - all_jobs / (cores * wall), 3),
         "startup_cpu_seconds_a_job": round((roles["server"] + roles["waiting"] + roles["job"] - own) / len(logs), 2),
         "cpu_seconds": {what: round(seconds, 1) for what, seconds in sorted(roles.items())},
         "phases": {
@@ -97,8 +103,9 @@ def main() -> None:
             for name, (jobs, seconds, cpu) in sorted(phases.items())
         },
     }
-    for key in ("wall_seconds", "jobs", "overhead", "startup_cpu_seconds_a_job", "cpu_seconds"):
-        print(f"{key}: {found[key]}")
+    for key, value in found.items():
+        if key != "phases":
+            print(f"{key}: {value}")
     print("| phase | jobs | seconds | CPU-s |\n|---|---|---|---|")
     for phase, row in found["phases"].items():
         print(f"| {phase} | {row['jobs']} | {row['seconds']} | {row['cpu_seconds']} |")
