@@ -3,12 +3,12 @@
     uv run python benchmarks/study.py [FOLDER]
 
 clones the committed project into a temporary folder, or into FOLDER, which stays, installs it there (not counted) and
-runs the README's command. Wall
-time is that of the command. A process's CPU time is read twice a second while it lives, by what it is: Snakemake, the
-server that jobs are forked from, the commands that wait for jobs, the jobs. "Start-up a job" is all CPU time of these but
-Snakemake's and what the jobs themselves say that they spent, over the number of jobs. Of the cores' time (cores x wall)
-two shares are taken: what is not training, features or evaluation, and of that what is in no job at all, not in those for
-data and the table either: start-up, engine, waiting. Prints a table and writes benchmarks/results/study.json.
+runs the README's command. Wall time is that of the command. A process's CPU time is read twice a second while it lives,
+by what it is: Snakemake, the server that jobs are forked from, the commands that wait for jobs, the jobs. "Start-up a
+job" is all CPU time of these but Snakemake's and what the jobs themselves say that they spent, over the number of jobs.
+Of the cores' time (cores x wall) two shares are taken: what is not training, features or evaluation, and of that what is
+in no job at all, not in those for data and the table either: start-up, engine, waiting. Prints a table and writes
+benchmarks/results/study.json.
 """
 
 from __future__ import annotations
