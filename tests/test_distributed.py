@@ -357,7 +357,9 @@ def test_matrix_products_in_bfloat16_leave_loss_and_weights_in_fp32(pair, text, 
     assert dtypes == {(torch.float32, torch.float32)}
     assert {tensor.dtype for tensor in load_file(one[0] / "model.safetensors").values()} == {torch.float32}
     ddp, fsdp = (pair.together(pair.text(hardware=half), sharding) for sharding in SHARDINGS)
-    assert_same_run(ddp, fsdp)  # a sharded model rounds where one that is not does, and nowhere else
+    # A sharded model rounds where one that is not does, and nowhere else; but the clipping norm is summed in another order,
+    # and what differs in fp32's last bit may be rounded to two neighbours in bfloat16.
+    assert_same_run(ddp, fsdp, tolerance=5e-4)
     for other, least, most in ((text, 1e-4, 0.03), (ddp, 0, 0.01)):
         rows = zip(losses(one[0]), losses(other[0]), strict=True)
         assert least <= max(abs(row["loss"] - its["loss"]) for row, its in rows) < most

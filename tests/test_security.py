@@ -23,6 +23,7 @@ from test_training import MODEL, Bench, Killed, data, parent, shared  # noqa: F4
 from pipeline.config import PLACES, load_settings, load_yaml
 from pipeline.data.formats import BadRecord, _load_pickle
 from pipeline.data.store import TEXT_COLUMNS, FeatureStore, write_shards
+from pipeline.model.huggingface import build_decoder, network_config
 from pipeline.model.vision import build_encoder, read_transformer
 from pipeline.model.vit import VITS
 from pipeline.sections import Encoder, ModelSize
@@ -165,13 +166,15 @@ def test_a_published_checkpoint_runs_nothing(tmp_path, mark, writer):
         read_weights("openlm", file, decoder, size)
     with pytest.raises(ValueError, match=r"epoch_1\.pt: .*nothing was run"):
         read_openlm_moments(file, file, decoder)
-    for layout in ("openlm", "huggingface"):
+    neox = size.model_copy(update={"family": "gpt_neox", "config": {}})
+    configs = {"openlm": {"model_type": "openlm"}, "huggingface": network_config(neox).to_dict()}
+    for layout, shape in {"openlm": size, "huggingface": neox}.items():
         folder = tmp_path / layout
         folder.mkdir()
-        (folder / "config.json").write_text(json.dumps({"model_type": layout}))
+        (folder / "config.json").write_text(json.dumps(configs[layout]))
         WRITERS[writer](Evil(mark), folder / "model.safetensors")
-        with pytest.raises(ValueError):
-            read_weights(layout, folder, decoder, size)
+        with pytest.raises(ValueError, match=r"model\.safetensors: (a pickle, which is not read|not a whole safetensors)"):
+            read_weights(layout, folder, build_decoder(shape), shape)
 
 
 @pytest.mark.parametrize("writer", WRITERS)
