@@ -173,7 +173,9 @@ def test_a_published_checkpoint_runs_nothing(tmp_path, mark, writer):
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(configs[layout]))
         WRITERS[writer](Evil(mark), folder / "model.safetensors")
-        with pytest.raises(ValueError, match=r"model\.safetensors: (a pickle, which is not read|not a whole safetensors)"):
+        with pytest.raises(
+            ValueError, match=r"model\.safetensors: (a pickle, which is not read|not a whole safetensors)"
+        ):
             read_weights(layout, folder, build_decoder(shape), shape)
 
 
