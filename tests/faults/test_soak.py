@@ -1,4 +1,4 @@
-"""A micro study, ended at random a hundred times on its way, is the same study: `pytest -m soak`, a quarter of an hour.
+"""A micro study, ended at random a hundred times on its way, is the same study: `pytest -m soak -s -n 0`, a quarter of an hour.
 
 SOAK_KILLS and SOAK_SEED choose how often, and which. What is ended is an engine (Snakemake or DVC), one of its jobs or all
 of them, by SIGKILL, SIGTERM or SIGINT. When the study is done too early, a third of it is deleted.
