@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "serve":
         return serve(main, arguments.socket)
     if arguments.command == "run" and SERVER in os.environ:
-        code = hand_over(argv or sys.argv[1:], arguments.job)
+        code = hand_over(argv or sys.argv[1:], arguments.job, arguments.log)
         if code is not None:
             return code
     if arguments.command in ("run", "rank"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.files import file_hash, folder_hashes, path_fault, read_json, stable_json, write_text
@@ -19,6 +20,7 @@ from pipeline.files import file_hash, folder_hashes, path_fault, read_json, stab
 ARTIFACTS, STATE = Path("artifacts"), Path(".study")
 SEEN, ASIDE = STATE / "seen", STATE / "aside"
 PARTIAL, RESUME = STATE / "partial", STATE / "resume"
+LOCKS = STATE / "locks"  # a file for each job, which the process that carries it out holds a lock on
 PROGRESS = STATE / "progress"  # a file for each job at work that says how far it is
 CARD, FILES = "card.json", "files.json"
 
@@ -129,19 +131,28 @@ def resumable(root: Path, place: Path = RESUME) -> dict[Path, str]:
     return {folder: folder.name.rpartition("-")[0] for folder in sorted((root / place).glob("*-*"))}
 
 
-def tidy(root: Path, ids: set[str], waiting: set[str]) -> None:
-    """Put away what ended jobs left: `waiting` are the ids of those still to be done, among all `ids` of the study."""
+def tidy(root: Path, ids: set[str], waiting: Mapping[str, str]) -> None:
+    """Put away what ended jobs left. waiting: {id: digest of its card} of those still to be done, among all `ids`.
+
+    A waiting job keeps two states: its own, and the newest that it has of other code or parents, which may come back.
+    """
     shutil.rmtree(root / PROGRESS, ignore_errors=True)
     for folder in (root / PARTIAL).glob("*"):
         if folder.name.removesuffix(".old") not in waiting:
             shutil.rmtree(folder, ignore_errors=True)
-    for folder, owner in resumable(root).items():
+    states = resumable(root)
+    others: dict[str, list[Path]] = {}
+    for folder, owner in states.items():
+        if folder.name != f"{owner}-{waiting.get(owner)}":
+            others.setdefault(owner, []).append(folder)
+    newest = {max(folders, key=lambda folder: folder.stat().st_mtime_ns) for folders in others.values()}
+    for folder, owner in states.items():
         if owner not in ids:
             aside = root / ASIDE / RESUME.name / folder.name
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder, aside)
-        elif owner not in waiting:
+        elif owner not in waiting or (folder in others.get(owner, ()) and folder not in newest):
             shutil.rmtree(folder, ignore_errors=True)
 
 

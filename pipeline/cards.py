@@ -201,11 +201,11 @@ class Ledger:
     def tidy(self) -> None:
         """Put away what ended jobs left of the work in progress, when nobody is at work here.
 
-        States to resume from are kept for jobs that are still to be done, whatever code they are of until these are;
-        those of jobs that left the study go aside with their artifacts.
+        States to resume from are kept for jobs that are still to be done, the newest of other code included until these
+        are; those of jobs that left the study go aside with their artifacts.
         """
         ids = {job.id for job in self.jobs}
-        waiting = {job.id for job in self.jobs if not self.is_current(job)}
+        waiting = {job.id: self.digest(job) for job in self.jobs if not self.is_current(job)}
         artifacts.tidy(self.root, ids, waiting)
 
     def set_aside(self, stage: str) -> list[Path]:

@@ -141,12 +141,21 @@ def write_text(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def sync(folder: Path) -> None:
+    """Return once all files below a folder are on the disk."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+
+
 @contextmanager
 def atomic_folder(final: Path, partial: Path) -> Iterator[Path]:
     """A fresh folder to fill, which takes the place of `final` when the block ends without an error.
 
     The old folder is moved aside, as `partial`.old, before the new one moves in, and deleted after: whenever this is
-    broken off, one of the two names has a whole folder if `final` was one. All are on one file system.
+    broken off, one of the two names has a whole folder if `final` was one: also when the machine is switched off, as the
+    files are on the disk before. All are on one file system.
     """
     final, partial = Path(final), Path(partial)
     old = partial.with_name(partial.name + ".old")
@@ -155,6 +164,7 @@ def atomic_folder(final: Path, partial: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
+    sync(partial)
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
         os.replace(final, old)

@@ -192,15 +192,44 @@ class Presence:
                 continue
             try:
                 with open(file, "r+") as handle:  # writable: network file systems ask for it
-                    entry = json.load(handle)
                     try:
                         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        file.unlink()
+                        file.unlink()  # unread: what a machine that was switched off has left may be empty
                     except BlockingIOError:
-                        alive.append(entry)
+                        alive.append(json.load(handle))
             except FileNotFoundError:
                 continue  # it ended, or another process has just tidied up
         return alive
+
+
+@contextmanager
+def alone(lock: Path, patience: float = 5.0) -> Iterator[None]:
+    """Be the only process that is in such a block with this file. An orphan leaves within `patience` seconds.
+
+    Raises ValueError that names the process which is there. The file stays: who deletes it would let in a third one.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    give_up = time.monotonic() + patience
+    with open(lock, "a+") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    handle.seek(0)
+                    raise ValueError(f"already at work: {handle.read() or 'another process'}") from None
+                time.sleep(0.1)
+        with suppress(OSError):  # a full disk is the job's to find
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {os.uname().nodename}")
+            handle.flush()
+        yield
+
+
+def at_work(other: dict) -> str:
+    """An entry of a process that is present, in words."""
+    return f"at work in this folder since {other['since']}: process {other['pid']} on {other['machine']}: {other['command']}"
 
 
 def remove_stale_locks(root: Path, presence: Presence, patience: float = 5.0) -> str | None:
@@ -216,8 +245,7 @@ def remove_stale_locks(root: Path, presence: Presence, patience: float = 5.0) ->
         if not others:
             shutil.rmtree(locks, ignore_errors=True)
         elif time.monotonic() > give_up:
-            other = others[0]
-            return f"at work in this folder since {other['since']}: process {other['pid']} on {other['machine']}: {other['command']}"
+            return at_work(others[0])
         else:
             time.sleep(0.2)
     shutil.rmtree(root / ".snakemake" / "incomplete", ignore_errors=True)

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import traceback
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from pipeline import artifacts
 from pipeline.devices import take_gpus
 from pipeline.failed import note, note_failure
 from pipeline.files import Damaged, atomic_folder, date_now, digest, one_line, read_json, stable_json, write_text
-from pipeline.processes import STOP, STOPPED, Stopped, StopRequest, end_if_orphaned
+from pipeline.processes import STOP, STOPPED, Stopped, StopRequest, alone, end_if_orphaned
 from pipeline.progress import Progress
 from pipeline.provenance import provenance
 from pipeline.ranks import ERROR, MEASURED, STOPPED_AT, RankFailed, Ranks, find_ranks, start_on_all_nodes, train
@@ -87,11 +87,20 @@ def run_job(file: Path, log: Path | None) -> int:
         print(f"{file}: not a job file ({one_line(error)})", file=sys.stderr)
         return 2
     start_on_all_nodes(description, ["run", str(file), *(["--log", str(log)] if log else [])])
-    try:
-        ranks = find_ranks(description)
-    except ValueError as error:
-        print(f"{file}: {error}", file=sys.stderr)
-        return 2
+    with ExitStack() as held:
+        try:
+            ranks = find_ranks(description)
+            if ranks.node == 0:  # the others of a job of several nodes work for it
+                held.enter_context(alone(artifacts.LOCKS / f"{phase}-{description['card']['id']}"))
+        except (OSError, ValueError) as error:
+            print(f"{file}: {error}", file=sys.stderr)
+            return 2
+        return carry_out(description, ranks, file, log)
+
+
+def carry_out(description: dict, ranks: Ranks, file: Path, log: Path | None) -> int:
+    """Make the artifact of the job that `file` describes, or this node's part of it. Returns the exit code."""
+    start, cpu = time.time(), cpu_seconds()
     if log and ranks.node:
         log = log.with_suffix(f".node{ranks.node}.log")
     try:
@@ -101,7 +110,6 @@ def run_job(file: Path, log: Path | None) -> int:
         return 2
     job, card = open_job(description, screen, ranks.node == 0), description["card"]
     STOP.title, STOP.screen = f"{card['phase']} {card['id']}", screen
-    start, cpu = time.time(), cpu_seconds()
     folder, published = description["folder"], description["published"]
     if log:
         note(log).unlink(missing_ok=True)
@@ -138,12 +146,14 @@ def run_job(file: Path, log: Path | None) -> int:
     spent = {
         "seconds": seconds,
         "cpu_seconds": round(cpu_seconds() - cpu, 2),
+        "startup_cpu_seconds": round(cpu, 2),  # of this process before
         "peak_memory_mb": max(resource.getrusage(who).ru_maxrss for who in WHO) // 1024,
         "host": platform.node(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if log:
-        write_text(log.with_suffix(".json"), stable_json({"card": digest(card)} | spent | source))
+        with suppress(OSError):  # the artifact is whole, whatever the disk has room for now
+            write_text(log.with_suffix(".json"), stable_json({"card": digest(card)} | spent | source))
     job.progress.done(seconds)
     print("finished", flush=True)
     for state, owner in artifacts.resumable(Path(".")).items():

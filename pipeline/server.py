@@ -22,6 +22,7 @@ from pathlib import Path
 
 SERVER = "WHEN_IMAGES_SERVER"  # environment variable: the server's socket
 SOCKET = Path(".study/server.sock")
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # requests to stop
 LOST = 70  # exit code for a job whose process did not live to say one
 _connection: socket.socket | None = None  # of a forked process, to those who wait for it; open until it ends
 
@@ -39,8 +40,22 @@ def start() -> None:
     os.environ[SERVER] = str(SOCKET)
 
 
-def hand_over(arguments: list[str], job: Path) -> int | None:
+def hand_over(arguments: list[str], job: Path, log: Path | None) -> int | None:
     """Have the server run `python -m pipeline ARGUMENTS`, which is about a job. Its exit code; None without a server."""
+    workers: list[int] = []
+
+    def heard(number: int, _: object) -> None:
+        """Pass a signal on; before there is anybody to pass it on to, the job has not begun."""
+        from pipeline.processes import STOPPED  # slow to import for those who only wait
+
+        if not workers:
+            os.write(2, f"{job}: stopped by {signal.Signals(number).name}; the same command goes on\n".encode())
+            os._exit(STOPPED)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(workers[0], number)
+
+    for number in SIGNALS:
+        signal.signal(number, heard)
     request = {"arguments": arguments, "job": str(job), "pid": os.getpid(), "environment": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as connection, connection.makefile() as replies:
         try:
@@ -53,12 +68,27 @@ def hand_over(arguments: list[str], job: Path) -> int | None:
             return None
         if not worker:
             return None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, frame: os.kill(int(worker), number))
+        workers.append(int(worker))
         code = replies.read()  # all of it: until the process has ended
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # the job has ended, and says how
     if not code:
-        print(f"{job}: the process that carried it out was killed (out of memory?)", file=sys.stderr)
+        say_killed(job, log)
     return int(code or LOST)
+
+
+def say_killed(job: Path, log: Path | None) -> None:
+    """Tell the screen, the log and the tables (see pipeline/failed.py) that a job's process did not live to say a word."""
+    from pipeline.failed import note_failure
+    from pipeline.files import digest, read_json
+
+    reason = "the process that carried it out was killed (out of memory?)"
+    print(f"{job}: {reason}", file=sys.stderr)
+    with suppress(OSError):
+        if log:
+            with open(log, "a") as file:
+                file.write(f"{reason}\n")
+            note_failure(log, digest(read_json(job)["card"]), reason)
 
 
 def serve(main: Callable[[list[str]], int], place: int) -> int:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from pipeline.artifacts import CARD, FILES, STATE
+from pipeline.artifacts import CARD, FILES, STATE, changed, forget
 from pipeline.cards import Ledger
 from pipeline.files import folder_hashes, stable_json, write_text
 from pipeline.processes import OWNER
@@ -58,6 +58,8 @@ def verify(ledger: Ledger, sample: int, seed: int | None = None) -> Iterator[str
         found.append({"phase": job.phase, "id": job.id, "card": ledger.digest(job), "differing": differing})
         found[-1] |= {"seconds": seconds}
         what = f"differs in {', '.join(differing)}" if differing else "same bits"
+        if rotten := damaged(ledger.root, job) if differing else []:
+            what += f"; on the disk it is not what was made, and snakemake will rebuild: {', '.join(rotten)}"
         yield f"[{number}/{len(chosen)}] {job.phase} {job.id}  {what}  ({seconds:.0f} s)"
     bad = [f"{job['phase']} {job['id']}" for job in found if job["differing"]]
     certificate = certify(len(population), found) | {"seed": seed, "finished_jobs": len(finished)}
@@ -79,7 +81,8 @@ def workplace(root: Path) -> Iterator[Path]:
     Folders that killed audits left are removed.
     """
     for left in (root / STATE).glob("verify-*"):
-        if not psutil.pid_exists(int(left.name.split("-")[1])):
+        pid = int(left.name.split("-")[1])
+        if pid == os.getpid() or not psutil.pid_exists(pid):
             shutil.rmtree(left, ignore_errors=True)
     place = (root / STATE / f"verify-{os.getpid()}").resolve()
     place.mkdir(parents=True)
@@ -115,6 +118,15 @@ def compare(ledger: Ledger, job: Job, place: Path) -> list[str]:
     for hashes in (before, after):  # they say what the others are, and are compared with what these are
         del hashes[CARD], hashes[FILES]
     return sorted(name for name in before | after if before.get(name) != after.get(name))
+
+
+def damaged(root: Path, job: Job) -> list[str]:
+    """Artifacts among a job's own and its parents' with other bytes than when they were made. They are trusted no more."""
+    folders = [job.folder, *(parent.folder for parent in job.parents.values())]
+    rotten = [folder for folder in folders if changed(root / folder)]
+    for folder in rotten:
+        forget(root, Path(folder))
+    return rotten
 
 
 def most_bad(population: int, sample: int, differing: int, confidence: float = CONFIDENCE) -> int:

@@ -26,6 +26,7 @@ from pipeline.processes import (
     OWNERS,
     SIGNALS,
     Presence,
+    at_work,
     end_with_dvc,
     remove_stale_locks,
     stop_jobs_below,
@@ -54,13 +55,19 @@ DVC_FILES = ("dvc.lock", ".dvc/tmp/rwlock")  # what DVC writes without a partial
 
 
 def is_torn(lock: Path) -> bool:
-    """Whether one of DVC_FILES (YAML, or JSON, which is YAML too) cannot be read: DVC was ended while it wrote it."""
+    """Whether one of DVC_FILES (YAML, or JSON, which is YAML too) is one that DVC refuses: it was ended while it wrote it."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
     try:
-        return not isinstance(yaml.load(lock.read_text(encoding="utf-8"), yaml.CSafeLoader), dict)  # None: empty
-    except yaml.YAMLError:
+        content = yaml.load(lock.read_text(encoding="utf-8"), yaml.CSafeLoader)
+        if lock.suffix == ".lock":
+            COMPILED_LOCKFILE_SCHEMA(content)
+    except (yaml.YAMLError, Invalid):
         return True
     except OSError:
         return False
+    return not isinstance(content, dict)  # None: empty
 
 
 class Workflow:
@@ -83,15 +90,16 @@ class Workflow:
         if main:
             end_with_dvc()
             self.presence = Presence(root)
-            busy = remove_stale_locks(root, self.presence)
-            if busy:
-                print(busy, file=sys.stderr)
+            self.busy = remove_stale_locks(root, self.presence)
+            if self.busy:
+                print(self.busy, file=sys.stderr)
             self.ledger.take_back()
             if not self.presence.others():
                 self.ledger.tidy()
             self.ledger.mark_deleted()
             self.ledger.write_jobs()
             atexit.register(self.record_late)
+            atexit.register(self.name_the_other)
 
     def start(self, here: bool) -> None:
         """Before the first job runs: end with one line if data or weights that a job needs are not there.
@@ -230,6 +238,13 @@ class Workflow:
             return {"job": self.job_file(job), "parents": self.parents(job)}
 
         return inputs
+
+    def name_the_other(self) -> None:
+        """At the end: of two that begin at the same moment Snakemake refuses one, without a word on who has its lock."""
+        if self.started or self.busy or self.dry() or not any((self.root / ".snakemake/locks").glob("*")):
+            return
+        for other in self.presence.others()[:1]:
+            print(at_work(other), file=sys.stderr)
 
     def record(self) -> None:
         """After a run: note in dvc.lock what is there, stage by stage, as far as stages are complete.

@@ -531,7 +531,7 @@ def test_a_rank_that_fails_is_named_and_ends_the_others(project, data, tmp_path)
     _, screen = job.communicate()
     assert job.returncode == 1
     assert screen.splitlines()[-1].startswith(
-        "pretrain text: rank 0: ValueError: damaged/shard.00000.mds: missing or damaged"
+        "pretrain text: rank 0: Damaged: damaged/shard.00000.mds: missing or damaged"
     ), screen
     assert not (project / "artifacts").exists()
 

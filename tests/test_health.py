@@ -147,7 +147,7 @@ def alone(tensor):
     """The sum over one rank."""
 
 
-def watched(updates: int, change=lambda projector: None, seen=lambda output: output) -> None:
+def watched(updates: int, change=lambda projector: None, seen=lambda output: output) -> ProjectorWatch:
     """A projector trained for some updates with images, of which the loss sees what `seen` makes of its output."""
     torch.manual_seed(0)
     projector = Projector(8, 16)
@@ -157,6 +157,7 @@ def watched(updates: int, change=lambda projector: None, seen=lambda output: out
         projector.zero_grad()
         seen(projector(torch.randn(2, 3, 8))).square().sum().backward()
         watch.look(step, alone)
+    return watch
 
 
 def saturate(projector) -> None:
@@ -172,6 +173,25 @@ def test_a_projector_whose_output_does_not_vary_is_dead():
     with pytest.raises(RuntimeError, match=rf"output has not varied in the last {PATIENCE} .* at step {PATIENCE}:"):
         watched(PATIENCE, saturate)
     watched(PATIENCE - 1, saturate)
+
+
+@pytest.mark.parametrize("updates", [1, PATIENCE - 1])
+def test_a_run_that_is_too_short_to_be_looked_at_on_its_way_is_at_its_end(updates):
+    watched(updates).close(updates, alone)
+    watched(0, saturate).close(0, alone)  # nothing was seen
+    with pytest.raises(
+        RuntimeError, match=rf"not varied in the last {updates} updates with images, at step {updates}:"
+    ):
+        watched(updates, saturate).close(updates, alone)
+
+
+def test_a_few_updates_after_a_look_are_no_reason_for_another():
+    """One image of one colour, say, is not."""
+    watch = watched(PATIENCE)
+    saturate(watch.projector)
+    watch.projector(torch.randn(2, 3, 8)).sum().backward()
+    watch.look(PATIENCE + 1, alone)
+    watch.close(PATIENCE + 1, alone)
 
 
 def test_a_projector_without_gradient_is_dead():

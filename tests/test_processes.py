@@ -15,6 +15,7 @@ import pytest
 from conftest import SOURCE
 
 from pipeline.processes import ORPHANED, RUNNING, STOPPED, Presence, remove_stale_locks
+from pipeline.workflow import Workflow
 
 SOON = 20.0  # seconds: far more than anything here takes
 
@@ -206,6 +207,14 @@ def test_a_killed_process_is_not_seen_and_its_entry_goes(tmp_path, neighbour):
     assert len(entries(tmp_path)) == 2
 
 
+def test_an_entry_that_a_switched_off_machine_has_left_empty_goes(tmp_path, neighbour):
+    presence = Presence(tmp_path)
+    pid = neighbour().pid
+    (presence.folder / "node-1.json").write_text("")
+    assert [other["pid"] for other in presence.others()] == [pid]
+    assert len(entries(tmp_path)) == 2
+
+
 def test_a_process_that_ends_takes_its_entry_along(tmp_path, neighbour):
     assert neighbour(seconds=0).wait() == 0
     assert entries(tmp_path) == []
@@ -279,6 +288,24 @@ def test_locks_go_when_nobody_is_there(tmp_path, locks):
     assert remove_stale_locks(tmp_path, Presence(tmp_path)) is None
     assert not is_locked(locks)
     assert locks.parent.exists()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_two_that_begin_at_once_the_one_that_is_refused_names_the_other(project, start, monkeypatch, capsys, first):
+    """Both have looked before either of them had Snakemake's lock."""
+    monkeypatch.setattr("pipeline.workflow.end_with_dvc", lambda: None)
+    at_exit = []
+    monkeypatch.setattr("pipeline.workflow.atexit.register", lambda function, **_: at_exit.append(function))
+    workflow = Workflow(project.root, {}, main=True)
+    other = start(IS_PRESENT, project.root, 100)
+    assert said(other) == "ready"
+    (project.root / ".snakemake/locks").mkdir(parents=True)
+    (project.root / ".snakemake/locks/0.input.lock").touch()
+    workflow.started = first
+    for function in at_exit:
+        function()
+    screen = capsys.readouterr().err
+    assert (f"process {other.pid} on " in screen) != first
 
 
 def test_locks_of_a_killed_process_go(tmp_path, locks, neighbour):

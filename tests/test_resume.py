@@ -299,6 +299,15 @@ def test_no_flipped_bit_of_a_states_json_goes_unnoticed(tmp_path_factory, seed):
         file.write_bytes(content)
 
 
+def test_ranks_leave_together_when_a_state_is_in_its_place(tmp_path, monkeypatch):
+    """The launcher gives the others half a minute once one has ended, and rank 0 may need longer than that."""
+    model = torch.nn.Linear(2, 2)
+    there = []
+    monkeypatch.setattr(state, "wait_for_all", lambda: there.append((tmp_path / "last/state.json").exists()))
+    save_resumable(tmp_path, model, torch.optim.AdamW(model.parameters()), {"step": 1}, "")
+    assert there == [False, False, True]
+
+
 # What is left behind
 
 
@@ -313,19 +322,21 @@ def left(root: Path, place: Path = artifacts.RESUME) -> list[str]:
     return sorted(folder.name for folder in (root / place).glob("*"))
 
 
-OLD, NEW = "0" * 16, "f" * 16
+OLDER, OLD, NEW = "7" * 16, "0" * 16, "f" * 16
 
 
 def test_states_of_jobs_that_are_done_or_gone_do_not_stay(tmp_path):
-    states(tmp_path, f"text-1-{NEW}", f"text-1-{OLD}", f"text-2-{OLD}", f"text-3-{OLD}")
-    artifacts.tidy(tmp_path, ids={"text-1", "text-2"}, waiting={"text-1"})
-    assert left(tmp_path) == [f"text-1-{OLD}", f"text-1-{NEW}"]  # its code may be changed back
+    states(tmp_path, f"text-1-{NEW}", f"text-1-{OLDER}", f"text-1-{OLD}", f"text-2-{OLD}", f"text-3-{OLD}")
+    for name, date in {NEW: 1, OLDER: 2, OLD: 3}.items():
+        os.utime(tmp_path / artifacts.RESUME / f"text-1-{name}", (date, date))
+    artifacts.tidy(tmp_path, ids={"text-1", "text-2"}, waiting={"text-1": NEW})
+    assert left(tmp_path) == [f"text-1-{OLD}", f"text-1-{NEW}"]  # today's, and the newest of those that may come back
     assert left(tmp_path, artifacts.ASIDE / "resume") == [f"text-3-{OLD}"]
 
 
 def test_a_state_that_was_set_aside_is_taken_back(tmp_path):
     states(tmp_path, f"text-3-{OLD}")
-    artifacts.tidy(tmp_path, ids=set(), waiting=set())
+    artifacts.tidy(tmp_path, ids=set(), waiting={})
     artifacts.take_back_states(tmp_path, {"text-4"})
     assert left(tmp_path) == []
     artifacts.take_back_states(tmp_path, {"text-3"})
@@ -337,5 +348,5 @@ def test_a_state_that_was_set_aside_is_taken_back(tmp_path):
 def test_half_made_artifacts_stay_only_for_jobs_that_will_make_them(tmp_path):
     for name in ("text-1", "text-1.old", "text-2", "text-2.old", "text-3"):
         (tmp_path / artifacts.PARTIAL / name).mkdir(parents=True)
-    artifacts.tidy(tmp_path, ids={"text-1", "text-2"}, waiting={"text-1"})
+    artifacts.tidy(tmp_path, ids={"text-1", "text-2"}, waiting={"text-1": NEW})
     assert left(tmp_path, artifacts.PARTIAL) == ["text-1", "text-1.old"]

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from conftest import Project
 
 from pipeline.files import folder_hashes, read_json
+from pipeline.processes import alone
 from pipeline.run import run_job
 from pipeline.study import PHASES, Job
 
@@ -67,6 +69,25 @@ def looks(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 # Making
+
+
+def test_a_job_is_carried_out_by_one_process_at_a_time(here, phases, monkeypatch, capsys):
+    """An orphan on a cluster's node, say, which Snakemake's next run knows nothing of."""
+    job = first(here, "pretrain")
+    monkeypatch.setattr("pipeline.run.alone", partial(alone, patience=0.2))
+
+    def meanwhile(job_file, out: Path) -> dict:
+        begun = out / "rows.csv"
+        begun.write_text("half")
+        assert run(here, job) == 2
+        assert f"already at work: process {os.getpid()} on {os.uname().nodename}\n" in capsys.readouterr().err
+        assert begun.read_text() == "half"
+        return work(job_file, out)
+
+    phases.does = meanwhile
+    assert run(here, job) == 0
+    assert phases.asked == [job.id]
+    assert job.key not in stale(here)
 
 
 def test_a_job_makes_a_current_artifact(here, phases):

@@ -14,8 +14,10 @@ import psutil
 import pytest
 from conftest import SOURCE
 
-from pipeline.processes import ORPHANED, OWNER
-from pipeline.server import LOST, SERVER, SOCKET, hand_over
+from pipeline.failed import note
+from pipeline.files import digest, read_json
+from pipeline.processes import ORPHANED, OWNER, STOPPED
+from pipeline.server import LOST, SERVER, SOCKET
 
 SOON = 20  # seconds
 JOBS = """
@@ -36,7 +38,9 @@ def main(arguments):
     return 3 if what == "fail" else 4 if what == "stopped" else 0
 """
 SERVE = JOBS + "\nfrom pipeline.server import serve\nsys.exit(serve(main, int(sys.argv[1])))"
-ASK = "import sys; from pathlib import Path; from pipeline.server import hand_over; sys.exit(hand_over(sys.argv[1:], Path('none.json')))"
+IMPORT = "import sys; from pathlib import Path; from pipeline.server import hand_over; print('asking', flush=True)\n"
+ASK = "import sys; from pathlib import Path; from pipeline.server import hand_over; sys.exit(hand_over(sys.argv[1:], Path('none.json'), Path('job.log')))"
+ASK_OR_5 = IMPORT + "sys.exit(5 if hand_over(['say'], Path('none.json'), None) is None else 0)"
 
 
 @pytest.fixture
@@ -118,11 +122,26 @@ def test_signals_are_passed_on(start, server, tmp_path, number, code):
 
 
 def test_a_killed_job_is_named(start, server, tmp_path):
+    (tmp_path / "none.json").write_text('{"card": {"id": "b80"}}')
     asker = start(ASK, "wait")
     worker(tmp_path).kill()
     _, screen = asker.communicate(timeout=SOON)
     assert asker.returncode == LOST
-    assert screen == "none.json: the process that carried it out was killed (out of memory?)\n"
+    reason = "the process that carried it out was killed (out of memory?)"
+    assert screen == f"none.json: {reason}\n"
+    assert (tmp_path / "job.log").read_text() == f"{reason}\n"
+    assert read_json(note(tmp_path / "job.log")) == {"card": digest({"id": "b80"}), "reason": reason}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_is_told_to_stop_before_its_job_has_begun_says_so(start, server, number):
+    server.send_signal(signal.SIGSTOP)  # as if it were importing
+    asker = start(ASK_OR_5)
+    assert asker.stdout.readline() == "asking\n"
+    time.sleep(0.2)
+    asker.send_signal(number)
+    assert asker.wait(timeout=SOON) == STOPPED
+    assert asker.stderr.readline() == f"none.json: stopped by {number.name}; the same command goes on\n"
 
 
 def test_a_job_ends_with_who_asked(start, server, tmp_path):
@@ -160,21 +179,17 @@ def test_who_hangs_up_does_no_harm(start, server):
 
 
 @pytest.mark.parametrize("left_behind", [True, False])
-def test_without_a_server_nobody_is_asked(server, monkeypatch, left_behind):
+def test_without_a_server_nobody_is_asked(start, server, left_behind):
     server.kill()
     server.wait()
     if not left_behind:
         SOCKET.unlink()
-    monkeypatch.setenv(SERVER, str(SOCKET))
-    assert hand_over(["say"], Path("none.json")) is None
+    assert start(ASK_OR_5).wait(timeout=SOON) == 5
 
 
 def test_who_waits_for_a_server_that_dies_does_the_job_itself(start, server):
     server.send_signal(signal.SIGSTOP)
-    waiting = (
-        "import sys; from pathlib import Path; from pipeline.server import hand_over\nprint('asking', flush=True)\n"
-    )
-    asker = start(waiting + "sys.exit(5 if hand_over(['say'], Path('none.json')) is None else 0)")
+    asker = start(ASK_OR_5)
     assert asker.stdout.readline() == "asking\n"
     time.sleep(0.2)
     server.kill()

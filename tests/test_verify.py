@@ -104,6 +104,14 @@ def test_bytes_on_disk_are_compared_and_not_what_a_list_says_of_them(audit):
     audit.spoils[job.id] = lambda made: (made / "parts/0.bin").write_bytes(original) and None
     lines, _ = run(audit, 10_000)
     assert lines[-1] == f"not reproduced: shards {job.id}"
+    assert any(line.startswith("[") and f"rebuild: {job.folder}  (" in line for line in lines)
+    assert [broken.key for broken in audit.ledger().broken] == [job.key]
+
+
+def test_what_an_audit_with_the_same_process_id_has_left_is_no_hindrance(audit):
+    (audit.root / STATE / f"verify-{os.getpid()}/artifacts").mkdir(parents=True)
+    run(audit, 1)
+    assert not list((audit.root / STATE).glob("verify-*"))
 
 
 def test_a_job_that_fails_differs_and_says_why(audit):

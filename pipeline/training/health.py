@@ -72,7 +72,7 @@ class ProjectorWatch:
 
     def __init__(self, projector: nn.Module):
         self.projector = projector
-        self.updates, self.varies, self.reached = 0, False, False
+        self.updates, self.varies, self.reached, self.judged = 0, False, False, False
         projector.register_forward_hook(self.see)
 
     def see(self, projector: nn.Module, features: tuple[Tensor, ...], output: Tensor) -> None:
@@ -83,21 +83,30 @@ class ProjectorWatch:
             self.varies = bool(apart > SAME * output.abs().amax())
 
     def look(self, step: int, everywhere: Callable[[Tensor], None]) -> None:
-        """After the backward pass of an update with images; `everywhere` sums a tensor over all ranks, in place.
-
-        Raises RuntimeError for a dead projector.
-        """
+        """After the backward pass of an update with images. Arguments and errors are those of `judge`."""
         weight = next(self.projector.parameters())  # of the first layer: what reaches it has come through all others
         gradient = weight.grad
         if not self.reached and gradient is not None:
             self.reached = bool(local(gradient).any())
         self.updates += 1
-        if self.updates < PATIENCE:
-            return
-        alive = torch.tensor([self.varies, self.reached], dtype=torch.int64, device=weight.device)
+        if self.updates == PATIENCE:
+            self.judge(step, everywhere)
+
+    def close(self, step: int, everywhere: Callable[[Tensor], None]) -> None:
+        """At the end of a run, or of what a resumed one had left, that was too short to be judged on its way."""
+        if self.updates and not self.judged:
+            self.judge(step, everywhere)
+
+    def judge(self, step: int, everywhere: Callable[[Tensor], None]) -> None:
+        """Look at what was seen since the last time; `everywhere` sums a tensor over all ranks, in place.
+
+        Raises RuntimeError for a dead projector.
+        """
+        device = next(self.projector.parameters()).device
+        alive = torch.tensor([self.varies, self.reached], dtype=torch.int64, device=device)
         everywhere(alive)
         varies, reached = alive.tolist()
         if not (varies and reached):
             what = "no gradient has reached the projector" if varies else "the projector's output has not varied"
-            raise RuntimeError(f"{what} in the last {PATIENCE} updates with images, at step {step}: it has died")
-        self.updates, self.varies, self.reached = 0, False, False
+            raise RuntimeError(f"{what} in the last {self.updates} updates with images, at step {step}: it has died")
+        self.updates, self.varies, self.reached, self.judged = 0, False, False, True

@@ -14,7 +14,6 @@ moments (8 bytes a parameter).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -98,7 +97,6 @@ def save_progress(folder: Path, state: dict, losses: str, hashed: bool = False) 
     if this_rank()[0] == 0:
         write_text(folder / "losses.csv", losses)
         if hashed:
-            sync(folder)
             state = state | {"hashes": folder_hashes(folder)}
             state |= {"digest": digest(state)}
         write_text(folder / "state.json", stable_json(state))
@@ -118,13 +116,7 @@ def save_resumable(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
         save(partial / "optimizer.safetensors", optimizer_tensors(model, optimizer))
         wait_for_all()  # until all parts are there
         save_progress(partial, state, losses, hashed=True)
-
-
-def sync(folder: Path) -> None:
-    """Return once a folder's files are on the disk: a machine that is switched off must not leave half of one."""
-    for file in folder.iterdir():
-        with open(file, "rb") as opened:
-            os.fsync(opened.fileno())
+    wait_for_all()  # until it is in its place: the first rank that ends has the launcher end the others before long
 
 
 def find_resumable(folder: Path) -> Path | None:

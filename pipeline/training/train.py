@@ -366,6 +366,8 @@ def run(job: Job, out: Path) -> dict:
     trainer.close()
     check_seen(recorder, size.sequence)
     check_weights(model, recorder.step, recorder.loss_watch.key)
+    if recorder.projector_watch:
+        recorder.projector_watch.close(recorder.step, dist.all_reduce)
     save_state(out, model, optimizer, recorder.state, recorder.losses.getvalue())
     return summary(recorder, model, settings)
 
