@@ -4,8 +4,10 @@
 
 in a folder where the study has been made. Takes the recipe's fine-tuned model through the whole evaluation on one thread
 (start-up and imports left out, as a run's jobs share them), and asks a sample of the same questions one at a time,
-reading the whole prompt again for every token. CPU-seconds of this process, median of the rounds with their range; the
-ratio is per question, over the tasks and conditions that the sample covers evenly. Prints a table and writes
+reading the whole prompt again for every token. CPU-seconds of this process, median of the rounds with their range. What
+all questions would take one at a time is, summed over tasks and conditions, the sample's mean there times the questions
+there. (In the evaluation duplicates, the same prompt about the same image or about none, are asked once; one at a time
+every question counts.) The standard error is the largest of all vision and text tasks'. Prints a table and writes
 benchmarks/results/evaluation.json.
 """
 
@@ -55,15 +57,15 @@ def find_job(ledger: Ledger):
         return open_job(read_json(ledger.job_file(job)), nowhere, first=False)
 
 
-def whole(job) -> tuple[float, pd.DataFrame]:
-    """CPU-seconds of the whole evaluation, and its vision rows."""
+def whole(job) -> tuple[float, dict[str, pd.DataFrame]]:
+    """CPU-seconds of the whole evaluation, and its rows of vision and text."""
     shutil.rmtree(job.resume, ignore_errors=True)  # the answers of the round before
     with tempfile.TemporaryDirectory() as out:
         start = time.process_time()
         evaluate.run(job, Path(out))
         spent = time.process_time() - start
         shutil.rmtree(job.resume, ignore_errors=True)
-        return spent, pd.read_csv(Path(out) / "vision.csv")
+        return spent, {name: pd.read_csv(Path(out) / f"{name}.csv") for name in ("vision", "text")}
 
 
 def vision(job) -> float:
@@ -76,21 +78,25 @@ def vision(job) -> float:
 
 
 def one_by_one(job, seed: int) -> float:
-    """CPU-seconds a question, one prompt at a time and without a cache."""
+    """CPU-seconds of all vision questions, one prompt at a time and without a cache."""
     evaluation = Evaluation(job.settings, job.inputs, job.context, Answers(), Silent())
     evaluation.answer = partial(sampled, evaluation, random.Random(seed), spent := [])
     for _ in evaluation.answered():
         pass
-    return statistics.fmean(spent)
+    return sum(spent)
 
 
 def sampled(evaluation: Evaluation, choose: random.Random, spent: list, key, prompts, shown, look, reply, longest, _):
-    """Stands in for Evaluation.answer: answers a sample, notes the time of each, and gives empty answers."""
+    """Stands in for Evaluation.answer of a task and condition: answers a sample, notes what all would take, says nothing."""
+    if look is not None:
+        look(shown[:1])  # the mean image is made when it is first looked at, for all questions
+    seconds = []
     for prompt, what in choose.sample(list(zip(prompts, shown)), min(SAMPLE, len(prompts))):
         start = time.process_time()
         with torch.inference_mode():
             ask_one(evaluation, list(prompt), what, look, longest if reply.func is evaluate.generate else 1)
-        spent.append(time.process_time() - start)
+        seconds.append(time.process_time() - start)
+    spent.append(statistics.fmean(seconds) * len(prompts))
     return [""] * len(prompts)
 
 
@@ -116,21 +122,20 @@ def main() -> None:
     rounds = []
     for number in range(ROUNDS):
         seconds, rows = whole(job)
-        rounds.append({"whole": seconds, "vision": vision(job), "question_alone": one_by_one(job, number)})
-    error = rows[rows["condition"] == "normal"].groupby("task")["score"].sem() * 100
-    for name, values, digits in (
-        ("whole evaluation, CPU-s", [r["whole"] for r in rounds], 1),
-        ("its vision rows, CPU-s", [r["vision"] for r in rounds], 1),
-        (
-            "one by one, without a cache: times as long",
-            [r["question_alone"] * len(rows) / r["vision"] for r in rounds],
-            1,
-        ),
+        rounds.append({"whole": seconds, "vision": vision(job), "one_by_one": one_by_one(job, number)})
+    asked = rows["vision"].query("condition == 'normal'")
+    error = pd.concat([found.groupby("task")["score"].sem() * 100 for found in (asked, rows["text"])])
+    for name, values in (
+        ("whole evaluation, CPU-s", [r["whole"] for r in rounds]),
+        ("its vision rows, CPU-s", [r["vision"] for r in rounds]),
+        ("one by one, without a cache: times as long", [r["one_by_one"] / r["vision"] for r in rounds]),
     ):
-        print(f"{name}: {statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})")
-    print(f"{len(rows)} vision rows; largest standard error of a task: {error.max():.2f} points ({error.idxmax()})")
+        print(f"{name}: {statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})")
+    print(
+        f"{len(rows['vision'])} vision rows; largest standard error of a task: {error.max():.2f} points ({error.idxmax()})"
+    )
     errors = {task: round(value, 3) for task, value in error.items()}
-    found = {"rounds": rounds, "vision_rows": len(rows), "standard_errors_points": errors}
+    found = {"rounds": rounds, "vision_rows": len(rows["vision"]), "standard_errors_points": errors}
     write_text(RESULT, stable_json(found | machine("torch")))
 
 

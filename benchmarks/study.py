@@ -5,7 +5,9 @@
 clones the committed project into a temporary folder, or into FOLDER, which stays, installs it there (not counted) and
 runs the README's command. Wall time is that of the command. A process's CPU time is read twice a second while it lives,
 by what it is: Snakemake, the server that jobs are forked from, the commands that wait for jobs, the jobs. "Start-up a
-job" is all CPU time of these but Snakemake's and what the jobs themselves say that they spent, over the number of jobs.
+job" is the CPU time of the server and of those that wait, and what the jobs' logs say that their processes spent before
+they began, over the number of jobs. (What a process spends after its last reading is missing; of who waits for a job of
+less than half a second it may be all.)
 Of the cores' time (cores x wall) two shares are taken: what is not training, features or evaluation, and of that what is
 in no job at all, not in those for data and the table either: start-up, engine, waiting. Prints a table and writes
 benchmarks/results/study.json.
@@ -42,7 +44,8 @@ def role(process: psutil.Process) -> str | None:
     if not words:
         return None
     if "serve" in words:
-        return "job" if "serve" in process.parent().cmdline() else "server"
+        parent = process.parent()
+        return parent and ("job" if "serve" in parent.cmdline() else "server")
     return "waiting" if "run" in words else "snakemake"
 
 
@@ -56,6 +59,34 @@ def watch(top: psutil.Process, done: threading.Event, spent: dict) -> None:
                 continue
             known = spent.get((process.pid, process.create_time()), ("snakemake", 0.0))
             spent[process.pid, process.create_time()] = what or known[0], times.user + times.system
+
+
+def summary(wall: float, cores: int, spent: list[tuple[str, float]], logs: list[tuple[str, dict]]) -> dict:
+    """The figures, from (role, CPU-seconds) of processes and (phase, log) of jobs."""
+    roles, phases = defaultdict(float), defaultdict(lambda: [0, 0.0, 0.0])
+    for what, seconds in spent:
+        roles[what] += seconds
+    for name, log in logs:
+        phase = phases[name]
+        phase[:] = phase[0] + 1, phase[1] + log["seconds"], phase[2] + log["cpu_seconds"]
+    before = [log.get("startup_cpu_seconds") for _, log in logs]
+    startup = None  # where logs do not say it
+    if None not in before:
+        startup = round((roles["server"] + roles["waiting"] + sum(before)) / len(logs), 2)
+    useful = sum(phases[phase][1] for phase in USEFUL)
+    all_jobs = sum(seconds for _, seconds, _ in phases.values())
+    return {
+        "wall_seconds": round(wall, 1),
+        "jobs": len(logs),
+        "not_training_features_evaluation": round(1 - useful / (cores * wall), 3),
+        "in_no_job": round(1 - all_jobs / (cores * wall), 3),
+        "startup_cpu_seconds_a_job": startup,
+        "cpu_seconds": {what: round(seconds, 1) for what, seconds in sorted(roles.items())},
+        "phases": {
+            name: {"jobs": jobs, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
+            for name, (jobs, seconds, cpu) in sorted(phases.items())
+        },
+    }
 
 
 def main() -> None:
@@ -80,29 +111,8 @@ def main() -> None:
         watcher.join()
         if code:
             sys.exit(f"{' '.join(command)} ended with exit code {code}")
-        logs = {file: read_json(file) for file in (clone / "logs").glob("*/*.json")}
-    roles, phases, own = defaultdict(float), defaultdict(lambda: [0, 0.0, 0.0]), 0.0
-    for what, seconds in spent.values():
-        roles[what] += seconds
-    for file, log in logs.items():
-        phase = phases[file.parent.name]
-        phase[:] = phase[0] + 1, phase[1] + log["seconds"], phase[2] + log["cpu_seconds"]
-        own += log["cpu_seconds"]
-    cores = len(os.sched_getaffinity(0))
-    useful = sum(phases[phase][1] for phase in USEFUL)
-    all_jobs = sum(seconds for _, seconds, _ in phases.values())
-    found = {
-        "wall_seconds": round(wall, 1),
-        "jobs": len(logs),
-        "not_training_features_evaluation": round(1 - useful / (cores * wall), 3),
-        "in_no_job": round(1 - all_jobs / (cores * wall), 3),
-        "startup_cpu_seconds_a_job": round((roles["server"] + roles["waiting"] + roles["job"] - own) / len(logs), 2),
-        "cpu_seconds": {what: round(seconds, 1) for what, seconds in sorted(roles.items())},
-        "phases": {
-            name: {"jobs": jobs, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
-            for name, (jobs, seconds, cpu) in sorted(phases.items())
-        },
-    }
+        logs = [(file.parent.name, read_json(file)) for file in (clone / "logs").glob("*/*.json")]
+    found = summary(wall, len(os.sched_getaffinity(0)), list(spent.values()), logs)
     for key, value in found.items():
         if key != "phases":
             print(f"{key}: {value}")

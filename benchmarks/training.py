@@ -10,10 +10,11 @@ compares, in every round one after the other,
 - llava: Hugging Face's LlavaForConditionalGeneration of the same sizes in such a loop, given its batches ready-made;
 - llava, Trainer: the same in transformers' Trainer.
 
-Neither LLaVA runs its vision tower: both models are given the image features. Steps are timed in CPU-seconds of this
-process, as the median of the rounds with their range; ratios are taken within a round. GFLOP/s are those of the
-arithmetic that a step needs (label-only logits, causal attention: `training_flops`), beside the rate at which this
-machine multiplies two square matrices. Prints a table and writes benchmarks/results/training.json.
+Neither LLaVA runs its vision tower: both models are given the image features. All have PyTorch's fused AdamW. Steps are
+timed in CPU-seconds of this process, as the median of the rounds with their range; ratios are taken within a round.
+GFLOP/s are those of the arithmetic that a step needs (label-only logits, causal attention within a packed sample:
+`training_flops`), beside the rate at which this machine multiplies two square matrices. Prints a table and writes
+benchmarks/results/training.json.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ END, FIRST = 1, 8  # ids of the stop token and of the first that is text
 class Case:
     """Sizes of a model and of its batches: each row has `images` times `patches` image positions and then text.
 
-    `labels` is the share of text positions that have one.
+    `labels` is the share of text positions that have one. Those with 16 patches are like the default study's fine-tuning
+    data.
     """
 
     name: str
@@ -85,8 +87,8 @@ class Case:
 
 CASES = [
     Case("tiny text", 2048, 96, 3, 3, 256, 4),
-    Case("tiny instructions", 2048, 96, 3, 3, 256, 4, patches=16, images=3, labels=0.1),
-    Case("4k vocabulary", 4096, 96, 3, 3, 256, 4, patches=16, images=3, labels=0.1),
+    Case("tiny instructions", 2048, 96, 3, 3, 256, 4, patches=16, images=4, labels=0.34, features=1288),
+    Case("4k vocabulary", 4096, 96, 3, 3, 256, 4, patches=16, images=4, labels=0.34, features=1288),
     Case("width 512", 4096, 512, 8, 4, 256, 4, steps=4),
     Case("50k vocabulary, 729 patches", 50432, 256, 4, 4, 1024, 2, 729, 1, 0.15, 1152, 2),
 ]
@@ -273,7 +275,7 @@ def llava_batches(case: Case, loader) -> list[dict]:
 
 def llava(case: Case, batches: list[dict]) -> Callable[[int], None]:
     model = Llava(case)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     numbers = iter(range(10**9))
     endless = (batches[number % len(batches)] for number in numbers)
     return loop(model, optimizer, endless, lambda batch: model(**batch).loss)
@@ -295,6 +297,7 @@ def llava_trainer(case: Case, batches: list[dict], folder: Path) -> Callable[[in
             disable_tqdm=True,
             use_cpu=True,
             learning_rate=1e-3,
+            optim="adamw_torch_fused",
             remove_unused_columns=False,
             dataloader_pin_memory=False,
         )
@@ -328,9 +331,20 @@ def matmul_rate() -> float:
 
 def step_flops(case: Case, loader) -> float:
     """Mean over some batches of the operations that a step needs."""
-    counts = [batch["kinds"] for batch, _ in zip(loader, range(8))]
+    batches = [batch for batch, _ in zip(loader, range(8))]
+    counts = [batch["kinds"] for batch in batches]
     mean = {key: statistics.fmean(count[key] for count in counts) for key in counts[0]}
-    return training_flops(DecoderShape.of(case.size), case.features if case.images else None, mean, case.sequence)
+    reach = statistics.fmean(map(mean_reach, batches))
+    return training_flops(DecoderShape.of(case.size), case.features if case.images else None, mean, reach)
+
+
+def mean_reach(batch: dict) -> float:
+    """How long what a position belongs to is on average: its row, or in packed rows its sample (0 for padding)."""
+    segments = batch.get("segments")
+    if segments is None:
+        return batch["tokens"].shape[1]
+    lengths = [torch.bincount(row)[1:] for row in segments]
+    return sum(int(row.square().sum()) for row in lengths) / segments.numel()
 
 
 def measure(case: Case) -> dict:

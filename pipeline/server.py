@@ -24,6 +24,13 @@ SERVER = "WHEN_IMAGES_SERVER"  # environment variable: the server's socket
 SOCKET = Path(".study/server.sock")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)  # requests to stop
 LOST = 70  # exit code for a job whose process did not live to say one
+# What phases import no sooner than they carry a job out, and every job would pay for. None of it starts a thread but
+# OpenBLAS, which ends its own before a fork.
+LATER = {
+    "shards": ("streaming",),
+    "features": ("pipeline.model.vision",),
+    "tables": ("pipeline.reporting.report", "scipy.special"),
+}
 _connection: socket.socket | None = None  # of a forked process, to those who wait for it; open until it ends
 
 
@@ -137,7 +144,9 @@ def import_phase(job: Path) -> None:
 
     with suppress(OSError, ValueError, LookupError, ImportError):
         importlib.import_module("pipeline.run")
-        importlib.import_module(PHASES[read_json(job)["card"]["phase"]])
+        phase = read_json(job)["card"]["phase"]
+        for name in (PHASES[phase], *LATER.get(phase, ())):
+            importlib.import_module(name)
     asks = sys.modules.get("composer.utils.collect_env")
     if asks and not asks.get_cpu_model.cache_info().currsize:
         # Every trainer wants to know, which takes a process and a second. That waits for processes of its own, in vain

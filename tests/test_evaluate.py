@@ -1,6 +1,7 @@
 """The evaluation of a checkpoint: rows of every task and condition, captions, and images looked at once."""
 
 import csv
+import io
 import random
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
+from conftest import SOURCE
+from PIL import Image
 from safetensors.torch import save_file
 
 from pipeline.data import formats, shards
@@ -420,6 +424,31 @@ def test_cached_features_give_the_same_rows(made, rows, tmp_path):
     features.run(job, tmp_path / "features")
     run(made, tmp_path / "out", inputs={"features": tmp_path / "features"})
     assert (read(tmp_path / "out" / "vision.csv"), read(tmp_path / "out" / "captions.csv")) == rows
+
+
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="of these convolutions alone is it known"
+)
+def test_features_of_a_batch_in_halves_have_the_bits_of_the_whole(tmp_path, monkeypatch):
+    """And what is left over is one batch, however large."""
+    generator = np.random.default_rng(3)
+    coarse = generator.integers(0, 256, (32 + 17, 16, 16, 3), dtype=np.uint8)
+    made = [encode(Image.fromarray(cells).resize((128, 128))) for cells in coarse]
+    encoder = yaml.safe_load((SOURCE / "configs/encoder/two_encoders.yaml").read_text())
+    settings = {"encoder": {key: encoder[key] for key in encoder if key != "cache"}, "part": "captions"}
+    monkeypatch.setattr(features, "images", lambda part, source: iter(made))
+    job = SimpleNamespace(settings=settings, inputs={"source": None}, progress=SimpleNamespace(update=lambda *_: None))
+    features.run(job, tmp_path)
+    network, square = build_encoder(Encoder(**encoder)), Encoder(**encoder).square
+    pixels = torch.stack([decode_image(data, square) for data in made])
+    expected = torch.cat([network(pixels[:32]), network(pixels[32:])]).half()
+    assert torch.equal(torch.from_numpy(np.load(tmp_path / "features.npy")), expected)
+
+
+def encode(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def test_a_trained_encoder_is_the_checkpoints(made, tmp_path):

@@ -210,6 +210,28 @@ def test_rows_with_one_segment_equal_plain_causal_rows():
     torch.testing.assert_close(run_tokens(decoder, tokens, torch.zeros_like(tokens)), run_tokens(decoder, tokens))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_an_additive_mask_gives_the_bits_of_a_boolean_one(seed, monkeypatch):
+    """In packed rows, hidden states and every gradient; and after a prefix."""
+
+    def bits() -> list[torch.Tensor]:
+        decoder = make_decoder(DecoderShape(50, 3, 3, 96), seed)
+        x = decoder.embedding(random_tokens(3, 130, seed=seed))
+        generator = torch.Generator().manual_seed(seed)
+        starts = torch.rand(3, 130, generator=generator) < 0.05
+        hidden = decoder(x, starts.cumsum(1) * ~(torch.rand(3, 130, generator=generator) < 0.02))
+        decoder.logits(hidden).logsumexp(-1).sum().backward()
+        with torch.no_grad():
+            decoder(x[:, :50], cache=(cache := decoder.new_cache()))
+            after = decoder(x[:, 50:], cache=cache)
+        return [hidden, after, *(parameter.grad for parameter in decoder.parameters() if parameter.grad is not None)]
+
+    found = bits()
+    monkeypatch.setattr("pipeline.model.decoder.additive", lambda mask, dtype: mask)
+    for one, other in zip(found, bits(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_cache_filled_in_blocks_gives_the_same_hidden_states():
     decoder, tokens = make_decoder(), random_tokens(2, 9)
     x = decoder.embedding(tokens)

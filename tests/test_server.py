@@ -17,7 +17,7 @@ from conftest import SOURCE
 from pipeline.failed import note
 from pipeline.files import digest, read_json
 from pipeline.processes import ORPHANED, OWNER, STOPPED
-from pipeline.server import LOST, SERVER, SOCKET
+from pipeline.server import LATER, LOST, SERVER, SOCKET
 
 SOON = 20  # seconds
 JOBS = """
@@ -203,6 +203,27 @@ def test_a_phase_is_imported_once(start, server, tmp_path):
     start(ask, "say").communicate(timeout=4 * SOON)
     after, _ = start(ASK, "say").communicate(timeout=SOON)
     assert [json.loads(said)["imported"] for said in (before, after)] == [False, True]
+
+
+@pytest.mark.parametrize("phase", LATER)
+def test_what_a_phase_imports_late_is_imported_before_jobs_are_forked(tmp_path, phase):
+    """And without threads, which a fork would leave behind: none but OpenBLAS's, which are there with its import."""
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"card": {"phase": phase}}))
+    code = f"""
+import os, sys, threading
+from pathlib import Path
+import numpy, scipy.special
+from pipeline.server import LATER, import_phase
+threads = lambda: (threading.active_count(), len(os.listdir("/proc/self/task")))
+before = threads()
+import_phase(Path({str(job)!r}))
+assert threads() == before, (before, threads())
+assert before[0] == 1
+assert sys.modules.keys() >= set(LATER[{phase!r}]), sorted(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=SOURCE, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_every_trainer_asks_of_the_machine_is_asked_before_jobs_are_forked(tmp_path):

@@ -103,6 +103,11 @@ def segment_mask(segments: Tensor) -> Tensor:
     return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=segments.device).tril()
 
 
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What `scaled_dot_product_attention` makes of a boolean mask: 0 or minus infinity, to be added."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -math.inf)
+
+
 class Decoder(nn.Module):
     """From input vectors to hidden states; `logits` applies the head to whichever of them matter."""
 
@@ -154,6 +159,8 @@ class Decoder(nn.Module):
             # SDPA's is_causal aligns to the top left corner; a block after a prefix needs the bottom right one.
             keys = torch.arange(past + x.shape[1], device=x.device)
             mask = keys[None, :] <= positions[:, None]
+        if mask is not None and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+            mask = additive(mask, x.dtype)  # once, and not again in every layer
         for index, block in enumerate(self.layers):
             x = block(x, rope, mask, None if cache is None else cache[index])
         return x

@@ -12,7 +12,9 @@ from pipeline.data.store import image_id
 from pipeline.files import stable_json, write_text
 from pipeline.phase import Job
 
-BATCH = 32
+# A full batch is encoded in halves, which stay in a core's cache: the same bits as whole (with AVX-512; the networks'
+# convolutions go another way below 16 images), in less time. What is left in the end has other bits if it is divided.
+BATCH, HALF = 32, 16
 
 
 def images(part: str, source: Path) -> Iterator[bytes]:
@@ -55,7 +57,8 @@ def run(job: Job, out: Path) -> dict:
         left.remove(name)
         chunk.append(decode_image(data, settings.square))
         if len(chunk) == BATCH or not left:
-            features = encoder(torch.stack(chunk)).half()
+            size = HALF if len(chunk) == BATCH else len(chunk)
+            features = torch.cat([encoder(part) for part in torch.stack(chunk).split(size)]).half()
             if not features.isfinite().all():
                 raise ValueError(f"features of {part} do not fit half precision: set the encoder's cache to false")
             store[done : done + len(chunk)] = features.numpy()

@@ -66,6 +66,7 @@ class Rows:
     def __init__(self, settings: dict, inputs: dict[str, Path], context: dict | None = None):
         self.settings, self.inputs, self.context = settings, inputs, context or {}
         self.tasks = settings["tasks"]
+        self.last: dict[tuple, tuple[pd.DataFrame, list[pd.DataFrame]]] = {}  # what `scored` has read last
 
     def cells(self, experiment: str | None = None, evaluated: str | None = None) -> list[Cell]:
         """The cells in the order of the study; of one experiment, or of one state."""
@@ -110,17 +111,31 @@ class Rows:
     ) -> Estimate:
         """An estimate from rows averaged over runs, its interval widened by how the runs differ."""
 
-        def rows(some: list[Path]) -> pd.DataFrame:
-            found = scores.read_scores(some, file)
+        def of(rows: pd.DataFrame) -> Estimate:
             for column, wanted in where.items():
-                found = found[found[column] == wanted]
-            return found
+                rows = rows[rows[column] == wanted]
+            return value(rows)
 
-        whole = value(rows(folders))
-        runs = [value(rows([folder])).estimate for folder in folders]
-        if len(runs) == 1 or max(whole.se, max(runs) - min(runs)) < 1e-12:
-            return whole  # one run, or no scatter at all: then its interval is Wilson's
+        averaged, each = self.scored(folders, file)
+        whole = of(averaged)
+        if len(each) == 1:
+            return whole
+        runs = [of(rows).estimate for rows in each]
+        if max(whole.se, max(runs) - min(runs)) < 1e-12:
+            return whole  # no scatter at all: then its interval is Wilson's
         return with_runs(whole, runs)
+
+    def scored(self, folders: list[Path], file: str) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+        """Rows of a file averaged over runs, and every run's own; not to be changed.
+
+        A table's row is some twenty estimates of the same file: it is read once, and no other is kept beside it.
+        """
+        key = (*folders, file)
+        if key not in self.last:
+            averaged = scores.read_scores(folders, file)
+            each = [scores.read_scores([folder], file) for folder in folders] if len(folders) > 1 else [averaged]
+            self.last = {key: (averaged, each)}
+        return self.last[key]
 
     # --- columns ---
 
@@ -187,7 +202,7 @@ class Rows:
         for condition in ("removed", "mean", "shuffled"):
             other = self.estimate(folders, "vision.csv", partial(scores.average, chance=zero), condition=condition)
             columns[f"vision_average_{condition}"] = other.estimate
-        rows = scores.read_scores(folders, "vision.csv")
+        rows, _ = self.scored(folders, "vision.csv")
         asked = rows[(rows["condition"] == "normal") & rows["task"].isin(list(chance))]
         return columns | {"valid_answers": float(asked["valid"].mean())}
 
