@@ -511,6 +511,16 @@ QUESTIONS = [
     ("POPE: a line that is no JSON", lambda root: (root / "corpora" / POPE).write_text("{\n"), f"{POPE}: record line 1: is not JSON (Expecting property name"),
     ("POPE: a question about no image", replaced(POPE, "COCO_val2014_000000310196.jpg", "none.jpg"), f"{POPE}: record 1: no image "),
 ]  # fmt: skip
+COCO = "coco/evaluation/test/captioning/captions.json"
+CAPTIONS = [
+    ("COCO captions: a caption of an image that is not listed", questions(COCO, lambda v: v["images"].pop()), f"{COCO}: record 770338: is of an image that is not listed: 522418"),
+    ("COCO captions: an image without a caption", questions(COCO, lambda v: v["annotations"].pop(1)), f"{COCO}: record 522418: has no caption"),
+    ("COCO captions: an image twice", questions(COCO, lambda v: v["images"].append(v["images"][0])), f"{COCO}: record images 2: id 391895 occurs twice"),
+    ("COCO captions: a list for a caption", questions(COCO, lambda v: v["annotations"][0].update(caption=["a cat"])), f"{COCO}: record 770337: 'caption' is of type list"),
+    ("COCO captions: NaN for an image", questions(COCO, lambda v: v["annotations"][0].update(image_id=NAN)), f"{COCO}: record 770337: 'image_id' is of type float"),
+    ("COCO captions: an image outside the folder", questions(COCO, lambda v: v["images"][0].update(file_name="../../x.jpg")), f"{COCO}: record 391895: path leaves its folder: ../../x.jpg"),
+    ("COCO captions: a file that is cut off", lambda root: os.truncate(root / "corpora" / COCO, 100), f"{COCO}: record -: is not JSON ("),
+]  # fmt: skip
 LINE_SEPARATOR = replaced(POPE, "in the image?", "in the image?\u2028Look well.")
 
 # --- text benchmarks --------------------------------------------------------------------------------------------------
@@ -773,6 +783,7 @@ CASES = [
     *rows("Instructions: LLaVA's JSON", INSTRUCTIONS, "real", "sources instructions", "shards instructions"),
     *rows("Vision benchmarks", QUESTIONS, "real", "sources evaluation", ends=1),
     Case("Vision benchmarks", "POPE: a line separator in a question", LINE_SEPARATOR, "a character like any other", "read", ("real", "sources evaluation")),
+    *rows("Vision benchmarks", CAPTIONS, "captioning", "evaluate model", ends=1),
     *rows("Text benchmarks", BENCHMARKS, "evaluate", "evaluate model", ends=1),
     *rows("Checkpoints of the study", STATES, "evaluate", "evaluate model", ends=1),
     *rows("Checkpoints of others: Hugging Face's layout", HUGGING_FACE, "huggingface", "pretrain text-100", ends=1),

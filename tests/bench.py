@@ -354,6 +354,27 @@ class Bench:
         official.dump(root / ".study/jobs/evaluate/model-00000000.json", job)
         return root
 
+    @cached_property
+    def captioning(self) -> Path:
+        """The same with a model that looks at images, and the job that has it caption two of COCO's."""
+        from pipeline.model.decoder import DecoderShape
+        from pipeline.model.vlm import VLM
+
+        root = self.folder / "captioning"
+        shutil.copytree(self.evaluate, root)
+        folder = root / "corpora/coco/evaluation/test"
+        official.coco_captions(folder / "captioning", folder / "images")
+        (folder / "captioning/captions_val2014.json").rename(folder / "captioning/captions.json")
+        encoder = {"kind": "patch", "pixels": 64, "patches": 4, "width": 3 * 32 * 32 + 4, "cache": False}
+        shape = DecoderShape(*(MODEL[key] for key in ("vocabulary", "layers", "heads", "width")))
+        safetensors.torch.save_file(VLM(shape, encoder["width"]).state_dict(), root / "checkpoint/model.safetensors")
+        file = root / ".study/jobs/evaluate/model-00000000.json"
+        job = read_json(file)
+        job["inputs"]["questions"] = "corpora/coco"
+        job["card"]["settings"] |= {"encoder": encoder, "captioning": {"longest": 3}, "text": {}}
+        official.dump(file, job)
+        return root
+
     def make(self, root: Path, phase: str) -> None:
         for job in (root / ".study/jobs" / phase).iterdir():
             code, screen = start(("run", str(job), "--log", "logs/made.log"), self.folder / "screen")

@@ -241,6 +241,18 @@ def pope(folder) -> None:
         (folder / f"coco_pope_{kind}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def coco_captions(folder, root=None) -> None:
+    """COCO's captions: images, and in a list of their own what five people, or two, said of each."""
+    names = {number: f"COCO_val2014_{number:012d}.jpg" for number in (391895, 522418)}
+    images(root or folder / "val2014", names.values())
+    listed = [
+        {"license": 3, "file_name": name, "height": 20, "width": 24, "id": number} for number, name in names.items()
+    ]
+    said = [(391895, "A man on a moped."), (522418, "A woman cuts a cake."), (391895, "Man rides a motor bike.")]
+    annotations = [{"image_id": number, "id": 770337 + n, "caption": text} for n, (number, text) in enumerate(said)]
+    dump(folder / "captions_val2014.json", {"info": {}, "images": listed, "licenses": [], "annotations": annotations})
+
+
 BENCHMARKS = {
     "vqav2": vqav2,
     "gqa": gqa,

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 from test_benchmarks import RECORDS
+from test_benchmarks import write as write_benchmark
 
 from pipeline import artifacts
 from pipeline.config import ConfigError, load_yaml
@@ -298,6 +299,7 @@ FILES = {
     "textvqa": ("textvqa", {"questions": "TextVQA_0.5.1_val.json"}, "train_images", None),
     "refcoco": ("refcoco", {"instances": "instances.json", "refs": "refs.json"}, "train2014", None),
     "ocid_ref": ("ocid", {"expressions": "val_expressions.json"}, "OCID-dataset", None),
+    "coco_captions": ("coco_captions", {"captions": "captions_val2014.json"}, "val2014", None),
     "pope": ("pope", {kind: f"coco_pope_{kind}.json" for kind in ("random", "popular", "adversarial")}, "val2014", None),
 }  # fmt: skip
 
@@ -306,6 +308,7 @@ FILES = {
 def benchmarks(tmp) -> Path:
     for name, write in official.BENCHMARKS.items():
         write(tmp / name)
+    official.coco_captions(tmp / "coco_captions")
     refs = official.refcoco(tmp / "refcoco")
     (tmp / "refcoco/refs.json").write_text(json.dumps(refs))
     return tmp
@@ -357,6 +360,16 @@ def test_text_benchmarks(tmp, name, data):
     )
     (folder / f"{BENCHMARKS[name].split}.json").write_bytes(data_bytes)
     read(lambda: read_benchmark(name, folder, name), f"text-{name}", MultipleChoice)
+
+
+@pytest.mark.parametrize("name", ["hellaswag", "piqa", "pubmedqa"])
+@many
+@given(st.data())
+def test_damaged_parquet(tmp, name, data):
+    pytest.importorskip("pyarrow", reason="comes with the dependency group lm-eval")
+    file = write_benchmark(tmp / f"parquet-{name}", name, RECORDS[name], ".parquet")
+    file.write_bytes(data.draw(st.one_of(raw, spoilt(file.read_bytes()))))
+    read(lambda: read_benchmark(name, file.parent, name), f"parquet-{name}", MultipleChoice)
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------

@@ -31,6 +31,13 @@ from pipeline.training.state import find_resumable, save_resumable
 
 data, bench, shared = test_training.data, test_training.bench, test_training.shared  # fixtures
 text, parent, cooled = test_training.text, test_training.parent, test_training.cooled
+FINETUNE_STEPS = 5  # two epochs of ten samples: a batch holds some of both
+
+
+@pytest.fixture(scope="module")
+def tuned(shared, cooled) -> tuple[Path, dict]:
+    """A fine-tuning of the cooldown, in one go, and its summary."""
+    return shared.run(shared.finetune(cooled[0]))
 
 
 # A stop that was asked for
@@ -86,6 +93,16 @@ def test_a_cooldown_stopped_in_any_update_gives_the_same_bytes(bench, parent, co
     out, summary = bench.run(job)
     assert state_files(out) == state_files(cooled[0])
     assert summary == cooled[1]
+
+
+@pytest.mark.parametrize("step", range(1, FINETUNE_STEPS))
+def test_a_fine_tuning_stopped_in_any_update_gives_the_same_bytes(bench, cooled, tuned, step):
+    job = bench.finetune(cooled[0])
+    assert stop_at(bench, job, step) == f"after step {step} of {FINETUNE_STEPS}"
+    out, summary = bench.run(job)
+    assert state_files(out) == state_files(tuned[0])
+    assert summary == tuned[1]
+    assert job.progress.seen == list(range(step + 1, FINETUNE_STEPS + 1))
 
 
 def test_a_run_stopped_again_and_again_gives_the_same_bytes(bench, text):

@@ -33,8 +33,8 @@ def drill(warm, study, bench):
 
 
 @pytest.fixture
-def small_disk(study) -> Iterator[Path]:
-    """A copy of the study on a disk of its own (tmpfs), which `resize` and `protect` change."""
+def disk() -> Iterator[Path]:
+    """A disk of its own (tmpfs)."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("only root may mount a disk of its own")
     place = Path(tempfile.mkdtemp(prefix="small-disk-"))
@@ -43,7 +43,13 @@ def small_disk(study) -> Iterator[Path]:
         place.rmdir()
         pytest.skip(f"no disk of its own can be mounted here: {mounted.stderr.strip()}")
     try:
-        yield copy_of(study, place / "study")
+        yield place
     finally:
         subprocess.run(["umount", "--lazy", place], check=True)
         place.rmdir()
+
+
+@pytest.fixture
+def small_disk(study, disk) -> Path:
+    """A copy of the study on a disk of its own."""
+    return copy_of(study, disk / "study")

@@ -1,4 +1,4 @@
-"""Bits that turn over where nobody looks: in what a job reads, and in the state that it resumes from."""
+"""Bits that turn over where nobody looks, and ends that are gone: in what a job reads, in cards, in what it resumes from."""
 
 import os
 import random
@@ -20,38 +20,63 @@ def turn_over(file: Path, seed: str) -> None:
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+def cut_off(file: Path, seed: str) -> None:
+    """Take away the end of a file."""
+    os.truncate(file, random.Random(seed).randrange(file.stat().st_size))
+
+
+def when_read(file: Path) -> str:
+    return f"{file}: missing or damaged; run again"
+
+
+def by_its_size(file: Path) -> str:
+    """Before the job begins."""
+    folder = Path(*file.parts[:3])
+    return f"{folder}: {file.relative_to(folder)} has other bytes than when it was made"
+
+
 @pytest.mark.parametrize(
-    ("phase", "read"),
+    ("phase", "read", "harm", "says"),
     [
-        ("shards", "tokenizer/*/tokenizer.json"),
-        ("features", "sources/captions-*/captions/*.tar"),
-        ("pretrain", "shards/text-*/shard.*.mds"),
-        ("cooldown", "features/captions-*/features.npy"),
-        ("cooldown", "pretrain/text-20-*/optimizer.safetensors"),
-        ("evaluate", "finetune/b50-*/model.safetensors"),
-        ("tables", "evaluate/finetune-b50-*/vision.csv"),
+        ("shards", "tokenizer/*/tokenizer.json", turn_over, when_read),
+        ("features", "sources/captions-*/captions/*.tar", turn_over, when_read),
+        ("pretrain", "shards/text-*/shard.*.mds", turn_over, when_read),
+        ("pretrain", "shards/text-*/shard.*.mds", cut_off, by_its_size),
+        ("cooldown", "features/captions-*/features.npy", turn_over, when_read),
+        ("cooldown", "features/captions-*/features.npy", cut_off, by_its_size),
+        ("cooldown", "pretrain/text-20-*/optimizer.safetensors", turn_over, when_read),
+        ("evaluate", "finetune/b50-*/model.safetensors", turn_over, when_read),
+        ("evaluate", "finetune/b50-*/model.safetensors", cut_off, by_its_size),
+        ("tables", "evaluate/finetune-b50-*/vision.csv", turn_over, when_read),
     ],
 )
-def test_a_bit_that_has_turned_over_in_what_a_job_reads_is_named(drill, phase, read):
+def test_damage_to_what_a_job_reads_is_named(drill, phase, read, harm, says):
     job = drill(phase)
     file = next((job.folder / "artifacts").glob(read))
     whole, stat = file.read_bytes(), file.stat()
-    turn_over(file, f"{phase} {read}")
+    harm(file, f"{phase} {read}")
     try:
-        line = job.fails()
-        assert f"{file.relative_to(job.folder)}: missing or damaged; run again" in line
+        assert says(file.relative_to(job.folder)) in job.fails()
     finally:
         file.write_bytes(whole)
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     job.ends_well()
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_state_with_a_bit_turned_over_is_said_and_left(drill, name):
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("model.safetensors", turn_over),
+        ("optimizer.safetensors", turn_over),
+        ("state.json", turn_over),
+        ("model.safetensors", cut_off),
+    ],
+)
+def test_a_damaged_state_is_said_and_left(drill, name, harm):
     job = drill("finetune")
     assert job.end_when(signal.SIGKILL, job.states) == -signal.SIGKILL
     (state,) = job.states()
-    turn_over(state.with_name(name), name)
+    harm(state.with_name(name), name)
     job.ends_well()
     log = job.log.read_text()
     assert f"last/{name} is damaged" in log
@@ -65,5 +90,14 @@ def test_the_same_command_again_makes_what_was_found_damaged(copy):
     assert planned(copy) == {"shards": 1}
     assert "tokenizer.json: missing or damaged" in run(copy, "snakemake", "--cores", "2", ok=False)
     assert sorted(job.split()[0] for job in done_jobs(snakemake(copy))) == ["shards", "tokenizer"]
+    assert is_clean(copy)
+    assert planned(copy) == {}
+
+
+def test_artifacts_whose_cards_are_damaged_are_made_again(copy):
+    cut_off(artifact(copy, "tokenizer/bpe") / "card.json", "tokenizer")
+    turn_over(artifact(copy, "tables/table1") / "card.json", "table1")
+    assert planned(copy) == {"tokenizer": 1, "table1": 1}
+    assert sorted(job.split()[0] for job in done_jobs(snakemake(copy))) == ["tables", "tokenizer"]
     assert is_clean(copy)
     assert planned(copy) == {}

@@ -1,11 +1,16 @@
 """Disks that are full or must not be written to: one line says so, and when they are not any more the same bits are made."""
 
+import contextlib
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_end_to_end import artifact, done_jobs, is_clean, planned, run, snakemake
+
+from faults.drills import copy_of
 
 pytestmark = pytest.mark.end_to_end
 FULL, READ_ONLY, LARGE = "No space left on device", "Read-only file system", "File too large"
@@ -59,6 +64,75 @@ def test_a_disk_that_must_not_be_written_to_is_named(drill, small_disk):
         assert READ_ONLY in job.fails()
         remount(small_disk, "rw")
         job.ends_well()
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Where a folder, and nothing else, must not be written to."""
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@contextlib.contextmanager
+def immutable(folder: Path) -> Iterator[None]:
+    """Where nothing may be added to a folder, on one file system with all others."""
+    if subprocess.run(["chattr", "+i", folder], capture_output=True).returncode:
+        pytest.skip("the file system has no immutable folders")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", folder], check=True)
+
+
+@pytest.mark.parametrize(
+    ("phase", "folder", "protect", "says"),
+    [
+        ("finetune", ".study/resume", read_only, READ_ONLY),
+        ("features", "artifacts/features", immutable, "Operation not permitted"),
+        ("finetune", "artifacts/finetune", immutable, "Operation not permitted"),
+    ],
+)
+def test_a_job_whose_output_alone_must_not_be_written_to_says_so(
+    drill, small_disk, study, tmp_path, phase, folder, protect, says
+):
+    """Its log can be: the phase itself meets the fault."""
+    job = drill(phase, copy_of(study, tmp_path / "study") if protect is immutable else small_disk)
+    shutil.rmtree(job.made)
+    job.change_context(save_steps=3)
+    (job.folder / folder).mkdir(exist_ok=True)
+    with protect(job.folder / folder):
+        assert says in job.fails()
+    assert "Traceback" in job.log.read_text()
+    job.ends_well()
+
+
+def test_results_that_must_not_be_written_to_are_named_and_written_when_they_may(drill, small_disk):
+    job, results = drill("tables", small_disk), small_disk / "results"
+    (results / "table1.csv").unlink()
+    with read_only(results):
+        assert job.run() == 1
+        assert READ_ONLY in job.said()
+    assert not (results / "table1.csv").exists()
+    job.ends_well()
+
+
+def test_snakemake_on_a_full_disk_says_so_and_goes_on_when_there_is_room(disk, study):
+    copy = disk / "study"
+    subprocess.run(["cp", "-a", study, copy], check=True)
+    lost = artifact(copy, "finetune/b50")
+    shutil.rmtree(lost)
+    full = fill(copy, 1 << 18)
+    said = run(copy, "snakemake", "--cores", "2", ok=False)
+    assert FULL in said or "os error 28" in said, said
+    assert not lost.exists()
+    full.unlink()
+    assert done_jobs(snakemake(copy)) == [f"finetune {lost.name}"]
+    assert is_clean(copy)
+    assert planned(copy) == {}
 
 
 @pytest.mark.parametrize("phase", ["features", "finetune"])

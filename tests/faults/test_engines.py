@@ -15,6 +15,8 @@ import pytest
 from test_end_to_end import ENVIRONMENT, artifact, is_clean, job_below, planned, repro, run, wait
 
 pytestmark = pytest.mark.end_to_end
+ENGINES = {"snakemake": ["snakemake", "--cores", "2"], "dvc": ["dvc", "repro"]}
+LONGEST = 8.0  # seconds until an engine is ended: it starts its first job after three
 SEEDS = [int(seed) for seed in os.environ.get("FAULT_SEEDS", "1").split()]
 
 
@@ -37,10 +39,11 @@ def is_dvc(process: psutil.Process) -> bool:
     ("command", "number", "group"),
     [
         (["snakemake", "--cores", "2"], signal.SIGTERM, False),  # `kill`, a scheduler that knows of one process
+        (["snakemake", "--cores", "2"], signal.SIGINT, True),  # Ctrl-C
         (["dvc", "repro"], signal.SIGINT, True),  # Ctrl-C
         (["dvc", "repro"], signal.SIGTERM, True),  # systemd, Slurm
     ],
-    ids=["snakemake-SIGTERM", "dvc-SIGINT", "dvc-SIGTERM"],
+    ids=["snakemake-SIGTERM", "snakemake-SIGINT", "dvc-SIGINT", "dvc-SIGTERM"],
 )
 def test_an_engine_told_to_stop_has_its_jobs_save_and_says_so(copy, tmp_path, command, number, group, seed):
     moments, lost = random.Random(f"{command} {number} {seed}"), artifact(copy, "finetune/b50")
@@ -72,6 +75,31 @@ def test_an_engine_told_to_stop_has_its_jobs_save_and_says_so(copy, tmp_path, co
         assert not list((copy / ".study" / place).iterdir())
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_engines_ended_at_random_moments_lose_nothing(copy, study, tmp_path, seed):
+    """One after the other, by every signal: while they plan, train, note what was made, or are done."""
+    moments, log = random.Random(f"engines {seed}"), tmp_path / "log"
+    ends = [(name, number) for name in ENGINES for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)]
+    shutil.rmtree(artifact(copy, "shards/captions"))
+    shutil.rmtree(artifact(copy, "finetune/b50"))
+    for name, number in moments.sample(ends, len(ends)):
+        engine, moment = begin(ENGINES[name], copy, log), moments.uniform(0, LONGEST)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            engine.wait(timeout=moment)
+        below = psutil.Process(engine.pid).children(recursive=True) if engine.poll() is None else []
+        if engine.poll() is None:
+            (os.kill if number == signal.SIGKILL else os.killpg)(engine.pid, number)
+        print(f"{name} {number.name} after {moment:.1f} s: exit code {engine.wait()}")
+        wait(lambda below=below: not [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
+    run(copy, *ENGINES["snakemake"])
+    assert repro(copy) == []
+    assert planned(copy) == {}
+    assert is_clean(copy)
+    assert (copy / "dvc.lock").read_bytes() == (study / "dvc.lock").read_bytes()
+    for place in ("resume", "partial", "unrecorded"):
+        assert not list((copy / ".study").glob(f"{place}/*"))
+
+
 def test_snakemake_ended_while_dvc_notes_what_was_made_has_it_noted_by_the_next(copy, tmp_path):
     shutil.rmtree(artifact(copy, "tokenizer/bpe"))
     (copy / "dvc.lock").write_text(re.sub("md5: [0-9a-f]{4}", "md5: 0000", (copy / "dvc.lock").read_text()))
@@ -94,8 +122,16 @@ def test_a_file_that_dvc_was_ended_in_the_middle_of_writing_is_written_anew(copy
         run(copy, "dvc", "repro", ok=False)
         run(copy, "snakemake", "--cores", "2")
     assert repro(copy) == []
-    whole = (copy / "dvc.lock").read_bytes()
-    (copy / "dvc.lock").write_bytes(whole[: whole.index(b"md5:", 5000) + 3])
-    run(copy, "dvc", "status", ok=False)
-    run(copy, "snakemake", "--cores", "2")
-    assert (copy / "dvc.lock").read_bytes() == whole
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_dvc_lock_that_is_cut_off_and_still_yaml_is_written_anew(copy, seed):
+    lock, cuts = copy / "dvc.lock", random.Random(f"lock {seed}")
+    whole = lock.read_bytes()
+    for words in (b"outs:", b"size:"):  # test_torn.py has more of them
+        ends = [found.end() for found in re.finditer(words, whole)]
+        lock.write_bytes(whole[: cuts.choice(ends)])
+        run(copy, "dvc", "status", ok=False)
+        run(copy, "snakemake", "--cores", "2")
+        assert lock.read_bytes() == whole
+    assert repro(copy) == []

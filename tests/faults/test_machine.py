@@ -1,5 +1,6 @@
 """What else a machine does: too little memory, a clock that is wrong, another copy of the project at work."""
 
+import itertools
 import os
 import random
 import re
@@ -12,6 +13,7 @@ import pytest
 from test_end_to_end import artifact, done_jobs, is_clean, planned, snakemake
 
 from faults.drills import Drill, copy_of
+from faults.test_engines import begin
 
 pytestmark = pytest.mark.end_to_end
 MINUTE, YEAR = 60, 365 * 24 * 3600
@@ -54,6 +56,31 @@ def test_two_clones_at_work_at_once_take_no_notice_of_each_other(warm, study, be
         second.ends_well()
     assert os.listdir(warm.scratch) == before
     assert not [name for name in set(os.listdir("/dev/shm")) - shared if name.startswith("0")]  # streaming's
+
+
+@pytest.mark.parametrize("phase", ["features", "finetune", "evaluate"])
+def test_a_clock_that_jumps_while_a_job_works_changes_nothing(drill, phase):
+    drill(phase).ends_well(clock=1)
+
+
+def test_dates_that_jump_while_snakemake_works_change_nothing(copy, tmp_path):
+    """What its jobs make is by turns of the far future and of the far past, before the next of them begin."""
+    clock, jumped = itertools.cycle([10 * YEAR, -20 * YEAR]), set()
+    for name in ("tokenizer/bpe", "shards/captions", "cooldown/b50", "finetune/b50"):
+        shutil.rmtree(artifact(copy, name))
+    lost = planned(copy)
+    engine = begin(["snakemake", "--cores", "2"], copy, tmp_path / "log")
+    while engine.poll() is None:
+        for card in set((copy / "artifacts").glob("*/*/card.json")) - jumped:
+            jumped.add(card)
+            date = time.time() + next(clock)
+            for file in card.parent.rglob("*"):
+                os.utime(file, (date, date))
+        time.sleep(0.005)
+    assert engine.returncode == 0, (tmp_path / "log").read_text()
+    assert len(done_jobs((tmp_path / "log").read_text())) == sum(lost.values())
+    assert planned(copy) == {}
+    assert is_clean(copy)
 
 
 @pytest.mark.parametrize("seed", [1])

@@ -6,13 +6,17 @@ from then on (its signals, limits, files and exit code) is what it does when Sna
 
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+YEAR = 365 * 24 * 3600
 ROOT = Path(__file__).parents[2]
 MODULES = (
     "pipeline.run",
@@ -50,12 +54,12 @@ class Server:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def start(self, folder: Path, *arguments: str, screen: Path, **limits: int) -> int:
+    def start(self, folder: Path, *arguments: str, screen: Path, clock: int | None = None, **limits: int) -> int:
         """Begin `python -m pipeline ARGUMENTS` in a folder; returns its process id. `limits`: by name of resource.RLIMIT_*.
 
-        An address space ("AS") is limited to what the process has and as much more.
+        An address space ("AS") is limited to what the process has and as much more. `clock` is the seed of a clock that jumps.
         """
-        return self.ask(folder=str(folder), arguments=arguments, screen=str(screen), limits=limits)
+        return self.ask(folder=str(folder), arguments=arguments, screen=str(screen), clock=clock, limits=limits)
 
     def wait(self, pid: int) -> int:
         """A job's exit code when it has ended, or minus the signal that ended it."""
@@ -84,7 +88,19 @@ def serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def become(folder: str, arguments: list[str], screen: str, limits: dict[str, int]) -> None:
+def jumping(seed: int) -> Callable[[], float]:
+    """What takes the place of `time.time`: every tenth look or so, the clock is set by minutes or years, either way."""
+    jumps, state, now = random.Random(seed), {"ahead": 0.0}, time.time
+
+    def look() -> float:
+        if jumps.random() < 0.1:
+            state["ahead"] = jumps.choice([-20 * YEAR, -60, 0, 60, 10 * YEAR])
+        return now() + state["ahead"]
+
+    return look
+
+
+def become(folder: str, arguments: list[str], screen: str, clock: int | None, limits: dict[str, int]) -> None:
     """Go on as a job in a folder, whose output goes to a file."""
     from pipeline.__main__ import main
 
@@ -92,6 +108,8 @@ def become(folder: str, arguments: list[str], screen: str, limits: dict[str, int
     nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(screen, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number, file in enumerate((nothing, output, output)):
         os.dup2(file, number)
+    if clock is not None:
+        time.time = jumping(clock)
     code = 1
     try:
         for name, limit in limits.items():
