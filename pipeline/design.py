@@ -156,7 +156,7 @@ def brief(value: object) -> str:
 def facts(scores: Job) -> dict[str, object]:
     """All settings behind an evaluation: PHASE.setting -> value, PHASE -> "used", and the rates of its cooldown."""
     found: dict[str, object] = {}
-    for job in ancestry(scores):
+    for job in jobs_behind(scores):
         phase = f"{job.phase}/{job.settings['part']}" if "part" in job.settings else job.phase
         found[phase] = "used"
         found |= {f"{phase}.{key}": value for key, value in leaves(job.settings)}
@@ -175,7 +175,7 @@ def differences(one: dict[str, object], other: dict[str, object]) -> dict[str, t
     return {key: (one.get(key, "not there"), other.get(key, "not there")) for key in inside}
 
 
-def ancestry(job: Job) -> list[Job]:
+def jobs_behind(job: Job) -> list[Job]:
     """A job and all that its files are made from, each once."""
     found: dict[tuple[str, str], Job] = {}
     waiting = [job]

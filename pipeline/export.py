@@ -82,7 +82,7 @@ def check_whole(model: Made) -> None:
         raise ValueError(f"{model.folder}: {changed[0]} has other bytes than when it was made")
 
 
-def ancestry(root: Path, model: Made) -> list[Made]:
+def made_before(root: Path, model: Made) -> list[Made]:
     """The artifacts that a model is made from, as far as they are here, parents first, itself last."""
     found: dict[Path, Made] = {}
 
@@ -115,7 +115,7 @@ def export(root: Path, target: str, to: Path) -> Path:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"{to}: already there and not an empty folder; nothing is overwritten")
     root = model.folder.resolve().parents[2]  # root/artifacts/phase/id
-    before = ancestry(root, model)
+    before = made_before(root, model)
     tokenizers = [made.folder for made in before if made.phase == "tokenizer"]
     if not tokenizers:
         raise ValueError(f"{model.folder}: its tokenizer is not here: `dvc pull` the stage prepare first")

@@ -22,6 +22,7 @@ THROUGHPUT = Path("benchmarks/results/throughput.json")
 TRAINING = ("pretrain", "cooldown", "finetune")
 # Tokens of text with an image where no shards say it: DataCompDR's captions are that short, LLaVA's turns that long.
 TEXT_WITH_IMAGE = {"captions": 32, "instructions": 250}
+QUESTIONS = 10_000  # of a benchmark, where neither its task nor the preset says how many are asked
 ANSWER_TOKENS = 64  # a question with its answer, or a context with one of its choices
 CHOICES = 4
 IMAGE_BYTES = 40_000  # an encoded image of about 384 px
@@ -162,7 +163,7 @@ class Plan:
         return max(self.scale.expected.pass_tokens // shards.settings["sequence"], 1)
 
     def model_flops(self, job: Job, counts: dict[str, float]) -> float:
-        """Forward operations of the decoder and projector; see `training_flops` of pipeline/model/vlm.py."""
+        """Forward operations of the decoder and projector; see `training_flops` of pipeline/model/sizes.py."""
         size = job.settings["model"]
         encoder = job.settings.get("encoder")
         features, layers = projector(encoder)
@@ -182,9 +183,12 @@ class Plan:
         return Cost(int(positions), flops, self.seconds("evaluate", flops) if known is None else known)
 
     def questions(self, settings: dict) -> int:
-        """Questions of all vision tasks under one condition."""
-        images = self.scale.data.test_images if self.scale.data else 0
-        return sum(task.get("n") or images for task in settings["vision"].values())
+        """Questions of all vision tasks under one condition: one an image of the scenes, or as many as a task asks."""
+        asked = [task.get("items") for task in settings["vision"].values()]
+        if self.scale.data is None:
+            return sum(items or QUESTIONS for items in asked)
+        images = self.scale.data.test_images
+        return sum(min(items or images, images) for items in asked)
 
     def made(self, shards: Job) -> dict | None:
         """What shards hold, if they are there as today's study wants them."""

@@ -638,7 +638,7 @@ class Study:
             "text": {},
             "claims": {claim["name"]: claim for claim in self.tables["claims"].settings["claims"]},
             "tables": {name: list(TABLES[name].files) for name in self.tables},
-            "lineage": ancestry(*self.tables.values()),
+            "lineage": lineage_tables(*self.tables.values()),
         }
         for job in self.tables.values():
             settings["text"] |= job.settings.get("text", {})
@@ -760,7 +760,7 @@ def training(scores: Job) -> list[Job]:
     return found
 
 
-def ancestry(*tables: Job) -> dict[str, dict]:
+def lineage_tables(*tables: Job) -> dict[str, dict]:
     """Who descends from whom below some tables, for those who read no jobs: what the report and a trace go by.
 
     {"jobs": {"PHASE/ID": {"settings", "parents": {role: "PHASE/ID"}}}, "sections": {digest: settings}}: a section of

@@ -27,7 +27,7 @@ def trace(root: Path, target: str, row: str, column: str) -> Iterator[str]:
     row: its number (the first is 1), COLUMN=VALUE[,COLUMN=VALUE], or a word that one row alone has. Raises ValueError, of one
     line, for what is not there, and ConfigError for settings that are not valid.
     """
-    base = results_of(root, target)
+    base = results_folder(root, target)
     study = study_of(root, base) if is_kept(base) else Study(load_settings(root))
     lineage = Lineage(study.tables["report"].settings)
     name = (root / target).relative_to(base).as_posix()
@@ -68,7 +68,7 @@ def trace(root: Path, target: str, row: str, column: str) -> Iterator[str]:
         yield f"commit and machine of {len(noted.missing)} jobs above were not noted here (logs/){where}"
 
 
-def results_of(root: Path, target: str) -> Path:
+def results_folder(root: Path, target: str) -> Path:
     """The folder of results that a file is in: results/, or one below it with a params.yaml of its own."""
     file = root / target
     if not file.is_file():

@@ -177,7 +177,7 @@ def test_a_bad_value_in_an_experiment_is_named_with_its_place(project, key, valu
 )
 def test_a_missing_key_is_one_line(project, file, key):
     project.remove(file, key)
-    assert complaint(project) == f"{file}: {key}: found 'nothing', allowed: this key must be set"
+    assert complaint(project) == f"{file}: {key}: missing; this key must be set"
 
 
 def test_an_unknown_key_is_named_rather_than_the_one_it_was_meant_for(project):

@@ -301,6 +301,10 @@ def check_snakefmt(words: list[str]) -> None:
     assert words == ["--check", "Snakefile"]
 
 
+def check_mypy(words: list[str]) -> None:
+    assert words == []  # what it checks stands in pyproject.toml
+
+
 CHECKS = {
     "snakemake": check_snakemake,
     "dvc": check_dvc,
@@ -308,6 +312,7 @@ CHECKS = {
     "pytest": check_pytest,
     "ruff": check_ruff,
     "snakefmt": check_snakefmt,
+    "mypy": check_mypy,
 }
 
 

@@ -1,7 +1,6 @@
 """The scorers against outputs of the public reference scorers, and their corner cases."""
 
 import json
-import math
 import subprocess
 import sys
 import warnings
@@ -112,76 +111,14 @@ def test_gqa_scores(case):
     assert 100 * sum(hits) / len(hits) == pytest.approx(expected["accuracy"], abs=0.005)
 
     structural = [question["types"]["structural"] for _, question in questions]
-    groups = metrics.mean_by_group(hits, ["open" if kind == "query" else "binary" for kind in structural])
-    assert 100 * groups["open"][0] == pytest.approx(expected["open"], abs=0.005)
-    assert 100 * groups["binary"][0] == pytest.approx(expected["binary"], abs=0.005)
+    open_hits = [hit for hit, kind in zip(hits, structural) if kind == "query"]
+    binary_hits = [hit for hit, kind in zip(hits, structural) if kind != "query"]
+    assert 100 * sum(open_hits) / len(open_hits) == pytest.approx(expected["open"], abs=0.005)
+    assert 100 * sum(binary_hits) / len(binary_hits) == pytest.approx(expected["binary"], abs=0.005)
     for labels in (structural, [question["types"]["semantic"] for _, question in questions]):
-        for group, (mean, count) in metrics.mean_by_group(hits, labels).items():
-            assert [round(100 * mean, 2), count] == expected["breakdown"][group]
-
-
-def test_group_means():
-    assert metrics.mean_by_group([1, 0, 1], ["x", "x", "y"]) == {"x": (0.5, 2), "y": (1.0, 1)}
-    with pytest.raises(ValueError, match="groups"):
-        metrics.mean_by_group([1, 0], ["x"])
-
-
-# POPE
-
-
-@pytest.mark.parametrize("case", golden("pope")["parse"], ids=lambda case: repr(case["text"]))
-def test_yes_no_of_text(case):
-    assert metrics.parse_yes_no(case["text"]) == case["llava"]
-
-
-@pytest.mark.parametrize("case", golden("pope")["sets"], ids=lambda case: case["tag"])
-def test_yes_no_metrics(case):
-    result = metrics.yes_no_metrics(case["labels"], [metrics.parse_yes_no(text) for text in case["predictions"]])
-    expected = dict(case["llava"])
-    expected.pop("confusion_TP_FP_TN_FN")
-    assert result._asdict() == pytest.approx(expected)
-
-
-def test_yes_no_metrics_agree_with_the_second_reference():
-    sets = [case for case in golden("pope")["sets"] if set(case["predictions"]) <= {"yes", "no"}]
-    assert sets
-    for case in sets:
-        result = metrics.yes_no_metrics(case["labels"], case["predictions"])._asdict()
-        # Its yes ratio counts labels, which is a defect.
-        expected = {name: value for name, value in case["lmms_eval"].items() if name != "yes_ratio"}
-        assert {name: result[name] for name in expected} == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("case", golden("pope")["probability_sets"], ids=lambda case: str(case["id"]))
-def test_yes_no_by_probability(case):
-    accuracies = []
-    for split in ("adversarial", "popular", "random"):
-        rows = [row for row in case["examples"] if row["split"] == split]
-        predictions = [metrics.yes_no_from_probabilities(row["p_yes"], 1 - row["p_yes"]) for row in rows]
-        accuracies.append(metrics.yes_no_metrics([row["label"] for row in rows], predictions).accuracy)
-        assert accuracies[-1] == pytest.approx(case["expected"][f"POPE-{split}-Accuracy"])
-    assert sum(accuracies) / 3 == pytest.approx(case["expected"]["POPE-final-Accuracy"])
-
-
-def test_yes_no_corners():
-    assert metrics.yes_no_metrics(["no", "no"], ["no", "no"]) == (1, 0, 0, 0, 0)
-    assert metrics.yes_no_metrics(["yes"], ["no"]) == (0, 0, 0, 0, 0)
-    assert metrics.yes_no_from_probabilities(0.2, 0.2) == "yes"
-    assert metrics.yes_no_from_probabilities(0.2, 0.3) == "no"
-
-
-@pytest.mark.parametrize(
-    ("labels", "predictions"),
-    [([], []), (["yes"], []), (["yes"], ["Yes"]), (["yes"], [None]), (["1"], ["no"])],
-)
-def test_yes_no_rejects(labels, predictions):
-    with pytest.raises(ValueError, match=r"labels|neither"):
-        metrics.yes_no_metrics(labels, predictions)
-
-
-def test_yes_no_rejects_nan():
-    with pytest.raises(ValueError, match="NaN"):
-        metrics.yes_no_from_probabilities(math.nan, 0.5)
+        for group in set(labels):
+            members = [hit for hit, label in zip(hits, labels) if label == group]
+            assert [round(100 * sum(members) / len(members), 2), len(members)] == expected["breakdown"][group]
 
 
 # Boxes
@@ -231,11 +168,6 @@ def test_iou(case):
         assert result == pytest.approx(case[reference], abs=1e-12)
 
 
-@pytest.mark.parametrize("case", golden("boxes")["xywh"], ids=lambda case: str(case["xywh"]))
-def test_normalised_box(case):
-    assert list(metrics.normalise_xywh(case["xywh"], *case["img_wh"])) == case["expected_normalised_xyxy"]
-
-
 def test_box_corners():
     assert metrics.iou((0.5, 0.5, 0.5, 0.5), (0.5, 0.5, 0.5, 0.5)) == 0
     assert metrics.iou((0, 0, 0.5, 1), (0.5, 0, 1, 1)) == 0
@@ -243,8 +175,6 @@ def test_box_corners():
     assert metrics.box_hit("[0, 0, 0.5, 1]", (0, 0, 1, 1), 0.5) is True
     assert metrics.box_hit("[0, 0, 0.5, 0.5]", (0, 0, 1, 1), 0.25) is True
     assert metrics.box_hit("[0, 0, 0.49, 1]", (0, 0, 1, 1), 0.5) is False
-    with pytest.raises(ValueError, match="pixels"):
-        metrics.normalise_xywh((0, 0, 1, 1), 0, 10)
 
 
 def boxes():
@@ -285,8 +215,6 @@ def test_captions(case):
     mean, per_image = metrics.cider_d(references, hypotheses)
     assert mean == pytest.approx(expected["CIDEr"], abs=1e-9)
     assert per_image == pytest.approx(expected["CIDEr_per_image"], abs=1e-9)
-    assert metrics.bleu(references, hypotheses) == pytest.approx(expected["BLEU"], abs=1e-9)
-    assert metrics.rouge_l(references, hypotheses)[0] == pytest.approx(expected["ROUGE_L"], abs=1e-9)
 
 
 def test_caption_words():
@@ -301,14 +229,9 @@ def test_perfect_and_empty_captions():
     references = [[metrics.tokenise_caption(text)] for text in ("one red cat sits here", "two blue dogs run away fast")]
     perfect = [image[0] for image in references]
     assert metrics.cider_d(references, perfect)[1] == pytest.approx([10, 10])
-    assert metrics.bleu(references, perfect) == pytest.approx([1, 1, 1, 1])
-    assert metrics.rouge_l(references, perfect) == (1.0, [1.0, 1.0])
     assert metrics.cider_d(references, [[], perfect[1]])[1] == pytest.approx([0, 10])
-    assert metrics.rouge_l(references, [[], perfect[1]])[1] == [0.0, 1.0]
-    assert metrics.bleu(references, [[], []]) == pytest.approx([0, 0, 0, 0], abs=1e-6)
 
 
-@pytest.mark.parametrize("score", [metrics.cider_d, metrics.bleu, metrics.rouge_l])
 @pytest.mark.parametrize(
     ("references", "hypotheses", "message"),
     [
@@ -319,60 +242,6 @@ def test_perfect_and_empty_captions():
     ],
     ids=["empty", "mismatch", "no-reference", "text"],
 )
-def test_captions_reject(score, references, hypotheses, message):
+def test_captions_reject(references, hypotheses, message):
     with pytest.raises(ValueError, match=message):
-        score(references, hypotheses)
-
-
-# Likelihoods
-
-
-@pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes"])
-def test_multiple_choice(metric):
-    cases = golden("lm_eval_mc")["multiple_choice"]
-    columns = [[case[name] for case in cases] for name in ("ll", "choices", "gold")]
-    result = metrics.choice_scores(*columns)
-    expected = [case["expected"][metric] for case in cases]
-    assert result.correct[metric].tolist() == [value == 1 for value in expected]
-    assert result.mean(metric) == pytest.approx(sum(expected) / len(expected))
-
-
-def test_choice_predictions():
-    result = metrics.choice_scores(
-        [[-2.0, -3.0], [-1.0, -1.0], [-6.0, -5.0]], [["a", "bcd"], ["x", "y"], ["東京", "abc"]], [1, 1, 0]
-    )
-    assert {name: p.tolist() for name, p in result.predictions.items()} == {
-        "acc": [0, 0, 1],
-        "acc_norm": [1, 0, 1],
-        "acc_bytes": [1, 0, 0],
-    }
-    assert (result.mean("acc"), result.mean("acc_norm"), result.mean("acc_bytes")) == pytest.approx((0, 1 / 3, 2 / 3))
-
-
-@pytest.mark.parametrize(
-    ("logprobs", "choices", "gold"),
-    [
-        ([], [], []),
-        ([[-1.0]], [["a"]], []),
-        ([[-1.0]], [["a", "b"]], [0]),
-        ([[-1.0, -2.0]], [["a", ""]], [0]),
-        ([[-1.0, math.nan]], [["a", "b"]], [0]),
-        ([[-1.0, -2.0]], [["a", "b"]], [2]),
-        ([[-1.0, -2.0]], [["a", "b"]], [-1]),
-    ],
-)
-def test_multiple_choice_rejects(logprobs, choices, gold):
-    with pytest.raises(ValueError, match="log-likelihoods"):
-        metrics.choice_scores(logprobs, choices, gold)
-
-
-def test_bits_per_byte():
-    # One nat in 256 equally likely bytes each is eight bits.
-    assert metrics.bits_per_byte(3 * math.log(256), 3) == pytest.approx(8)
-    assert metrics.bits_per_byte(0, 5) == 0
-
-
-@pytest.mark.parametrize(("nats", "size"), [(1.0, 0), (1.0, -1), (-1.0, 5), (math.nan, 5)])
-def test_bits_per_byte_rejects(nats, size):
-    with pytest.raises(ValueError, match=r"bytes|nats"):
-        metrics.bits_per_byte(nats, size)
+        metrics.cider_d(references, hypotheses)

@@ -7,7 +7,7 @@ from conftest import SCALE, SHARDS, SOURCE
 
 from pipeline.__main__ import main
 from pipeline.config import Scale, load_yaml, parse
-from pipeline.plan import THROUGHPUT, Cost, OverBudget, Plan, memory
+from pipeline.plan import QUESTIONS, THROUGHPUT, Cost, OverBudget, Plan, memory
 from pipeline.study import STAGES, lineage
 
 
@@ -90,6 +90,15 @@ def test_fine_tuning_sees_whole_batches_of_its_passes(priced):
     expected = ledger.study.settings.scale.expected.pass_tokens // 64
     steps = -(-expected * 2 // 8)
     assert Plan(ledger).costs[job.key].tokens == steps * 8 * 64
+
+
+def test_questions_are_those_of_the_scenes_or_as_many_as_a_task_asks(priced):
+    plan = Plan(priced.ledger())
+    tasks = {"vision": {"all": {"items": None}, "few": {"items": 3}, "many": {"items": 50_000}}}
+    images = plan.scale.data.test_images
+    assert plan.questions(tasks) == 2 * images + 3
+    plan.scale = plan.scale.model_copy(update={"data": None})
+    assert plan.questions(tasks) == QUESTIONS + 3 + 50_000
 
 
 def test_a_blind_model_costs_less_than_one_that_sees(priced):

@@ -1,9 +1,11 @@
 """The presets of the paper's sizes: shapes, budgets and rates as published, and what their authors' scripts did otherwise."""
 
+import re
 import shutil
 
 import pytest
 from conftest import SOURCE
+from test_docs import check
 
 from pipeline.cards import Ledger
 from pipeline.config import Scale, check_scale, load_scale, load_settings, load_yaml
@@ -43,6 +45,8 @@ def test_a_preset_is_valid_and_says_how_it_is_run(name):
     head = (SOURCE / f"configs/scale/{name}.yaml").read_text(encoding="utf-8").split("model:")[0]
     assert all(line.startswith("#") for line in head.splitlines())
     assert name == "micro" or ("command" in head and "expected" in head)
+    for command in re.findall(r"^#   command   (.+?)(?:, with .*)?$", head, re.M):
+        check(command)  # its target, profile and options exist
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -122,12 +122,26 @@ def test_a_number_stands_in_its_table_with_its_interval_and_its_link(text, measu
 
 def test_every_experiment_is_drawn_or_said_not_to_be_run(settings, copy):
     found = {figure.name: figure for figure in Report(settings, copy.joinpath).figures()}
-    assert set(found) == {"timing", *report.SWEEPS, "captions", "encoder", *report.CONTROLS}
+    assert set(found) == {"timing", *report.SWEEPS, "captions", "encoder", *report.CONTROLLED}
     assert {name for name, figure in found.items() if not figure.panels} == {
         *("instruction_share", "text_budget", "captions", "encoder", "moments")
     }
     assert all(figure.note == "Not run." for figure in found.values() if not figure.panels)
     assert str(found["timing"].panels[0][1]).count('<circle class="mark') == 6
+
+
+def test_what_blind_models_answer_stands_among_the_controls(settings, copy):
+    def measured(row):
+        return row | (
+            {"reading": "0.125", "reading_low": "0.085", "reading_high": "0.165"} if row["control"] == "blind" else {}
+        )
+
+    change(copy / "controls.csv", measured)
+    grid = next(grid for grid in Report(settings, copy.joinpath).grids() if grid.name == "controls")
+    column = list(grid.header).index("reading")
+    shown = {row[1].text: row[column] for row in grid.rows if row[0].text == "blind"}
+    assert {(value.text, value.more) for value in shown.values()} == {("12.5", "8.5 to 16.5")}
+    assert shown["evaluated=blind"].link == "#cell-evaluated=blind"
 
 
 def test_what_fails_is_named(settings, copy):

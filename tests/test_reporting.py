@@ -170,7 +170,7 @@ def test_an_estimate_of_one_folder_is_left_as_it_is_and_of_several_is_widened(st
     made = study("table5", ("recipe", 7, {}, 0.6), ("recipe", 8, {}, 0.5))
 
     def share(found: pd.DataFrame) -> statistics.Estimate:
-        return statistics.clustered_estimate(found["score"], found["image"].tolist())
+        return statistics.mean_of_means(found["score"], found["task"].tolist(), found["image"].tolist())
 
     folders = [made.folder("recipe-7"), made.folder("recipe-8")]
     read = [
@@ -386,6 +386,9 @@ def test_controls_stand_beside_the_recipe(study, tmp_path):
     assert list(table.index) == [("rewarm", "recipe"), ("rewarm", "end"), ("text_only", "text"), ("blind", "blind")]
     assert list(table["vision_average"][:2]) == [0.6, 0.5]
     assert table["vision_average"][2:].isna().all()
+    blind = table.loc[("blind", "blind")]
+    assert blind["presence"] == pytest.approx(0.2)  # asked without the image
+    assert 0 < blind["presence_low"] < 0.2 < blind["presence_high"] < 1
     text = (tmp_path / "controls.md").read_text()
     assert text.count("Not run.") == 1  # moments
     assert "| blind | 1 | 20.0 (" in text  # asked without the image

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image, ImageChops
 
-from pipeline.data import scenes
+from pipeline.data import formats, scenes
 from pipeline.data import write_scenes as writer
 
 SETTINGS = SimpleNamespace(
@@ -224,7 +224,7 @@ def test_every_answer_is_right(test_made, instructions):
             if family == "boxes":
                 name = text.removeprefix(scenes.box_prompt("")[:-1]).removesuffix("?")
                 (thing,) = (t for t in scene.objects if t.name == name)
-                assert answer == scenes.box_text([side / 128 for side in thing.box])
+                assert answer == formats.box_text([side / 128 for side in thing.box])
             else:
                 assert text.endswith("?")
                 assert answer == right_answer(scene, text)

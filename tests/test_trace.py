@@ -91,6 +91,8 @@ def test_a_claim_leads_to_both_sides_and_to_all_seeds(root):
         ("training_flops", "measured.json of finetune, cooldown, pretrain"),
         ("cooldown_first_lr", "measured.json of cooldown"),
         ("image_fraction", "a setting of the row"),
+        ("seeds", "how many runs the row is of"),
+        ("status", "how many runs the row is of"),
     ],
 )
 def test_a_column_says_where_its_numbers_were_found(root, column, where):

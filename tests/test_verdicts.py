@@ -112,7 +112,7 @@ NAN = math.nan
         (effect(1, 3, seeds=3), "supported"),
         (effect(1, 3, at_floor=True), "not testable"),
         (effect(-3, -1, at_floor=True), "not testable"),
-        (Evidence.of(statistics.block_contrast("ab", [0, 0], [0.3, 0.1], {"a": 1, "b": -1}), 1, 1), "not testable"),
+        (Evidence.of(statistics.block_fit("ab", [0, 0], [0.3, 0.1]).contrast({"a": 1, "b": -1}), 1, 1), "not testable"),
         (Evidence(0.02, NAN, 0, NAN, NAN, NAN, 5, False, 5), "not testable"),
     ],
 )
@@ -411,7 +411,7 @@ def simulate(rng, shared_sd, answer_sd):
 
     def evidence(better, worse):
         difference = by_image[better] - by_image[worse]
-        item_se = statistics.clustered_mean(difference, range(IMAGES))[1]
+        item_se = difference.std(ddof=1) / math.sqrt(IMAGES)
         return Evidence.of(fit.contrast({better: 1, worse: -1}, item_se=item_se), SEEDS, SEEDS)
 
     return evidence

@@ -22,7 +22,7 @@ from PIL import Image
 
 from pipeline.data.images import DAMAGED
 from pipeline.data.records import Caption, Conversation, Question
-from pipeline.files import decode_json, one_line, parse_json, path_fault
+from pipeline.files import after_space, decode_json, one_line, parse_json, path_fault
 
 MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"RIFF": "webp"}
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -179,30 +179,34 @@ def _box(corners: Any, width: float, height: float, file: object, where: object)
     return clipped
 
 
-def _box_text(box: Iterable[float]) -> str:
+def box_text(box: Iterable[float]) -> str:
+    """x1, y1, x2, y2 in 0..1 as models read and write them: "[0.12, 0.08, 0.45, 0.47]"."""
     return "[" + ", ".join(f"{side:.2f}" for side in box) + "]"
 
 
 # --- captions: img2dataset tars ---------------------------------------------------------------------------------------
 
 
-def read_captions(folder: Path, verify: bool = False, field: str | None = None) -> Iterator[Caption]:
+def read_captions(folder: Path, field: str | None = None) -> Iterator[Caption]:
     """Samples of all img2dataset tars (KEY.jpg, KEY.txt, optionally KEY.json) in a folder, in order.
 
-    `field` names an entry of KEY.json whose text to take in place of KEY.txt. `verify` compares the image with the
-    sidecar's `sha256`; leave it off for downloads that were resized, whose hash is that of the original. Members that
-    are not regular files are ignored. Raises BadRecord.
+    `field` names an entry of KEY.json whose text to take in place of KEY.txt. Members that are not regular files are
+    ignored. Raises BadRecord.
     """
     tars = sorted(Path(folder).glob("*.tar"))
     if not tars:
         raise BadRecord(folder, "-", "no .tar file in this folder")
     for tar in tars:
         with open_file(tar) as file:
-            yield from strict(captions(file, tar, verify, field))
+            yield from strict(captions(file, tar, False, field))
 
 
 def captions(file: Stream, name: object, verify: bool, field: str | None) -> Iterator[Caption | BadRecord]:
-    """The samples of an open img2dataset tar; as `read_captions`, with a BadRecord for each that cannot be read."""
+    """The samples of an open img2dataset tar; as `read_captions`, with a BadRecord for each that cannot be read.
+
+    `verify` compares the image with the sidecar's `sha256`; leave it off for downloads that were resized, whose hash is
+    that of the original.
+    """
     for key, members in tar_samples(file, name):
         if isinstance(members, BadRecord):
             yield members
@@ -380,26 +384,19 @@ def _json_item(text: str, place: int, first: bool) -> tuple[object, int] | None:
 
     Raises ValueError if there is no whole item.
     """
-    place, opening = _after_space(text, place), "[" if first else ","
+    place, opening = after_space(text, place), "[" if first else ","
     if not first and text[place:] and text[place] == "]" and not text[place + 1 :].strip():
         return None
     if text[place : place + 1] != opening:
         raise json.JSONDecodeError(f"Expecting {opening!r}", text, place)
-    place = _after_space(text, place + 1)
+    place = after_space(text, place + 1)
     if first and text[place:].rstrip() == "]":
         return None
     item, end = decode_json(text, place)
-    end = _after_space(text, end)
+    end = after_space(text, end)
     if text[end : end + 1] not in (",", "]"):  # a number may go on
         raise json.JSONDecodeError("Expecting ',' or ']'", text, end)
     return item, end
-
-
-def _after_space(text: str, place: int) -> int:
-    """The next place of a text that is not JSON's white space."""
-    while place < len(text) and text[place] in " \t\r\n":
-        place += 1
-    return place
 
 
 def conversation(record: Any, file: object, number: int, look: Callable[[str, str], bytes | None]) -> Conversation:
@@ -654,7 +651,7 @@ def _refcoco(paths: dict[str, Path], task: str, images: _Images, pattern: str, s
         for sentence in _get(ref, "sentences", list, refs_file, ref_id):
             sent_id = _get(sentence, "sent_id", int, refs_file, ref_id)
             text = _get(sentence, "sent", str, refs_file, ref_id)
-            question = Question(f"{ref_id}-{sent_id}", task, path, text, (_box_text(box),), "object", box)
+            question = Question(f"{ref_id}-{sent_id}", task, path, text, (box_text(box),), "object", box)
             yield question, sentence
 
 
@@ -707,7 +704,7 @@ def _ocid(paths: dict[str, Path], task: str, images: _Images, pattern: str, spli
         if kind is None:
             raise BadRecord(file, where, f"take_id is not in 0..20: {take}")
         text = _get(record, "sentence", str, file, where)
-        yield Question(where, task, path, text, (_box_text(box),), kind, box), record
+        yield Question(where, task, path, text, (box_text(box),), kind, box), record
 
 
 def _coco_captions(paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None) -> Read:

@@ -26,6 +26,8 @@ from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.data.formats import box_text
+
 # name, glyph, plural where it is not name + "s". Ordered: any first N are distinct in colour and shape.
 CONCEPTS = (
     ("dog", "🐶"), ("apple", "🍎"), ("car", "🚗"), ("tree", "🌲"), ("star", "⭐"), ("cat", "🐱"),
@@ -578,11 +580,6 @@ class Asked:
     text: str
     answer: str
     about: tuple[Thing, ...]
-
-
-def box_text(box: Sequence[float]) -> str:
-    """x1, y1, x2, y2 in 0..1 as models read and write them: "[0.12, 0.08, 0.45, 0.47]"."""
-    return "[" + ", ".join(f"{side:.2f}" for side in box) + "]"
 
 
 def box_prompt(expression: str) -> str:

@@ -41,9 +41,6 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         return self._engine.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [encoded.ids for encoded in self._engine.encode_batch(texts, add_special_tokens=False)]
-
     def to_json(self) -> str:
         """Hugging Face's JSON form, our special tokens in it."""
         return self._engine.to_str()
@@ -53,10 +50,8 @@ class Tokenizer:
         return self._engine.decode(ids, skip_special_tokens=True)
 
 
-def train_tokenizer(
-    texts: Iterable[str], vocabulary: int, out_file: Path, limit: int | None = TRAINING_BYTES
-) -> Tokenizer:
-    """Train on the first `limit` bytes of text (None: all) and write Hugging Face's JSON form.
+def train_tokenizer(texts: Iterable[str], vocabulary: int, out_file: Path) -> Tokenizer:
+    """Train on the first TRAINING_BYTES of text and write Hugging Face's JSON form.
 
     The same texts give the same file. `vocabulary` counts the special tokens and 256 bytes; texts too small
     for so many merges give fewer tokens. Raises ValueError for a vocabulary that cannot hold those.
@@ -72,7 +67,7 @@ def train_tokenizer(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    engine.train_from_iterator(texts if limit is None else first_bytes(texts, limit), trainer)
+    engine.train_from_iterator(first_bytes(texts, TRAINING_BYTES), trainer)
     write_text(out_file, engine.to_str())
     return Tokenizer(engine)
 

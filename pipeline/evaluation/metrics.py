@@ -1,7 +1,7 @@
-"""Scores of model answers: VQA, GQA, POPE, boxes, captions, multiple choice, bits per byte.
+"""Scores of model answers: VQA, GQA, boxes, captions.
 
 Pure functions of plain Python values. Every score is a fraction in 0..1, except CIDEr-D, which has its own 0..10
-scale, and bits per byte. Empty or mismatched input raises ValueError: a missing answer is never skipped.
+scale. Empty or mismatched input raises ValueError: a missing answer is never skipped.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ import math
 import re
 import string
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
-
-import numpy as np
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 Box = tuple[float, float, float, float]
 
@@ -160,70 +157,8 @@ def gqa_match(prediction: str, answer: str) -> bool:
     return clean_gqa(prediction) == answer
 
 
-def mean_by_group(scores: Sequence[float], groups: Sequence[Hashable]) -> dict[Hashable, tuple[float, int]]:
-    """Mean score and number of items by group, such as GQA's structural types. Raises ValueError on unequal lengths."""
-    if len(scores) != len(groups):
-        raise ValueError(f"{len(scores)} scores for {len(groups)} groups")
-    members = defaultdict(list)
-    for score, group in zip(scores, groups):
-        members[group].append(float(score))
-    return {group: (math.fsum(values) / len(values), len(values)) for group, values in members.items()}
-
-
-# POPE
-
-
-class YesNoMetrics(NamedTuple):
-    """Scores of yes/no answers with "yes" as the positive class; `yes_ratio` is the share of predicted "yes"."""
-
-    accuracy: float
-    precision: float
-    recall: float
-    f1: float
-    yes_ratio: float
-
-
-def parse_yes_no(text: str) -> str:
-    """Answer of generated text: "no" when its first sentence has the word No, no or not, else "yes".
-
-    Words are what single spaces separate, without commas, so that a line break after "no" hides it.
-    Source: LLaVA, llava/eval/eval_pope.py
-    """
-    words = text.split(".")[0].replace(",", "").split(" ")
-    return "no" if {"No", "no", "not"} & set(words) else "yes"
-
-
-def yes_no_from_probabilities(p_yes: float, p_no: float) -> str:
-    """The more probable of the two answers, "yes" on a tie. Raises ValueError on NaN. Source: vlm-evaluation."""
-    if math.isnan(p_yes) or math.isnan(p_no):
-        raise ValueError("a probability is NaN")
-    return "yes" if p_yes >= p_no else "no"
-
-
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
-
-
-def yes_no_metrics(labels: Sequence[str], predictions: Sequence[str]) -> YesNoMetrics:
-    """POPE's scores for equally long sequences of "yes" and "no". A ratio with nothing below the line is 0.
-
-    Raises ValueError on empty input, unequal lengths and any other value. Source: Li et al. 2023 (arXiv:2305.10355)
-    """
-    if not labels or len(labels) != len(predictions):
-        raise ValueError(f"{len(labels)} labels for {len(predictions)} predictions")
-    if unknown := {*labels, *predictions} - {"yes", "no"}:
-        raise ValueError(f"neither 'yes' nor 'no': {sorted(map(str, unknown))[:3]}")
-    count = Counter(zip(labels, predictions))
-    true_positives, predicted = count["yes", "yes"], count["yes", "yes"] + count["no", "yes"]
-    precision = _ratio(true_positives, predicted)
-    recall = _ratio(true_positives, true_positives + count["yes", "no"])
-    return YesNoMetrics(
-        accuracy=(true_positives + count["no", "no"]) / len(labels),
-        precision=precision,
-        recall=recall,
-        f1=_ratio(2 * precision * recall, precision + recall),
-        yes_ratio=predicted / len(labels),
-    )
 
 
 # Boxes
@@ -248,19 +183,6 @@ def parse_box(text: str) -> Box | None:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
-
-
-def normalise_xywh(box: Sequence[float], width: float, height: float) -> Box:
-    """A pixel box (left, top, width, height) as (x1, y1, x2, y2) in fractions of the image, to two decimals.
-
-    Two decimals are what the models are trained to write. Raises ValueError for an image without area.
-    """
-    if width <= 0 or height <= 0:
-        raise ValueError(f"image of {width} x {height} pixels")
-    left, top, box_width, box_height = box
-    corners = (left / width, top / height, (left + box_width) / width, (top + box_height) / height)
-    x1, y1, x2, y2 = (round(float(corner), 2) for corner in corners)
-    return x1, y1, x2, y2
 
 
 def _area(box: Sequence[float]) -> float:
@@ -357,118 +279,3 @@ def cider_d(
         per_order.append(image_scores)
     per_image = [10.0 * sum(orders) / 4 for orders in zip(*per_order)]
     return sum(per_image) / len(per_image), per_image
-
-
-def bleu(references: Sequence[Sequence[Sequence[str]]], hypotheses: Sequence[Sequence[str]]) -> list[float]:
-    """Corpus BLEU-1 to BLEU-4 of tokenised captions (shapes as in `cider_d`), 0..1.
-
-    Clipped n-gram precision and a brevity penalty against the closest reference length. The tiny constants are
-    pycocoevalcap's, and show where an order has no match. Raises ValueError on empty or mismatched input.
-
-    Source: Papineni et al. 2002
-    """
-    _check_captions(references, hypotheses)
-    tiny, small = 1e-15, 1e-9
-    produced = sum(map(len, hypotheses))
-    wanted = 0
-    for image, words in zip(references, hypotheses):
-        # On a tie the shorter reference counts.
-        wanted += min((abs(len(reference) - len(words)), len(reference)) for reference in image)[1]
-    ratio = (produced + tiny) / (wanted + small)
-    penalty = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    scores, product = [], 1.0
-    for n in (1, 2, 3, 4):
-        correct = total = 0
-        for image, words in zip(references, hypotheses):
-            grams = _ngrams(words, n)
-            limit: Counter = Counter()
-            for reference in image:
-                limit |= _ngrams(reference, n)
-            correct += (grams & limit).total()
-            total += grams.total()
-        product *= (correct + tiny) / (total + small)
-        scores.append(product ** (1 / n) * penalty)
-    return scores
-
-
-def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    lengths = [0] * (len(b) + 1)
-    for word in a:
-        diagonal = 0
-        for j, other in enumerate(b):
-            above = lengths[j + 1]
-            lengths[j + 1] = diagonal + 1 if word == other else max(above, lengths[j])
-            diagonal = above
-    return lengths[-1]
-
-
-def rouge_l(
-    references: Sequence[Sequence[Sequence[str]]], hypotheses: Sequence[Sequence[str]], beta: float = 1.2
-) -> tuple[float, list[float]]:
-    """ROUGE-L of tokenised captions (shapes as in `cider_d`): the mean and the score of each image, 0..1.
-
-    F-measure of the best precision and the best recall of the longest common subsequence over the references.
-    Raises ValueError on empty or mismatched input. Source: Lin 2004, with pycocoevalcap's beta.
-    """
-    _check_captions(references, hypotheses)
-    scores = []
-    for image, words in zip(references, hypotheses):
-        common = [_common_subsequence(reference, words) for reference in image]
-        precision = max(_ratio(length, len(words)) for length in common)
-        recall = max(_ratio(length, len(reference)) for length, reference in zip(common, image))
-        scores.append(_ratio((1 + beta**2) * precision * recall, recall + beta**2 * precision))
-    return sum(scores) / len(scores), scores
-
-
-# Likelihoods
-
-
-class ChoiceScores(NamedTuple):
-    """Predicted choice of every item and whether it is right, by normalisation; each an array of shape (items,).
-
-    `acc` takes the likeliest choice, `acc_norm` the likeliest by character, `acc_bytes` by UTF-8 byte.
-    """
-
-    predictions: dict[str, np.ndarray]
-    correct: dict[str, np.ndarray]
-
-    def mean(self, metric: str) -> float:
-        """Accuracy over the items, 0..1."""
-        return float(self.correct[metric].mean())
-
-
-def choice_scores(
-    logprobs: Sequence[Sequence[float]], choices: Sequence[Sequence[str]], gold: Sequence[int]
-) -> ChoiceScores:
-    """Score multiple-choice items by the log-likelihood of their choices; ties go to the first choice.
-
-    logprobs: for each item the summed log-likelihood, in nats, of each choice; choices: the choices' text without the
-    space that joins it to the question; gold: index of the right choice. Raises ValueError on empty or mismatched
-    input, an empty choice, NaN and a gold index out of range. Source: EleutherAI lm-eval 0.4, `multiple_choice`.
-    """
-    if not len(gold) or not len(logprobs) == len(choices) == len(gold):
-        raise ValueError(f"{len(logprobs)} log-likelihoods, {len(choices)} lists of choices, {len(gold)} gold indices")
-    predictions: dict[str, list[int]] = {"acc": [], "acc_norm": [], "acc_bytes": []}
-    for scores, texts, right in zip(logprobs, choices, gold):
-        values = np.asarray(scores, dtype=float)
-        if values.shape != (len(texts),) or not all(texts):
-            raise ValueError(f"{values.size} log-likelihoods for the choices {list(texts)}")
-        if np.isnan(values).any() or not 0 <= right < len(texts):
-            raise ValueError(f"log-likelihoods {values.tolist()} with gold index {right}")
-        predictions["acc"].append(int(values.argmax()))
-        predictions["acc_norm"].append(int((values / [len(text) for text in texts]).argmax()))
-        predictions["acc_bytes"].append(int((values / [len(text.encode()) for text in texts]).argmax()))
-    arrays = {name: np.array(indices) for name, indices in predictions.items()}
-    return ChoiceScores(arrays, {name: indices == np.asarray(gold) for name, indices in arrays.items()})
-
-
-def bits_per_byte(total_nats: float, total_bytes: int) -> float:
-    """Negative log-likelihood of a text, in nats, as bits for each of its UTF-8 bytes.
-
-    Comparable between tokenisers. Raises ValueError without bytes or with a negative or undefined loss.
-    """
-    if total_bytes <= 0:
-        raise ValueError(f"{total_bytes} bytes of text")
-    if not total_nats >= 0:
-        raise ValueError(f"a negative log-likelihood of {total_nats} nats")
-    return total_nats / (math.log(2) * total_bytes)

@@ -105,62 +105,6 @@ def _cluster_totals(values: np.ndarray, clusters: Sequence[Hashable]) -> tuple[n
     return np.bincount(codes, weights=values), np.bincount(codes)
 
 
-def _clustered(values: ArrayLike, clusters: Sequence[Hashable]) -> tuple[float, float, int]:
-    """Mean, CR1 standard error and number of clusters."""
-    values = _vector(values, "values")
-    mean = float(values.mean())
-    # Centred first: sums of residuals keep their digits where the mean is large.
-    sums, _ = _cluster_totals(values - mean, clusters)
-    groups = sums.size
-    if groups == 1:
-        return mean, math.nan, 1
-    return mean, float(math.sqrt(groups / (groups - 1) * np.sum(sums**2)) / values.size), groups
-
-
-def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable]) -> tuple[float, float]:
-    """Mean over items and its cluster-robust standard error (CR1), NaN for a single cluster.
-
-    values: shape (items,); clusters: the items' clusters, such as image ids. The variance is G/(G-1) times the sum of
-    squared cluster sums of residuals, over items squared. Raises ValueError on empty or mismatched input.
-
-    Source: Cameron and Miller 2015, section II
-    """
-    return _clustered(values, clusters)[:2]
-
-
-def clustered_estimate(values: ArrayLike, clusters: Sequence[Hashable], alpha: float = 0.05) -> Estimate:
-    """`clustered_mean` with its t interval and its test against zero, on clusters - 1 degrees of freedom."""
-    mean, se, groups = _clustered(values, clusters)
-    return t_estimate(mean, se, groups - 1, alpha)
-
-
-def clustered_interval(
-    values: ArrayLike, clusters: Sequence[Hashable], alpha: float = 0.05
-) -> tuple[float, float, float]:
-    """Mean over items and its interval: (mean, low, high), the bounds NaN for a single cluster.
-
-    t interval on clusters - 1 degrees of freedom around `clustered_mean`.
-    """
-    result = clustered_estimate(values, clusters, alpha)
-    return result.estimate, result.low, result.high
-
-
-def _differences(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    first, second = _vector(a, "a"), _vector(b, "b")
-    if first.size != second.size:
-        raise ValueError(f"{first.size} values in a, {second.size} in b")
-    return first - second
-
-
-def paired_difference(a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable], alpha: float = 0.05) -> Estimate:
-    """Mean of a - b over items scored under both conditions, clustered by image.
-
-    a, b: shape (items,), in the same order of items, which the caller asserts by id. Covers the sampling of images
-    alone: two training runs differ by their seeds too. Raises ValueError on empty or mismatched input.
-    """
-    return clustered_estimate(_differences(a, b), clusters, alpha)
-
-
 @dataclass(frozen=True, eq=False)
 class BlockFit:
     """One least-squares fit of score = cell + seed over all runs, from which every contrast of cells is read.
@@ -182,7 +126,15 @@ class BlockFit:
         return math.sqrt(self.variance)
 
     def contrast(self, weights: Mapping[Any, float], alpha: float = 0.05, item_se: float = 0.0) -> Estimate:
-        """A weighted sum of cell effects; arguments and errors as in `block_contrast`."""
+        """A contrast of cells; with no residual degree of freedom its standard error, p and interval are NaN.
+
+        weights: by cell, summing to zero, such as {a: 1, b: -1}. item_se: standard error of the same contrast over images
+        (scores averaged over seeds), added in quadrature, because all runs share their images; the degrees of freedom stay
+        the residual ones, which is the wider choice.
+
+        Raises ValueError on a cell that has no run, weights that do not sum to zero, an item_se that is negative or not
+        finite, and cells that no chain of shared seeds links.
+        """
         if missing := [cell for cell in weights if cell not in self.cells]:
             raise ValueError(f"no run of the cells {missing}")
         if not weights or abs(math.fsum(weights.values())) > 1e-9:
@@ -220,28 +172,6 @@ def block_fit(cells: Sequence[Hashable], seeds: Sequence[Hashable], scores: Arra
     df = scores.size - int(np.linalg.matrix_rank(design))
     variance = float(residual @ residual) / df if df else math.nan
     return BlockFit(variance, df, cell_index, design, inverse, centred)
-
-
-def block_contrast(
-    cells: Sequence[Hashable],
-    seeds: Sequence[Hashable],
-    scores: ArrayLike,
-    contrast: Mapping[Hashable, float],
-    alpha: float = 0.05,
-    item_se: float = 0.0,
-) -> Estimate:
-    """A contrast of cells from `block_fit`; to read several from one fit, call its `contrast`.
-
-    contrast: weight by cell, summing to zero, such as {a: 1, b: -1}. The residual pools the cell-by-seed variation of
-    the whole grid, on runs - rank degrees of freedom (with none left, the standard error, p and interval are NaN).
-    item_se: standard error of the same contrast over images (`paired_difference` of scores averaged over seeds), added
-    in quadrature, because all runs share their images; the degrees of freedom stay the residual ones, which is the
-    wider choice.
-
-    Raises ValueError as `block_fit` does, and on a cell that has no run, weights that do not sum to zero, an item_se
-    that is negative or not finite, and cells that no chain of shared seeds links.
-    """
-    return block_fit(cells, seeds, scores).contrast(contrast, alpha, item_se)
 
 
 def with_runs(items: Estimate, runs: Sequence[float], alpha: float = 0.05) -> Estimate:
@@ -337,54 +267,6 @@ def seeds_for_power(
     return None
 
 
-def paired_bootstrap(
-    a: ArrayLike,
-    b: ArrayLike,
-    clusters: Sequence[Hashable] | None = None,
-    alpha: float = 0.05,
-    draws: int = 9999,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """BCa bootstrap interval (low, high) of the mean of a - b over items, resampling whole clusters.
-
-    a, b: shape (items,), in the same order of items; clusters: the items' clusters, by default each item its own. The
-    acceleration comes from leaving each cluster out in turn. NaN for a single cluster; both bounds are the mean where
-    all clusters agree. Raises ValueError on empty or mismatched input and on draws < 1.
-
-    Source: Efron 1987; Efron and Tibshirani 1993, chapter 14
-    """
-    from scipy.special import ndtr, ndtri
-
-    _check_alpha(alpha)
-    if draws < 1:
-        raise ValueError(f"{draws} draws")
-    values = _differences(a, b)
-    sums, sizes = _cluster_totals(values, range(values.size) if clusters is None else clusters)
-    groups, mean = sums.size, float(values.mean())
-    if groups == 1:
-        return math.nan, math.nan
-    if np.ptp(sums / sizes) == 0:
-        return mean, mean
-
-    rng = np.random.default_rng(seed)
-    means = np.empty(draws)
-    # Blocks bound the memory: 256 draws of 20,000 clusters are 40 MB.
-    for start in range(0, draws, 256):
-        picks = rng.integers(groups, size=(min(256, draws - start), groups))
-        means[start : start + 256] = sums[picks].sum(axis=1) / sizes[picks].sum(axis=1)
-
-    # Ties count half; kept off 0 and 1, where the normal quantile is infinite.
-    below = (np.count_nonzero(means < mean) + np.count_nonzero(means <= mean)) / (2 * draws)
-    bias = float(ndtri(min(max(below, 0.5 / draws), 1 - 0.5 / draws)))
-    left_out = (values.sum() - sums) / (values.size - sizes)
-    spread = left_out.mean() - left_out
-    scale = float(np.sum(spread**2))
-    acceleration = float(np.sum(spread**3)) / (6 * scale**1.5) if scale > 0 else 0.0
-    shifted = bias + ndtri(np.array([alpha / 2, 1 - alpha / 2]))
-    low, high = np.quantile(means, ndtr(bias + shifted / (1 - acceleration * shifted)))
-    return float(low), float(high)
-
-
 def _multiplicities(rng: np.random.Generator, draws: int, size: int) -> np.ndarray:
     """How often each of `size` things is picked when `size` are picked with replacement: [draws, size]."""
     picks = rng.integers(size, size=(draws, size)) + np.arange(draws)[:, None] * size
@@ -405,7 +287,7 @@ def hierarchical_bootstrap(
     tasks. The statistic is the mean over groups of the mean over their items, averaged over seeds. A draw without
     any item of some group is left out. No model of the scatter is assumed. The scatter of items within runs is drawn
     twice, so the interval is too wide where that dominates; where nearly all scatter is between few seeds it is too
-    short (simulated: .98 and .80 for .95 with five seeds). A check beside `block_contrast`, not a replacement.
+    short (simulated: .98 and .80 for .95 with five seeds). A check beside `BlockFit.contrast`, not a replacement.
 
     NaN for a single seed or cluster, and if every draw is left out. Raises ValueError on empty or mismatched input,
     values that are not finite and draws < 1.
@@ -431,7 +313,7 @@ def hierarchical_bootstrap(
     sums = np.stack([np.bincount(cell, row, minlength=math.prod(shape)).reshape(shape) for row in differences])
     rng = np.random.default_rng(seed)
     means = np.empty(draws)
-    # Blocks bound the memory, as in `paired_bootstrap`.
+    # Blocks bound the memory: 256 draws of 20,000 images are 40 MB.
     for start in range(0, draws, 256):
         size = min(256, draws - start)
         images = _multiplicities(rng, size, shape[0])
@@ -444,37 +326,6 @@ def hierarchical_bootstrap(
         return math.nan, math.nan
     low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2])
     return float(low), float(high)
-
-
-_EXACT_PAIRS = 16
-
-
-def sign_flip(differences: ArrayLike, draws: int = 99_999, seed: int = 0) -> float:
-    """Two-sided p-value of a sign-flip permutation test that paired differences centre on zero.
-
-    differences: shape (pairs,), such as one difference for each seed. All sign patterns are enumerated up to 16 pairs,
-    so that p is at least 2 / 2^pairs: .25 for three, below .05 from six on. Beyond, `draws` random patterns are
-    used and the observed one counted among them. Raises ValueError on empty input and on draws < 1.
-
-    Source: Fisher 1935; Phipson and Smyth 2010 for the random patterns
-    """
-    values = _vector(differences, "differences")
-    if draws < 1:
-        raise ValueError(f"{draws} draws")
-    magnitudes = np.abs(values)
-    # Patterns with the observed sum must count as equal in spite of rounding.
-    threshold = abs(values.sum()) - 1e-12 * magnitudes.sum()
-    if values.size <= _EXACT_PAIRS:
-        sums = np.zeros(1)
-        for magnitude in magnitudes:
-            sums = np.concatenate([sums + magnitude, sums - magnitude])
-        return float(np.mean(np.abs(sums) >= threshold))
-    rng = np.random.default_rng(seed)
-    extreme = 0
-    for start in range(0, draws, 4096):
-        signs = rng.integers(2, size=(min(4096, draws - start), values.size)) * 2 - 1
-        extreme += int(np.count_nonzero(np.abs(signs @ magnitudes) >= threshold))
-    return (extreme + 1) / (draws + 1)
 
 
 def mean_of_means(

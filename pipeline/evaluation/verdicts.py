@@ -91,7 +91,7 @@ class Evidence:
 
     @classmethod
     def of(cls, effect: Estimate, seeds: int, runs: int, at_floor: bool = False) -> Evidence:
-        """Evidence of an effect with its 95% interval, such as `block_contrast` gives."""
+        """Evidence of an effect with its 95% interval, such as `BlockFit.contrast` gives."""
         return cls(**effect._asdict(), seeds=seeds, at_floor=at_floor, runs=runs)
 
     @classmethod

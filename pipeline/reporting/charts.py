@@ -76,7 +76,7 @@ def panel(points: Sequence[Point], x_label: str, y_label: str, words: Sequence[s
         x_ticks = [(value, f"{value:g}") for value in ticks(x.low, x.high)]
         if len({p.x for p in points}) <= 6:
             x_ticks = [(value, f"{value:g}") for value in sorted({p.x for p in points})]
-    parts = axes(x, y, x_ticks, x_label, y_label)
+    parts = axes(x, y, x_ticks, x_label)
     if not words:
         joined = [f"{x(p.x):.1f},{y(p.y):.1f}" for p in points if not p.hollow]
         parts.append(Markup('<polyline class="curve s0" points="{}"/>').format(" ".join(joined)))
@@ -106,7 +106,7 @@ def curves(
     y = Scale(*widened([value for _, value in every]), height - BOTTOM, TOP)
     xs = [value for value, _ in every]
     x = Scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT + 14, width - RIGHT)
-    parts = axes(x, y, [(v, engineering(v)) for v in ticks(x.low, x.high, 6)], x_label, y_label, width, height, 14)
+    parts = axes(x, y, [(v, engineering(v)) for v in ticks(x.low, x.high, 6)], x_label, width, height, 14)
     for number, (name, points) in enumerate(series.items()):
         joined = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
         style = f"curve s{number}{' dashed' if name in dashed else ''}"
@@ -159,7 +159,6 @@ def axes(
     y: Scale,
     x_ticks: Sequence[tuple[float, str]],
     x_label: str,
-    y_label: str,
     width: int = WIDTH,
     height: int = HEIGHT,
     more_left: int = 0,

@@ -34,6 +34,7 @@ from pipeline.evaluation.verdicts import (
 from pipeline.files import write_text
 from pipeline.reporting import scores
 from pipeline.reporting.rows import Rows, markdown_table, stable, write_table
+from pipeline.reporting.sweeps import title
 
 INTEREST = 0.02  # the effect for which power is given, where the paper reports none
 UNITS = {"bits_per_byte": BITS, "cider": Unit("CIDEr-D", 1, 3)}  # all others: points
@@ -339,7 +340,7 @@ def line(claim: dict, number: int, effect: Effect, judgement: Judgement, failed:
 def markdown(rows: Rows, table: pd.DataFrame) -> str:
     """The claims for reading, the paper's first; a line a claim and one below it for each further part."""
     lines = [
-        f"# What these runs say of each claim (preset `{rows.settings['preset']}`, {rows.settings['split']} split)",
+        title(rows, "What these runs say of each claim"),
         "",
         "A claim is *supported* if its effect is surely positive (95% interval above 0, and Holm's p within its family at",
         f"most 0.05), *refuted* if it is surely below the trivial {100 * TRIVIAL:g} point, *not testable* with fewer than"
@@ -347,8 +348,8 @@ def markdown(rows: Rows, table: pd.DataFrame) -> str:
         "or where neither side beats answering without looking. Power: the chance to find an effect of the size given in",
         "brackets, the paper's or 2 points; seeds: how many runs of each arm there are, and how many 80% power would need.",
     ]
-    for family, title in (("primary", "The paper's findings"), ("control", "Controls that the paper lacks")):
-        lines += ["", f"## {title}", ""]
+    for family, heading in (("primary", "The paper's findings"), ("control", "Controls that the paper lacks")):
+        lines += ["", f"## {heading}", ""]
         part = table[table["family"] == family]
         header = ["claim", "verdict", "effect (95% interval)", "power", "seeds", "paper", "why"]
         lines += markdown_table(header, [cells_of(row, first) for row, first in with_first(part)])

@@ -20,6 +20,7 @@ from pipeline.reporting.rows import (
     stable,
     write_table,
 )
+from pipeline.reporting.sweeps import title
 
 CONDITIONS = ("normal", "removed", "mean", "shuffled")
 
@@ -31,13 +32,12 @@ def make(rows: Rows, out: Path) -> None:
     by_type = pd.DataFrame([row for cell in cells for row in type_rows(rows, cell)])
     write_table(by_type, out / "question_types.csv")
     failed = failed_lines("cell", [cell.name for cell in cells], [cell.status for cell in cells])
-    heading = f"(preset `{rows.settings['preset']}`, {rows.settings['split']} split)"
     names = [cell.name for cell in cells]
     write_text(
         out / "conditions.md",
         "\n".join(
             [
-                f"# What the answers owe to the image {heading}",
+                title(rows, "What the answers owe to the image"),
                 "",
                 "Vision average in percent with 95% intervals. Removed: the prompt alone. Mean: the mean of all images'",
                 "features. Shuffled: another image of the same task and question type.",
@@ -54,7 +54,7 @@ def make(rows: Rows, out: Path) -> None:
         out / "question_types.md",
         "\n".join(
             [
-                f"# Scores by question type {heading}",
+                title(rows, "Scores by question type"),
                 "",
                 "Percent correct with 95% intervals, with the image.",
                 "",

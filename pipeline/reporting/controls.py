@@ -1,7 +1,7 @@
 """The controls that the paper lacks, and figures of the two that need one.
 
 controls.csv has a row a cell: the 100% branch re-warmed to several rates beside the recipe; every branch continued on
-text alone; moments kept or fresh; models fine-tuned without images.
+text alone; moments kept or fresh; models fine-tuned without images, with what they answer right without them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,8 @@ import pandas as pd
 from pipeline.files import write_text
 from pipeline.reporting import scores
 from pipeline.reporting.figures import sweep_figure
-from pipeline.reporting.rows import Rows, made, markdown_table, percent, runs_of, write_table
-from pipeline.reporting.sweeps import SCORES, title
-
-CONTROLS = {
-    "rewarm": "Is it the learning rate that the 100% branch suffers from?",
-    "text_only": "The cooldown on text alone, not fine-tuned",
-    "moments": "Adam's moments at the branch: kept or fresh",
-    "blind": "Fine-tuned without images",
-}
+from pipeline.reporting.rows import Cell, Rows, interval, made, markdown_table, percent, runs_of, write_table
+from pipeline.reporting.sweeps import CONTROLS, SCORES, title
 
 
 def make(rows: Rows, out: Path) -> None:
@@ -31,12 +24,24 @@ def make(rows: Rows, out: Path) -> None:
     for name, question in CONTROLS.items():
         cells = rows.cells(name)
         with_recipe = [recipe] if recipe and name == "rewarm" and cells else []
-        parts[name] = pd.DataFrame([{"control": name, **rows.row(cell)} for cell in (*with_recipe, *cells)])
+        parts[name] = pd.DataFrame([{"control": name, **row(rows, cell)} for cell in (*with_recipe, *cells)])
         lines += ["", f"## {question}", "", *section(rows, parts[name])]
     records = [row for part in parts.values() for row in part.to_dict("records")] or [{"status": "not_run"}]
     write_table(pd.DataFrame(records), out / "controls.csv")
     write_text(out / "controls.md", "\n".join([title(rows, "Controls"), *lines, ""]))
     draw(parts, out)
+
+
+def row(rows: Rows, cell: Cell) -> dict:
+    """The columns of a cell; of a blind model also what it answers right, task by task, asked as it was trained."""
+    columns = rows.row(cell)
+    if cell.evaluated != "blind" or not cell.runs:
+        return columns
+    folders = [rows.folder(run) for run in cell.runs.values()]
+    for task in rows.tasks["vision"]:
+        right = partial(scores.average, chance={task: 0.0})
+        columns |= interval(task, rows.estimate(folders, "vision.csv", right, condition="removed"))
+    return columns
 
 
 def section(rows: Rows, part: pd.DataFrame) -> list[str]:
@@ -45,27 +50,13 @@ def section(rows: Rows, part: pd.DataFrame) -> list[str]:
         return ["Not run."]
     if part["control"].iloc[0] == "blind":
         tasks = rows.tasks["vision"]
-        return markdown_table(["", "seeds", *tasks], [blind_line(rows, r) for _, r in part.iterrows()])
+        blind = [[r["cell"], runs_of(r), *(percent(r, task) for task in tasks)] for _, r in part.iterrows()]
+        return markdown_table(["", "seeds", *tasks], blind)
     shown = [name for name in SCORES if name in part and part[name].notna().any()]
     lines = [
         [r["cell"], runs_of(r), *(percent(r, name, *SCORES[name][1:]) for name in shown)] for _, r in part.iterrows()
     ]
     return markdown_table(["", "seeds", *(SCORES[name][0] for name in shown)], lines)
-
-
-def blind_line(rows: Rows, row: pd.Series) -> list[str]:
-    """What a blind model answers right, task by task."""
-    cell = next(cell for cell in rows.cells("blind") if cell.name == row["cell"])
-    if not cell.runs:
-        return [cell.name, runs_of(row), *[""] * len(rows.tasks["vision"])]
-    folders = [rows.folder(run) for run in cell.runs.values()]
-    values = []
-    for task in rows.tasks["vision"]:
-        estimate = rows.estimate(
-            folders, "vision.csv", partial(scores.average, chance={task: 0.0}), condition="removed"
-        )
-        values.append(f"{100 * estimate.estimate:.1f} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})")
-    return [cell.name, runs_of(row), *values]
 
 
 def draw(parts: dict[str, pd.DataFrame], out: Path) -> None:

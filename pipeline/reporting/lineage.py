@@ -158,6 +158,8 @@ class Lineage:
         tasks = self.settings["tasks"]
         if stem in AFTER_COOLDOWN:
             return self.found_in(stem.removeprefix("cooldown_"))
+        if stem in ("seeds", "status"):
+            return "how many runs the row is of, and what is said of those that it lacks"
         if any(stem in row["settings"] for row in self.settings["rows"][:1]):
             return "a setting of the row"
         for start, phases in TRAINING.items():

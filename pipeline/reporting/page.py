@@ -111,7 +111,7 @@ not their images: {% for name, other in stands_for.items() %}{{ name.replace('_'
 <section id="paper"><h2>{{ paper.title }}</h2>{{ grid(paper) }}</section>
 
 <section id="examples"><h2>Examples</h2>
-<p>Answers of <a href="#cell-recipe">the recommended model</a>, right and wrong, chosen by the hash of their ids and by nobody.
+<p>Answers of <a href="#cell-recipe">the recommended model</a>, right and wrong, chosen by the hash of their ids, not by hand.
 Boxes: solid the right one, dashed the model's.</p>
 {% for task, items in examples %}
 <h3>{{ task }}</h3>

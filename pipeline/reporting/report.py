@@ -26,7 +26,7 @@ from pipeline.reporting import charts
 from pipeline.reporting.lineage import Lineage
 from pipeline.reporting.page import PAGE, SCRIPT, STYLE
 from pipeline.reporting.rows import Rows
-from pipeline.reporting.sweeps import LABELS, QUESTIONS, SCORES, TABLES
+from pipeline.reporting.sweeps import CONTROLS, LABELS, QUESTIONS, SCORES, TABLES
 
 Row = Mapping[str, str]
 MODELS = ("evaluate", "finetune", "cooldown", "pretrain")
@@ -36,11 +36,7 @@ HEADLINE = ("vision_average", "text_stable", "bits_per_byte")
 AXES = {"branch_percent": "text run before images come in (%)", "branch": "branch, and its highest learning rate"}
 VERDICTS = ("supported", "refuted", "inconclusive", "not testable", "not_run")
 SWEEPS = ("image_fraction", "from_scratch", "instruction_share", "finetune_epochs", "text_budget")
-CONTROLS = {  # question, and the setting whose values tell its rows apart
-    "rewarm": ("Is it the learning rate that the 100% branch suffers from?", "branch"),
-    "text_only": ("And on text alone, without any image and before fine-tuning?", "branch_percent"),
-    "moments": ("Does it matter whether Adam's moments are kept at the branch?", "moments"),
-}
+CONTROLLED = {"rewarm": "branch", "text_only": "branch_percent", "moments": "moments"}  # what tells their rows apart
 
 
 @dataclass(frozen=True)
@@ -282,11 +278,11 @@ class Report:
             question, (setting, *_) = QUESTIONS[name]
             found.append(self.figure(name, question, tables[name], self.read(f"{tables[name]}.csv"), setting))
         controls = self.read("controls.csv")
-        for name, (question, setting) in CONTROLS.items():
+        for name, setting in CONTROLLED.items():
             rows = [row for row in controls if row.get("control") == name]
             for row in rows:
                 row["branch"] = f"{number_in(row, 'branch_percent'):g}% {number_in(row, 'cooldown_peak_lr'):.2g}"
-            found.append(self.figure(name, question, "controls", rows, setting))
+            found.append(self.figure(name, CONTROLS[name], "controls", rows, setting))
         return found
 
     def figure(self, name: str, title: str, table: str, rows: list[dict[str, str]], setting: str) -> Figure:
@@ -338,7 +334,7 @@ class Report:
                 found.append(self.grid("table8", "The recommended model after each phase", ["stage"]))
             found.append(self.grid(table, question, [*varied, *(["seed"] if table == "table7" else [])]))
         found.append(self.grid("controls", "Controls that the paper lacks", ["control", "cell"]))
-        found += [self.blind(), self.pivot("conditions", "What the answers owe to the image", "cell", "condition")]
+        found.append(self.pivot("conditions", "What the answers owe to the image", "cell", "condition"))
         return [*found, self.pivot("question_types", "Scores by question type", "kind", "cell")]
 
     def grid(self, table: str, title: str, labels: list[str]) -> Grid:
@@ -349,8 +345,6 @@ class Report:
             measures += ["cooldown_cider", "cooldown_text_stable", "cooldown_bits_per_byte"]
             kinds = {"text only": "text run at", "vlm": "images from"}
             rows = [row | {"row": f"{kinds[row['model']]} {number_in(row, 'branch_percent'):g}%"} for row in rows]
-        if table == "controls":  # of blind models the table has costs alone
-            rows = [row for row in rows if row["control"] != "blind"]
         header = [*(label.replace("_", " ").replace("row", "") for label in labels), *map(title_of, measures), "seeds"]
         lines = [
             [
@@ -361,20 +355,8 @@ class Report:
             for row in rows
         ]
         number = f"Table {table.removeprefix('table')}. " if table.startswith("table") else ""
-        return Grid(table, number + title, header, lines, [f"{table}.csv", f"{table}.md"])
-
-    def blind(self) -> Grid:
-        """What models answer that were fine-tuned without images, which controls.md alone has."""
-        _, _, after = self.place("controls.md").read_text(encoding="utf-8").partition("## Fine-tuned without images")
-        lines = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in after.splitlines() if "|" in line]
-        rows = []
-        for cell, seeds, *scores in lines[2:]:
-            link = f"#{anchor('cell', cell)}" if cell in self.lineage.subjects else ""
-            values = [score.removesuffix(")").partition(" (") for score in scores]
-            rows.append([Value(cell), Value(seeds), *(Value(value, more, link) for value, _, more in values)])
-        header = ["cell", "seeds", *(name.replace("_", " ") for name in lines[0][1:])] if lines else []
-        note = "The language prior: fine-tuned and asked without any image."
-        return Grid("blind", "Without looking", header, rows, ["controls.md"], note)
+        note = "Blind: fine-tuned and asked without any image, the language prior." if table == "controls" else ""
+        return Grid(table, number + title, header, lines, [f"{table}.csv", f"{table}.md"], note)
 
     def sizes(self) -> Grid:
         """Table 2, which has no scores."""

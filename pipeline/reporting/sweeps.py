@@ -24,6 +24,12 @@ QUESTIONS = {
     "seeds": ("How far do seeds differ?", ["branch_percent", "image_fraction", "finetune_epochs"]),
     "usual": ("The usual way: a finished text model that sees images in fine-tuning", ["cooldown", "branch_percent"]),
 }
+CONTROLS = {  # what a control asks, or what it is
+    "rewarm": "Is it the learning rate that the 100% branch suffers from?",
+    "text_only": "The cooldown on text alone, not fine-tuned",
+    "moments": "Adam's moments at the branch: kept or fresh",
+    "blind": "Fine-tuned without images",
+}
 TABLES = {
     "table3": "size",
     "table4": "unfrozen",

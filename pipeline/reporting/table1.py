@@ -15,6 +15,7 @@ import pandas as pd
 from pipeline.files import stable_json, write_text
 from pipeline.reporting.figures import timing_figure
 from pipeline.reporting.rows import Rows, failed_lines, made, markdown_table, number, percent, write_table
+from pipeline.reporting.sweeps import title
 
 
 def make(rows: Rows, out: Path) -> None:
@@ -72,13 +73,13 @@ def loss_curves(rows: Rows, cells: list, points: int = 50) -> pd.DataFrame:
     models = [run for cell in cells for run in cell.runs.values()]
     runs |= {phase: [f"{phase}/{run}" for run in models] for phase in ("cooldown", "finetune")}
     curves = {}
-    for title, roles in runs.items():
+    for label, roles in runs.items():
         files = [rows.inputs[role] / "losses.csv" for role in roles if role in rows.inputs and not rows.failure(role)]
         if not files:
             continue
         losses = pd.concat([pd.read_csv(file) for file in files])
         part = (losses["step"] * points / losses["step"].max()).apply(math.ceil)
-        curves[title] = losses.groupby(part)["loss"].mean()
+        curves[label] = losses.groupby(part)["loss"].mean()
     table = pd.DataFrame(curves)
     return table.assign(percent=table.index * 100 / points)[["percent", *curves]]
 
@@ -92,7 +93,7 @@ def timing_points(models: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame, rows: Rows) -> str:
     """The table for reading: percent with 95% intervals."""
-    settings, tasks = rows.settings, rows.tasks
+    tasks = rows.tasks
     models = table[table["model"] == "vlm"]
     text = table[table["model"] == "text only"]
     seeds = int(made(models)["seeds"].min()) if len(made(models)) else 1
@@ -103,9 +104,9 @@ def markdown(table: pd.DataFrame, rows: Rows) -> str:
     reference = text.iloc[-1]
     shown = None if rows.no_prior else rows.prior.groupby("task").agg(score=("score", "mean"), prior=("prior", "first"))
 
-    def row(title: str, stem: str, chance: str = "", other: str = "", **form: Any) -> list[str]:
+    def row(label: str, stem: str, chance: str = "", other: str = "", **form: Any) -> list[str]:
         cells = [percent(r, stem, **form) for _, r in models.iterrows()]
-        return [title, *cells, percent(reference, stem, **form), chance, other]
+        return [label, *cells, percent(reference, stem, **form), chance, other]
 
     lines = [row("**vision stable score**", "vision_stable"), row("**text stable score**", "text_stable")]
     lines += [
@@ -113,9 +114,9 @@ def markdown(table: pd.DataFrame, rows: Rows) -> str:
         row("**gain over the language prior**", "vision_gain"),
     ]
     for name, task in tasks["vision"].items():
-        title = name.replace("_", " ") + ("" if task["stable"] else " (not in the score)")
+        label = name.replace("_", " ") + ("" if task["stable"] else " (not in the score)")
         other = "" if shown is None else f"{100 * shown.score[name]:.1f} ({shown.prior[name]})"
-        lines.append(row(title, name, f"{100 * task['chance']:g}", other))
+        lines.append(row(label, name, f"{100 * task['chance']:g}", other))
     for condition in ("removed", "mean", "shuffled"):
         lines.append(row(f"vision average, image {condition}", f"vision_average_{condition}"))
     lines += [row(name.replace("_", " "), name, f"{100 * task['chance']:g}") for name, task in tasks["text"].items()]
@@ -134,7 +135,7 @@ def markdown(table: pd.DataFrame, rows: Rows) -> str:
     ]
     return "\n".join(
         [
-            f"# Table 1: when should images come in? (preset `{settings['preset']}`, {settings['split']} split)",
+            title(rows, "Table 1: when should images come in?"),
             "",
             "Each column is a model whose cooldown with images started after that share of the text run. Percent correct,",
             f"with 95% intervals over the evaluation examples (clustered by image); {covered}",
