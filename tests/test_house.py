@@ -15,7 +15,7 @@ SHARED = {"files", "phase", "processes", "progress", "sections"}  # what every s
 ROOMS = {
     "composer": ("pipeline.training.",),
     "snakemake": (),  # it calls this project, through the Snakefile; no module calls it
-    "dvc": (),
+    "dvc": ("pipeline.workflow",),  # its schema of dvc.lock, to know a torn one
     "wandb": ("pipeline.training.",),
     "lm_eval": ("pipeline.evaluation.harness",),
 }

@@ -190,7 +190,7 @@ def read_records(file: Path) -> Iterator[dict]:
                 yield parse_json(line)
     except ImportError:
         raise BadRecord(file, "-", "is Parquet, which needs pyarrow: uv sync --group lm-eval") from None
-    except (OSError, ValueError) as error:  # undecodable text and JSON, damaged Parquet
+    except (OSError, ValueError, NotImplementedError) as error:  # undecodable text and JSON, damaged Parquet
         raise BadRecord(file, "-", f"cannot be read ({where}{' '.join(str(error).split())})") from None
 
 
