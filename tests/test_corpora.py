@@ -965,7 +965,7 @@ def test_missing_corpora_are_one_line_before_anything_runs(real, corpora, monkey
     assert line == f"{DATA}: source.captions.full.path: found 'corpora/cc12m', allowed: an existing folder or file"
     real.set(DATA, "source.captions.full.path", "s3://bucket/cc12m")  # asked for by the job, not by the settings
     find_spec, found = importlib.util.find_spec, {"s3fs": "a package"}
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: found[name] if name in found else find_spec(name))
+    monkeypatch.setattr("pipeline.config.find_spec", lambda name: found[name] if name in found else find_spec(name))
     real.ledger().check_paths()
     found["s3fs"] = None
     line = f"{DATA}: source.captions.full.path: found 's3://bucket/cc12m', allowed: a local path, or `uv sync --extra s3` first"
