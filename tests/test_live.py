@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -179,6 +181,16 @@ def test_the_status_of_a_finished_study_and_of_one_that_rests(project, monkeypat
     project.make()
     assert main(["status", "--watch"]) == 0  # no terminal: once
     assert capsys.readouterr().out == f"study: {jobs} of {jobs} jobs done\n"
+
+
+def test_who_reads_no_further_gets_no_traceback(project):
+    """`python -m pipeline status | head -1`"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "pipeline", "status"]
+    done = subprocess.run(command, cwd=project.root, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_the_time_left_counts_what_runs_and_how_fast_this_machine_is(project):
