@@ -22,7 +22,8 @@ from pathlib import Path
 
 SERVER = "WHEN_IMAGES_SERVER"  # environment variable: the server's socket
 SOCKET = Path(".study/server.sock")
-SIGNALS = (signal.SIGTERM, signal.SIGINT)  # requests to stop
+# As in pipeline/processes.py, which is slow to import for those who only wait, and not to be imported by an answer to a signal.
+SIGNALS, STOPPED = (signal.SIGTERM, signal.SIGINT), 85
 LOST = 70  # exit code for a job whose process did not live to say one
 # What phases import no sooner than they carry a job out, and every job would pay for. None of it starts a thread but
 # OpenBLAS, which ends its own before a fork.
@@ -53,8 +54,6 @@ def hand_over(arguments: list[str], job: Path, log: Path | None) -> int | None:
 
     def heard(number: int, _: object) -> None:
         """Pass a signal on; before there is anybody to pass it on to, the job has not begun."""
-        from pipeline.processes import STOPPED  # slow to import for those who only wait
-
         if not workers:
             os.write(2, f"{job}: stopped by {signal.Signals(number).name}; the same command goes on\n".encode())
             os._exit(STOPPED)

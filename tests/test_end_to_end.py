@@ -557,5 +557,8 @@ def test_an_audit_finds_the_same_bits_and_a_changed_one(copy):
     file.write_bytes(data)
     os.utime(file, ns=(dates.st_atime_ns, dates.st_mtime_ns))
     output = run(copy, *audit, ok=False)
-    assert f"{job['phase']} {job['id']}  differs in {file.relative_to(folder)}  (" in output
+    assert (
+        f"{job['phase']} {job['id']}  differs in {file.relative_to(folder)}; on the disk it is not what was made"
+        in output
+    )
     assert f"{job['phase']} {job['id']}" in output.splitlines()[-1]
