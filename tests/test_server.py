@@ -207,13 +207,13 @@ def test_a_phase_is_imported_once(start, server, tmp_path):
 
 @pytest.mark.parametrize("phase", LATER)
 def test_what_a_phase_imports_late_is_imported_before_jobs_are_forked(tmp_path, phase):
-    """And without threads, which a fork would leave behind: none but OpenBLAS's, which are there with its import."""
+    """And without threads, which a fork would leave behind: none but the own ones of OpenBLAS and, where it is installed, Arrow."""
     job = tmp_path / "job.json"
     job.write_text(json.dumps({"card": {"phase": phase}}))
     code = f"""
 import os, sys, threading
 from pathlib import Path
-import numpy, scipy.special
+import numpy, pandas, scipy.special
 from pipeline.server import LATER, import_phase
 threads = lambda: (threading.active_count(), len(os.listdir("/proc/self/task")))
 before = threads()
