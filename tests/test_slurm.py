@@ -1,4 +1,4 @@
-"""A study through a real Slurm of one node: `pytest -m slurm`, as root, with Debian's slurmctld, slurmd, slurm-client and munge."""
+"""A study through a real Slurm of one node: `pytest -m slurm -n 0`, as root, with slurmctld, slurmd, slurm-client, munge."""
 
 import os
 import re
@@ -23,6 +23,7 @@ def slurm(tmp_path_factory):
     """The environment in which Slurm's commands work."""
     missing = [name for name in NEEDED if not shutil.which(name)]
     assert not missing, f"not installed: {', '.join(missing)}"
+    assert "PYTEST_XDIST_WORKER" not in os.environ, "a machine holds one Slurm: run with -n 0"
     folder = tmp_path_factory.mktemp("slurm")
     subprocess.run([START, folder], check=True)
     yield folder
