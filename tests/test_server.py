@@ -14,6 +14,8 @@ import psutil
 import pytest
 from conftest import SOURCE
 
+from pipeline import processes
+from pipeline import server as server_module
 from pipeline.failed import note
 from pipeline.files import digest, read_json
 from pipeline.processes import ORPHANED, OWNER, STOPPED
@@ -142,6 +144,12 @@ def test_who_is_told_to_stop_before_its_job_has_begun_says_so(start, server, num
     asker.send_signal(number)
     assert asker.wait(timeout=SOON) == STOPPED
     assert asker.stderr.readline() == f"none.json: stopped by {number.name}; the same command goes on\n"
+
+
+def test_what_stops_a_job_is_the_same_for_who_waits_and_who_works():
+    """The module of those who wait imports nothing heavy, so it says these once more."""
+    assert server_module.SIGNALS == processes.SIGNALS
+    assert server_module.STOPPED == processes.STOPPED
 
 
 def test_a_job_ends_with_who_asked(start, server, tmp_path):
