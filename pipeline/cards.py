@@ -18,11 +18,11 @@ from typing import Any
 from pipeline import artifacts
 from pipeline.config import ConfigError, Corpora, check_paths, find_tokenizer
 from pipeline.failed import read_kept
-from pipeline.files import date_now, digest, read_json, stable_json, write_text
+from pipeline.files import date_now, digest, file_hash, read_json, stable_json, write_text
 from pipeline.study import PHASES, STAGES, Job, Study, lineage
 
 LONG_AGO = 946_684_800  # 2000-01-01: older than any output, so it never asks for a rerun
-JOBS = Path(".study/jobs")
+JOBS, MODULES = Path(".study/jobs"), Path(".study/modules.json")
 DOCUMENTED = ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef | ast.Module
 
 
@@ -36,15 +36,45 @@ def module_file(root: Path, name: str) -> Path | None:
 
 
 @cache
+def known_modules(root: Path) -> dict[str, dict]:
+    """What is known of modules, by name: the hash of their text, what it does, what it imports.
+
+    Kept between processes, as parsing the package takes half of a second, a fifth of what Snakemake needs to find
+    nothing to do.
+    """
+    try:
+        known = read_json(root / MODULES)
+        return known["modules"] if known["reader"] == file_hash(Path(__file__)) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def keep_known_modules(root: Path) -> None:
+    text = stable_json({"reader": file_hash(Path(__file__)), "modules": known_modules(root)})
+    file = root / MODULES
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        write_text(file, text)
+
+
+@cache
 def read_module(root: Path, name: str) -> tuple[str, tuple[str, ...]]:
-    """(digest of what a module does, the modules of this package that it imports anywhere).
+    """(digest of what a module does, the modules of this package that it imports anywhere)."""
+    file = module_file(root, name)
+    assert file, f"{name} is no module of this package"
+    text, known = file.read_text(encoding="utf-8"), known_modules(root)
+    its = hashlib.sha256(text.encode()).hexdigest()
+    if known.get(name, {}).get("text") != its:
+        known[name] = {"text": its} | parse_module(name, text)
+    return known[name]["does"], tuple(other for other in known[name]["imports"] if module_file(root, other))
+
+
+def parse_module(name: str, text: str) -> dict[str, str | list[str]]:
+    """{"does": digest of what a module does, "imports": what in this package it imports anywhere, modules or not}.
 
     Comments, blank lines, docstrings and the types of functions do not count: the digest is over the syntax tree
     without them.
     """
-    file = module_file(root, name)
-    assert file, f"{name} is no module of this package"
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = ast.parse(text)
     imports: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
@@ -59,8 +89,8 @@ def read_module(root: Path, name: str) -> tuple[str, tuple[str, ...]]:
             package = name.split(".")[: -node.level] if node.level else []
             base = ".".join([*package, *([node.module] if node.module else [])])
             imports |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    inside = sorted(n for n in imports if n.split(".")[0] == "pipeline" and module_file(root, n))
-    return hashlib.sha256(dump(tree).encode()).hexdigest()[:16], tuple(inside)
+    inside = sorted(other for other in imports if other.split(".")[0] == "pipeline")
+    return {"does": hashlib.sha256(dump(tree).encode()).hexdigest()[:16], "imports": inside}
 
 
 def dump(node: object) -> str:
@@ -248,6 +278,7 @@ class Ledger:
             elif made is not None and file.stat().st_mtime_ns <= made:
                 now = max(time.time_ns(), made + 10**9)
                 os.utime(file, ns=(now, now))
+        keep_known_modules(self.root)
 
     def used_by(self, job: Job) -> dict[str, list[str]]:
         """For a job that is logged to Weights & Biases: the experiments that it is part of."""

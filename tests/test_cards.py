@@ -14,7 +14,15 @@ import pytest
 import yaml
 from conftest import SCALE, SOURCE
 
-from pipeline.cards import LONG_AGO, code_fingerprint, read_module
+from pipeline import cards
+from pipeline.cards import (
+    LONG_AGO,
+    MODULES,
+    code_fingerprint,
+    keep_known_modules,
+    known_modules,
+    read_module,
+)
 from pipeline.files import atomic_folder, digest, folder_hashes, read_json, stable_json, write_text
 from pipeline.study import PHASES, STAGES, Job, lineage
 
@@ -131,6 +139,31 @@ def test_training_depends_on_the_decoder_but_not_on_figures():
 def test_evaluation_and_tables_do_not_depend_on_the_trainer():
     for phase in ("evaluate", "tables"):
         assert "pipeline.training.train" not in code_fingerprint(SOURCE, phase)
+
+
+def test_what_is_known_of_a_module_is_of_its_text_and_of_who_read_it(tmp_path, monkeypatch):
+    file = tmp_path / "pipeline/alone.py"
+    file.parent.mkdir()
+
+    def look(text: str) -> str:
+        """As a process of its own would."""
+        file.write_text(text)
+        known_modules.cache_clear()
+        read_module.cache_clear()
+        does, _ = read_module(tmp_path, "pipeline.alone")
+        keep_known_modules(tmp_path)
+        return does
+
+    one, other = look("A = 1\n"), look("A = 2\n")
+    assert look("A = 1\n") == one != other
+    monkeypatch.setattr(cards, "parse_module", lambda *_: {"does": "parsed", "imports": []})
+    assert look("A = 1\n") == one  # known from before
+    assert look("A = 3\n") == "parsed"
+    (tmp_path / MODULES).write_text("{")
+    assert look("A = 1\n") == "parsed"
+    monkeypatch.setattr(cards, "file_hash", lambda _: "another cards.py")
+    monkeypatch.setattr(cards, "parse_module", lambda *_: {"does": "parsed otherwise", "imports": []})
+    assert look("A = 1\n") == "parsed otherwise"
 
 
 def test_read_module_takes_a_root(tmp_path):
