@@ -50,8 +50,12 @@ def known_modules(root: Path) -> dict[str, dict]:
 
 
 def keep_known_modules(root: Path) -> None:
-    text = stable_json({"reader": file_hash(Path(__file__)), "modules": known_modules(root)})
-    file = root / MODULES
+    known = {"reader": file_hash(Path(__file__)), "modules": known_modules(root)}
+    write_if_changed(root / MODULES, json.dumps(known, sort_keys=True))
+
+
+def write_if_changed(file: Path, text: str) -> None:
+    """Write a file, unless it says so already: its date stays."""
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         write_text(file, text)
 
@@ -269,8 +273,7 @@ class Ledger:
                 },
                 sort_keys=True,
             )
-            if not file.exists() or file.read_text(encoding="utf-8") != text:
-                write_text(file, text)
+            write_if_changed(file, text)
             if job.key not in place:
                 os.utime(file, (LONG_AGO, LONG_AGO))
                 for path in outputs:

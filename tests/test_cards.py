@@ -15,14 +15,7 @@ import yaml
 from conftest import SCALE, SOURCE
 
 from pipeline import cards
-from pipeline.cards import (
-    LONG_AGO,
-    MODULES,
-    code_fingerprint,
-    keep_known_modules,
-    known_modules,
-    read_module,
-)
+from pipeline.cards import LONG_AGO, MODULES, code_fingerprint, keep_known_modules, known_modules, read_module
 from pipeline.files import atomic_folder, digest, folder_hashes, read_json, stable_json, write_text
 from pipeline.study import PHASES, STAGES, Job, lineage
 
