@@ -1,5 +1,6 @@
 """A small project in a temporary folder: the real params.yaml and configs/, with sizes of the tests' own."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -160,14 +161,24 @@ def small_params() -> str:
 def finished_study(tmp_path_factory) -> Path:
     """A finished study from nothing, by Snakemake alone, committed; if the kernel allows it, without a network.
 
-    Tests that change it work in a copy.
+    It is made once; each process of pytest-xdist has a copy. Tests that change it work in a copy of their own.
     """
     from test_end_to_end import KEY, OFFLINE, commit, new_project, run
 
-    folder = new_project(tmp_path_factory.mktemp("study") / "first")
-    run(folder, *OFFLINE, "snakemake", "--cores", "2", "study", WANDB_API_KEY=KEY)
-    commit(folder, "done")
-    return folder
+    own = tmp_path_factory.mktemp("study") / "first"
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    made = shared / "made"
+    with open(shared / "made.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            folder = new_project(shared / "making")
+            run(folder, *OFFLINE, "snakemake", "--cores", "2", "study", WANDB_API_KEY=KEY)
+            commit(folder, "done")
+            folder.rename(made)
+    subprocess.run(["cp", "-a", made, own], check=True)
+    return own
 
 
 @pytest.fixture

@@ -14,16 +14,17 @@ import pickle
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import official
+import psutil
 import pytest
 import torch
 import yaml
 import zstandard
 from conftest import SCALE, SOURCE, Project
+from faults.holding import is_gone, wait
 from hypothesis import given
 from hypothesis import strategies as st
 from official import picture, prose, sha256, uid
@@ -660,20 +661,24 @@ def test_a_killed_job_goes_on_and_ends_in_the_same_bits(real, corpora, monkeypat
     ledger.write_jobs()
     original = convert.write_part
 
-    def slowly(work, unit, out):
-        original(work, unit, out)
-        time.sleep(0.3)
+    def parts():
+        return [p for p in (real.root / ".study/resume").glob("*/parts/*/part.json") if not p.parent.suffix]
 
-    monkeypatch.setattr(convert, "write_part", slowly)
+    def stop_after_two(work, unit, out):
+        """No part begins when two are done: each process then waits to be ended."""
+        if len(list(parts())) > 1:
+            signal.pause()
+        original(work, unit, out)
+
+    monkeypatch.setattr(convert, "write_part", stop_after_two)
     process = multiprocessing.get_context("fork").Process(target=run_job, args=(ledger.job_file(job), None))
     process.start()
-    parts = lambda: sorted((real.root / ".study/resume").glob("*/parts/*/part.json"))  # noqa: E731
-    while len([path for path in parts() if path.parent.suffix == ""]) < 2:
-        time.sleep(0.02)
+    wait(lambda: len(parts()) > 1)
+    helpers = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    time.sleep(0.7)  # the processes that it started notice and end
-    done = [path.parent.name for path in parts() if path.parent.suffix == ""]
+    wait(lambda: all(map(is_gone, helpers)))
+    done = [path.parent.name for path in parts()]
     assert 2 <= len(done) < 8 and not (real.root / job.card).exists()
     again = []
     monkeypatch.setattr(convert, "write_part", lambda work, unit, out: again.append(unit) or original(work, unit, out))
@@ -1057,6 +1062,7 @@ def test_the_papers_settings_load(real, corpora):
 
 
 @pytest.mark.end_to_end
+@pytest.mark.nightly
 def test_corpora_on_s3_give_the_same_bits(real, corpora, monkeypatch):
     import boto3
     from moto.server import ThreadedMotoServer

@@ -4,10 +4,10 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -18,6 +18,7 @@ import pytest
 import test_training
 import torch
 from conftest import SOURCE
+from faults.holding import held_below, holding, is_gone, is_told, wait
 from safetensors.torch import load_file, save_file
 from test_training import (
     BATCH,
@@ -479,17 +480,14 @@ def below(process: subprocess.Popen) -> list[psutil.Process]:
 
 @pytest.mark.end_to_end
 def test_a_killed_job_takes_its_ranks_along_and_goes_on_to_the_same_bytes(project, straight):
-    job = begin(project)
-    deadline = time.monotonic() + 200
-    while not list(project.glob(".study/resume/*/last/state.json")):
-        assert time.monotonic() < deadline and job.poll() is None
-        time.sleep(0.01)
+    job = begin(project, **holding(project))
+    saved = held_below(job)
     ranks = [process for process in below(job) if "rank" in process.cmdline()]
     assert len(ranks) >= RANKS
     job.kill()
     job.wait()
-    psutil.wait_procs(ranks, timeout=20)
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in ranks)
+    saved.resume()
+    wait(lambda: all(map(is_gone, ranks)))
     assert not (project / "artifacts").exists()
 
     assert begin(project).wait() == 0
@@ -498,14 +496,14 @@ def test_a_killed_job_takes_its_ranks_along_and_goes_on_to_the_same_bytes(projec
 
 
 @pytest.mark.end_to_end
+@pytest.mark.nightly
 def test_ranks_stop_together_after_an_update_while_others_on_the_machine_go_on(tmp_path, data, straight):
     first, second = (make_project(tmp_path / name, data["text"]) for name in ("first", "second"))
-    jobs = [begin(project) for project in (first, second)]
-    deadline = time.monotonic() + 200
-    while not list(first.glob(".study/resume/*/last/state.json")):
-        assert time.monotonic() < deadline and jobs[0].poll() is None
-        time.sleep(0.01)
+    jobs = [begin(first, **holding(first)), begin(second)]
+    saved = held_below(jobs[0])
     jobs[0].terminate()
+    wait(lambda: is_told(saved.pid, signal.SIGTERM))
+    saved.resume()
     _, screen = jobs[0].communicate()
     assert jobs[0].returncode == STOPPED
     said = re.fullmatch(
@@ -523,6 +521,7 @@ def test_ranks_stop_together_after_an_update_while_others_on_the_machine_go_on(t
 
 
 @pytest.mark.end_to_end
+@pytest.mark.nightly
 def test_a_rank_that_fails_is_named_and_ends_the_others(project, data, tmp_path):
     shutil.copytree(data["text"], tmp_path / "damaged")
     (tmp_path / "damaged/shard.00000.mds").write_bytes(b"")
@@ -548,6 +547,7 @@ sys.exit(max(task.wait() for task in tasks))
 
 
 @pytest.mark.end_to_end
+@pytest.mark.nightly
 def test_a_slurm_job_of_two_nodes_runs_on_both(project, straight):
     """Slurm's commands are stand-ins that do on this machine what theirs do on two."""
     tools = project / "bin"

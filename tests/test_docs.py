@@ -178,6 +178,7 @@ def test_blocks_run_in_a_finished_study(page, finished, tmp_path):
 
 
 @pytest.mark.end_to_end
+@pytest.mark.nightly
 @pytest.mark.parametrize("page", sorted({block.page for block in of_kind("micro")}))
 def test_blocks_run_at_the_micro_scale(page, copy):
     """A finished study; its experiments go through DVC. Of what is quoted the first line, a header, must come out."""

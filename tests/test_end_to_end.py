@@ -13,12 +13,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
+from faults.holding import held_below, holding, is_gone, wait
 
 from pipeline.files import folder_hashes, read_json
 
@@ -31,6 +31,7 @@ ENVIRONMENT = (
     os.environ | WHO | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
 )
 pytestmark = pytest.mark.end_to_end
+NIGHTLY = pytest.mark.nightly
 
 
 def run(folder: Path, *command: str, ok: bool = True, **environment: str) -> str:
@@ -197,7 +198,9 @@ def test_dvc_from_nothing_makes_the_same_bits_and_leaves_nothing_to_snakemake(st
     assert repro(other) == []
 
 
-@pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
+@pytest.mark.parametrize(
+    "link", ["copy", pytest.param("hardlink", marks=NIGHTLY), pytest.param("symlink", marks=NIGHTLY)]
+)
 def test_a_clone_that_pulls_has_nothing_to_do(study, remote, tmp_path, link):
     folder = clone(study, tmp_path / "clone", str(remote), link)
     assert planned(folder)["pretrain"] == 2  # without a pull it is a fresh start
@@ -220,6 +223,7 @@ def test_pulling_the_results_alone_is_enough_to_have_nothing_to_do(study, remote
     assert repro(folder, "--allow-missing") == []
 
 
+@pytest.mark.nightly
 def test_an_s3_remote_takes_its_credentials_from_the_environment(study, tmp_path, monkeypatch):
     import boto3
     from moto.server import ThreadedMotoServer
@@ -285,6 +289,7 @@ def test_what_if_the_image_fraction_is_twenty_percent(copy):
     assert repro(copy) == []
 
 
+@pytest.mark.nightly
 def test_an_experiment_elsewhere_leaves_the_workspace_alone_until_it_is_applied(copy):
     output = run(copy, "dvc", "exp", "run", "--temp", "--name", "one-pass", "-S", "recipe.finetune_epochs=1")
     assert ran(output) == ["finetune", "evaluate", "report"]
@@ -317,6 +322,7 @@ def test_a_sweep_that_narrows_and_widens_trains_only_what_is_new(copy):
 # --- the whole study ---
 
 
+@pytest.mark.nightly
 def test_every_experiment_shares_what_it_can_and_an_empty_one_is_not_run(copy):
     values = {
         "image_fraction": {"image_fraction": "[0.0, 0.1]"},
@@ -404,14 +410,14 @@ def test_an_edited_result_is_made_again(copy):
 
 
 @pytest.mark.parametrize("engine", ["snakemake", "dvc"])
-def test_a_killed_engine_goes_on_where_it_was_and_ends_in_the_same_bits(copy, engine):
+def test_a_killed_engine_goes_on_where_it_was_and_ends_in_the_same_bits(copy, tmp_path, engine):
     lost = artifact(copy, "finetune/b50")
     shutil.rmtree(lost)
     command = ["snakemake"] if engine == "snakemake" else ["dvc", "repro"]
     with (copy / "killed.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=copy, env=ENVIRONMENT, stdout=log, stderr=log)
-    # In slices, and looked at only while it stands still: a job of this size is done soon after its first save.
-    job, state = wait(lambda: slice_of_job(process, copy), process)
+        environment = ENVIRONMENT | holding(tmp_path)
+        process = subprocess.Popen(command, cwd=copy, env=environment, stdout=log, stderr=log)
+    job = held_below(process)  # it trains, and has made its first save
     below = psutil.Process(process.pid).children(recursive=True)
     # A second run says who is at work and touches nothing.
     assert "at work in this folder" in run(copy, "snakemake", ok=False)
@@ -419,11 +425,12 @@ def test_a_killed_engine_goes_on_where_it_was_and_ends_in_the_same_bits(copy, en
     process.send_signal(signal.SIGKILL)
     process.wait()
     # Snakemake notices within a second that its DVC is gone; a job of this size would be done by then.
-    wait(lambda: not [p for p in below if is_snakemake(p)])
+    wait(lambda: all(is_gone(p) for p in below if is_snakemake(p)))
     job.resume()
-    wait(lambda: not [p for p in below if p.is_running()])  # nothing goes on behind the back of the next run
+    wait(lambda: all(map(is_gone, below)))  # nothing goes on behind the back of the next run
     # A kill between two renames leaves the state under its old name.
-    places = [state.parents[1] / name / "state.json" for name in ("last", "next.old")]
+    (resume,) = (copy / ".study" / "resume").iterdir()
+    places = [resume / name / "state.json" for name in ("last", "next.old")]
     saved = read_json(next(place for place in places if place.exists()))["step"]
     assert not lost.joinpath("model.safetensors").exists()
 
@@ -437,41 +444,10 @@ def test_a_killed_engine_goes_on_where_it_was_and_ends_in_the_same_bits(copy, en
     assert not list((copy / ".study" / "resume").glob("*"))
 
 
-def slice_of_job(engine: subprocess.Popen, folder: Path, seconds: float = 0.02) -> tuple[psutil.Process, Path] | None:
-    """Let the job below an engine work for a moment and suspend it; returns it and its saved state once it has one."""
-    with contextlib.suppress(psutil.NoSuchProcess):  # the server forks more than jobs
-        if job := job_below(engine):
-            job.resume()
-            time.sleep(seconds)
-            job.suspend()
-            state = next((folder / ".study" / "resume").glob("*/last/state.json"), None)
-            return state and (job, state)
-    return None
-
-
-def job_below(engine: subprocess.Popen) -> psutil.Process | None:
-    """The process that carries out a job of an engine, forked by the server, once there is one."""
-    for process in psutil.Process(engine.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if all({"pipeline", "serve"} <= set(each.cmdline()) for each in (process, process.parent())):
-                return process
-    return None
-
-
 def is_snakemake(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and any(part.endswith("/snakemake") for part in process.cmdline())
     return False
-
-
-def wait(condition, process: subprocess.Popen | None = None, seconds: float = 120):
-    """Wait for something to be true, and return it. Fails if the process ends before, or after a long time."""
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert process is None or process.poll() is None, "it ended too early"
-        assert time.monotonic() < until, "it never happened"
-        time.sleep(0.005)
-    return found
 
 
 # --- no network, no keys, failed runs, audits ---
@@ -491,6 +467,7 @@ def test_no_key_of_the_environment_is_in_anything_that_the_study_wrote(study):
     assert [file for file in files if KEY.encode() in file.read_bytes()] == []
 
 
+@pytest.mark.nightly
 def test_a_failed_run_is_a_row_once_it_is_kept_and_a_model_once_it_is_tried_again(copy):
     lost = artifact(copy, "cooldown/b50")
     shutil.rmtree(lost)
@@ -532,6 +509,7 @@ def snakemake_fails(folder: Path, *arguments: str) -> str:
     return run(folder, "snakemake", "--cores", "2", *arguments, ok=False)
 
 
+@pytest.mark.nightly
 def test_an_audit_finds_the_same_bits_and_a_changed_one(copy):
     before = folder_hashes(copy / "artifacts")
     audit = ("python", "-m", "pipeline", "verify", "--sample", "4", "--seed", "1")

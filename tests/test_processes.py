@@ -17,7 +17,7 @@ from conftest import SOURCE
 from pipeline.processes import ORPHANED, RUNNING, STOPPED, Presence, remove_stale_locks
 from pipeline.workflow import Workflow
 
-SOON = 20.0  # seconds: far more than anything here takes
+SOON = 300.0  # seconds: a test fails after that, and never goes on because of it
 
 IS_PRESENT = """
 import sys, time

@@ -21,7 +21,7 @@ from pipeline.files import digest, read_json
 from pipeline.processes import ORPHANED, OWNER, STOPPED
 from pipeline.server import LATER, LOST, SERVER, SOCKET
 
-SOON = 20  # seconds
+SOON = 300  # seconds: a test fails after that, and never goes on because of it
 JOBS = """
 import json, os, signal, sys, time
 from pathlib import Path

@@ -3,11 +3,14 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
-from test_end_to_end import ENVIRONMENT, artifact, new_project, planned, run, wait
+from faults.holding import holding, is_stopped, is_told, wait
+from test_end_to_end import ENVIRONMENT, artifact, new_project, planned, run
 
 from pipeline.files import folder_hashes, read_json
 
@@ -15,7 +18,7 @@ START = Path(__file__).parent / "slurm" / "start.sh"
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged")
 # This Slurm keeps no accounts, and its one node sees files at once.
 HERE = ("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "5")
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.nightly]
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +67,14 @@ def test_a_job_that_slurm_tells_to_stop_saves_its_state_and_is_sent_again(projec
     before = folder_hashes(lost)
     shutil.rmtree(lost)
     log = project / "logs/finetune" / f"{lost.name}.log"
-    log.unlink()
     with (tmp_path / "log").open("w") as output:
-        engine = subprocess.Popen(through_slurm(), cwd=project, env=ENVIRONMENT, stdout=output, stderr=output)
-    wait(lambda: log.exists() and "tokens" in log.read_text(), engine)
+        environment = ENVIRONMENT | holding(tmp_path)  # sbatch passes it on
+        engine = subprocess.Popen(through_slurm(), cwd=project, env=environment, stdout=output, stderr=output)
+    trains = wait(lambda: next((p for p in psutil.process_iter() if is_stopped(p) and p.cwd() == str(project)), None))
     (job,) = run(project, "squeue", "--noheader", "--format", "%i").split()
     run(project, "scancel", "--signal=TERM", job)
+    wait(lambda: is_told(trains.pid, signal.SIGTERM))
+    trains.resume()
     stopped = wait(lambda: re.search(r"stopped by SIGTERM after step (\d+)", log.read_text()))
     assert engine.wait() == 0, (tmp_path / "log").read_text()[-3000:]
     assert f"continuing after step {stopped[1]}\n" in log.read_text()

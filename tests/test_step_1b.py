@@ -8,7 +8,7 @@ from pipeline.config import Encoder, Scale, load_yaml, parse
 from pipeline.model.vlm import IGNORE, label_loss
 from pipeline.training.train import build_model, build_optimizer
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.nightly]
 WORDS = 40  # a caption's tokens and its end
 
 

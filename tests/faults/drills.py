@@ -4,10 +4,11 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
+from faults.holding import SAVED, is_gone, is_stopped, wait
 from faults.warm import Server
 from pipeline.files import folder_hashes, read_json, stable_json
 
@@ -37,11 +38,11 @@ class Drill:
         self.right = folder_hashes(study / "artifacts" / phase / self.id)
         self.results = folder_hashes(study / "results")
 
-    def start(self, **limits: int) -> int:
+    def start(self, hold: str | None = None, **limits: int) -> int:
         """Begin the job, its artifact being gone; returns the process id."""
         shutil.rmtree(self.made, ignore_errors=True)
         arguments = ["run", str(self.job), "--log", str(self.log)]
-        return self.server.start(self.folder, *arguments, screen=self.screen, **limits)
+        return self.server.start(self.folder, *arguments, screen=self.screen, hold=hold, **limits)
 
     def change_context(self, **context: object) -> None:
         """Give the job, in a file of its own, another context: what it may use but is not made from."""
@@ -52,13 +53,19 @@ class Drill:
     def run(self, **limits: int) -> int:
         return self.server.wait(self.start(**limits))
 
-    def end_when(self, number: signal.Signals, condition: Callable[[], object], **limits: int) -> int:
-        """Run the job and send it a signal as soon as something is the case; returns its exit code."""
-        pid, deadline = self.start(**limits), time.monotonic() + 120
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+    def hold(self, pattern: str = SAVED) -> int:
+        """Begin the job and return, with its process id, when it stands still: where a path that fits is in its place."""
+        pid = self.start(hold=pattern)
+        process = psutil.Process(pid)
+        wait(lambda: is_stopped(process) or is_gone(process))
+        assert is_stopped(process), self.screen.read_text()
+        return pid
+
+    def end_at(self, number: signal.Signals, pattern: str = SAVED) -> int:
+        """Run the job and send it a signal at its first save, or where else it stands still; returns its exit code."""
+        pid = self.hold(pattern)
         os.kill(pid, number)
+        os.kill(pid, signal.SIGCONT)
         return self.server.wait(pid)
 
     def states(self) -> list[Path]:

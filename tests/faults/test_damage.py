@@ -9,6 +9,7 @@ import pytest
 from test_end_to_end import artifact, done_jobs, is_clean, planned, run, snakemake
 
 pytestmark = pytest.mark.end_to_end
+NIGHTLY = pytest.mark.nightly
 
 
 def turn_over(file: Path, seed: str) -> None:
@@ -38,15 +39,15 @@ def by_its_size(file: Path) -> str:
 @pytest.mark.parametrize(
     ("phase", "read", "harm", "says"),
     [
-        ("shards", "tokenizer/*/tokenizer.json", turn_over, when_read),
-        ("features", "sources/captions-*/captions/*.tar", turn_over, when_read),
+        pytest.param("shards", "tokenizer/*/tokenizer.json", turn_over, when_read, marks=NIGHTLY),
+        pytest.param("features", "sources/captions-*/captions/*.tar", turn_over, when_read, marks=NIGHTLY),
         ("pretrain", "shards/text-*/shard.*.mds", turn_over, when_read),
-        ("pretrain", "shards/text-*/shard.*.mds", cut_off, by_its_size),
-        ("cooldown", "features/captions-*/features.npy", turn_over, when_read),
+        pytest.param("pretrain", "shards/text-*/shard.*.mds", cut_off, by_its_size, marks=NIGHTLY),
+        pytest.param("cooldown", "features/captions-*/features.npy", turn_over, when_read, marks=NIGHTLY),
         ("cooldown", "features/captions-*/features.npy", cut_off, by_its_size),
-        ("cooldown", "pretrain/text-20-*/optimizer.safetensors", turn_over, when_read),
-        ("evaluate", "finetune/b50-*/model.safetensors", turn_over, when_read),
-        ("evaluate", "finetune/b50-*/model.safetensors", cut_off, by_its_size),
+        pytest.param("cooldown", "pretrain/text-20-*/optimizer.safetensors", turn_over, when_read, marks=NIGHTLY),
+        pytest.param("evaluate", "finetune/b50-*/model.safetensors", turn_over, when_read, marks=NIGHTLY),
+        pytest.param("evaluate", "finetune/b50-*/model.safetensors", cut_off, by_its_size, marks=NIGHTLY),
         ("tables", "evaluate/finetune-b50-*/vision.csv", turn_over, when_read),
     ],
 )
@@ -67,14 +68,14 @@ def test_damage_to_what_a_job_reads_is_named(drill, phase, read, harm, says):
     ("name", "harm"),
     [
         ("model.safetensors", turn_over),
-        ("optimizer.safetensors", turn_over),
+        pytest.param("optimizer.safetensors", turn_over, marks=NIGHTLY),
         ("state.json", turn_over),
-        ("model.safetensors", cut_off),
+        pytest.param("model.safetensors", cut_off, marks=NIGHTLY),
     ],
 )
 def test_a_damaged_state_is_said_and_left(drill, name, harm):
     job = drill("finetune")
-    assert job.end_when(signal.SIGKILL, job.states) == -signal.SIGKILL
+    assert job.end_at(signal.SIGKILL) == -signal.SIGKILL
     (state,) = job.states()
     harm(state.with_name(name), name)
     job.ends_well()
@@ -94,6 +95,7 @@ def test_the_same_command_again_makes_what_was_found_damaged(copy):
     assert planned(copy) == {}
 
 
+@pytest.mark.nightly
 def test_artifacts_whose_cards_are_damaged_are_made_again(copy):
     cut_off(artifact(copy, "tokenizer/bpe") / "card.json", "tokenizer")
     turn_over(artifact(copy, "tables/table1") / "card.json", "table1")

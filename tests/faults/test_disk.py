@@ -45,7 +45,7 @@ def test_on_a_full_disk_a_job_says_so_and_goes_on_when_there_is_room(drill, smal
 def test_a_disk_that_is_full_when_a_state_is_saved_costs_what_came_after_the_one_before(drill, small_disk):
     job = drill("finetune", small_disk)
     job.change_context(save_steps=3)
-    assert job.end_when(signal.SIGTERM, job.states) == 85
+    assert job.end_at(signal.SIGTERM) == 85
     (state,) = job.states()
     before = state.read_bytes()
     full = fill(small_disk, 1 << 16)
@@ -56,6 +56,7 @@ def test_a_disk_that_is_full_when_a_state_is_saved_costs_what_came_after_the_one
     assert "continuing after step" in job.log.read_text()
 
 
+@pytest.mark.nightly
 def test_a_disk_that_must_not_be_written_to_is_named(drill, small_disk):
     for phase in ("shards", "cooldown", "tables"):
         job = drill(phase, small_disk)
@@ -88,6 +89,7 @@ def immutable(folder: Path) -> Iterator[None]:
         subprocess.run(["chattr", "-i", folder], check=True)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("phase", "folder", "protect", "says"),
     [
@@ -110,6 +112,7 @@ def test_a_job_whose_output_alone_must_not_be_written_to_says_so(
     job.ends_well()
 
 
+@pytest.mark.nightly
 def test_results_that_must_not_be_written_to_are_named_and_written_when_they_may(drill, small_disk):
     job, results = drill("tables", small_disk), small_disk / "results"
     (results / "table1.csv").unlink()
@@ -120,6 +123,7 @@ def test_results_that_must_not_be_written_to_are_named_and_written_when_they_may
     job.ends_well()
 
 
+@pytest.mark.nightly
 def test_snakemake_on_a_full_disk_says_so_and_goes_on_when_there_is_room(disk, study):
     copy = disk / "study"
     subprocess.run(["cp", "-a", study, copy], check=True)
@@ -135,6 +139,7 @@ def test_snakemake_on_a_full_disk_says_so_and_goes_on_when_there_is_room(disk, s
     assert planned(copy) == {}
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("phase", ["features", "finetune"])
 def test_a_file_that_may_not_be_as_large_as_it_must_is_an_error_of_one_line(drill, phase):
     job = drill(phase)

@@ -7,12 +7,13 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from test_end_to_end import ENVIRONMENT, artifact, is_clean, job_below, planned, repro, run, wait
+from test_end_to_end import ENVIRONMENT, artifact, is_clean, planned, repro, run
+
+from faults.holding import held_below, holding, is_gone, is_told, wait
 
 pytestmark = pytest.mark.end_to_end
 ENGINES = {"snakemake": ["snakemake", "--cores", "2"], "dvc": ["dvc", "repro"]}
@@ -20,43 +21,35 @@ LONGEST = 8.0  # seconds until an engine is ended: it starts its first job after
 SEEDS = [int(seed) for seed in os.environ.get("FAULT_SEEDS", "1").split()]
 
 
-def begin(command: list[str], folder: Path, log: Path) -> subprocess.Popen:
+def begin(command: list[str], folder: Path, log: Path, **environment: str) -> subprocess.Popen:
     """Start an engine in a group of its own, as a shell does."""
     with log.open("w") as output:
         return subprocess.Popen(
-            command, cwd=folder, env=ENVIRONMENT, stdout=output, stderr=output, start_new_session=True
+            command, cwd=folder, env=ENVIRONMENT | environment, stdout=output, stderr=output, start_new_session=True
         )
 
 
-def is_dvc(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return "dvc" in process.cmdline()
-    return False
-
-
-@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     ("command", "number", "group"),
     [
         (["snakemake", "--cores", "2"], signal.SIGTERM, False),  # `kill`, a scheduler that knows of one process
-        (["snakemake", "--cores", "2"], signal.SIGINT, True),  # Ctrl-C
+        pytest.param(["snakemake", "--cores", "2"], signal.SIGINT, True, marks=pytest.mark.nightly),  # Ctrl-C
         (["dvc", "repro"], signal.SIGINT, True),  # Ctrl-C
-        (["dvc", "repro"], signal.SIGTERM, True),  # systemd, Slurm
+        pytest.param(["dvc", "repro"], signal.SIGTERM, True, marks=pytest.mark.nightly),  # systemd, Slurm
     ],
     ids=["snakemake-SIGTERM", "snakemake-SIGINT", "dvc-SIGINT", "dvc-SIGTERM"],
 )
-def test_an_engine_told_to_stop_has_its_jobs_save_and_says_so(copy, tmp_path, command, number, group, seed):
-    moments, lost = random.Random(f"{command} {number} {seed}"), artifact(copy, "finetune/b50")
+def test_an_engine_told_to_stop_has_its_jobs_save_and_says_so(copy, tmp_path, command, number, group):
+    lost = artifact(copy, "finetune/b50")
     shutil.rmtree(lost)
-    engine = begin(command, copy, tmp_path / "log")
+    engine = begin(command, copy, tmp_path / "log", **holding(tmp_path))
     log = copy / "logs/finetune" / f"{lost.name}.log"
-    log.unlink()
-    job = wait(lambda: job_below(engine), engine)
-    wait(lambda: log.exists() and "tokens" in log.read_text(), engine)  # it trains; 16 updates are left
-    time.sleep(moments.uniform(0, 0.05))
+    job = held_below(engine)  # it trains, and has made its first save
     (os.killpg if group else os.kill)(engine.pid, number)
+    wait(lambda: is_told(job.pid, signal.SIGINT, signal.SIGTERM))
+    job.resume()
     code = engine.wait()
-    wait(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE)
+    wait(lambda: is_gone(job))
     stopped = re.fullmatch(
         rf"stopped by ({number.name}|SIGTERM) after step (\d+) of \d+", log.read_text().splitlines()[-1]
     )
@@ -75,6 +68,7 @@ def test_an_engine_told_to_stop_has_its_jobs_save_and_says_so(copy, tmp_path, co
         assert not list((copy / ".study" / place).iterdir())
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", SEEDS)
 def test_engines_ended_at_random_moments_lose_nothing(copy, study, tmp_path, seed):
     """One after the other, by every signal: while they plan, train, note what was made, or are done."""
@@ -90,7 +84,7 @@ def test_engines_ended_at_random_moments_lose_nothing(copy, study, tmp_path, see
         if engine.poll() is None:
             (os.kill if number == signal.SIGKILL else os.killpg)(engine.pid, number)
         print(f"{name} {number.name} after {moment:.1f} s: exit code {engine.wait()}")
-        wait(lambda below=below: not [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
+        wait(lambda below=below: all(map(is_gone, below)))
     run(copy, *ENGINES["snakemake"])
     assert repro(copy) == []
     assert planned(copy) == {}
@@ -103,12 +97,12 @@ def test_engines_ended_at_random_moments_lose_nothing(copy, study, tmp_path, see
 def test_snakemake_ended_while_dvc_notes_what_was_made_has_it_noted_by_the_next(copy, tmp_path):
     shutil.rmtree(artifact(copy, "tokenizer/bpe"))
     (copy / "dvc.lock").write_text(re.sub("md5: [0-9a-f]{4}", "md5: 0000", (copy / "dvc.lock").read_text()))
-    engine = begin(["snakemake", "--cores", "2"], copy, tmp_path / "log")
-
-    dvc = wait(lambda: next(filter(is_dvc, psutil.Process(engine.pid).children()), None), engine)
+    engine = begin(["snakemake", "--cores", "2"], copy, tmp_path / "log", **holding(tmp_path, "*dvc commit*"))
+    dvc = held_below(engine)
     engine.kill()
     engine.wait()
-    wait(lambda: not dvc.is_running() or dvc.kill())
+    dvc.kill()
+    wait(lambda: is_gone(dvc))
     assert planned(copy) == {}
     assert not is_clean(copy)
     run(copy, "snakemake", "--cores", "2")
@@ -116,6 +110,7 @@ def test_snakemake_ended_while_dvc_notes_what_was_made_has_it_noted_by_the_next(
     assert repro(copy) == []
 
 
+@pytest.mark.nightly
 def test_a_file_that_dvc_was_ended_in_the_middle_of_writing_is_written_anew(copy):
     for left in ('{"artifacts/tokenizer": {"read": [', ""):
         (copy / ".dvc/tmp/rwlock").write_text(left)
@@ -124,6 +119,7 @@ def test_a_file_that_dvc_was_ended_in_the_middle_of_writing_is_written_anew(copy
     assert repro(copy) == []
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_dvc_lock_that_is_cut_off_and_still_yaml_is_written_anew(copy, seed):
     lock, cuts = copy / "dvc.lock", random.Random(f"lock {seed}")

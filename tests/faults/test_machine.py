@@ -13,12 +13,14 @@ import pytest
 from test_end_to_end import artifact, done_jobs, is_clean, planned, snakemake
 
 from faults.drills import Drill, copy_of
+from faults.holding import SAVED
 from faults.test_engines import begin
 
 pytestmark = pytest.mark.end_to_end
 MINUTE, YEAR = 60, 365 * 24 * 3600
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("phase", ["features", "finetune"])
 def test_a_job_without_enough_memory_says_so_and_goes_on_when_there_is(drill, phase):
     job = drill(phase)
@@ -27,6 +29,7 @@ def test_a_job_without_enough_memory_says_so_and_goes_on_when_there_is(drill, ph
     job.ends_well()
 
 
+@pytest.mark.nightly
 def test_a_helper_that_the_system_ends_is_named_and_its_work_done_again(drill):
     job = drill("evaluate")
     job.change_context(evaluation_processes=2)
@@ -49,8 +52,8 @@ def test_two_clones_at_work_at_once_take_no_notice_of_each_other(warm, study, be
         first, second = (Drill(warm, study, folder, phase) for folder in (bench, other))
         second.screen = first.screen.with_name("second.txt")
         pid = second.start()
-        began = first.states if phase == "finetune" else lambda: True
-        assert first.end_when(signal.SIGKILL, began) == -signal.SIGKILL
+        moment = SAVED if phase == "finetune" else "*/.study/*"
+        assert first.end_at(signal.SIGKILL, moment) == -signal.SIGKILL
         assert warm.wait(pid) == 0
         first.ends_well()
         second.ends_well()
@@ -58,11 +61,13 @@ def test_two_clones_at_work_at_once_take_no_notice_of_each_other(warm, study, be
     assert not [name for name in set(os.listdir("/dev/shm")) - shared if name.startswith("0")]  # streaming's
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("phase", ["features", "finetune", "evaluate"])
 def test_a_clock_that_jumps_while_a_job_works_changes_nothing(drill, phase):
     drill(phase).ends_well(clock=1)
 
 
+@pytest.mark.nightly
 def test_dates_that_jump_while_snakemake_works_change_nothing(copy, tmp_path):
     """What its jobs make is by turns of the far future and of the far past, before the next of them begin."""
     clock = itertools.cycle([10 * YEAR, -20 * YEAR])

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from faults.drills import PHASES
+from faults.holding import is_told, wait
 from pipeline.processes import STOPPED
 
 SEEDS = [int(seed) for seed in os.environ.get("FAULT_SEEDS", "1").split()]
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.end_to_end
 TRAINED = ("pretrain", "cooldown", "finetune")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_job_ended_at_random_moments_goes_on_to_the_same_bits(drill, phase, seed):
@@ -50,13 +52,7 @@ def test_a_job_that_trains_loses_no_update_when_it_is_told_to_stop(drill, phase)
     job.change_context(save_steps=3)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
         job.log.unlink(missing_ok=True)
-        pid = job.start()
-        deadline = time.monotonic() + 60
-        while not (job.log.exists() and "tokens" in job.log.read_text()):  # it has made three updates
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        os.kill(pid, number)
-        assert job.server.wait(pid) == STOPPED
+        assert job.end_at(number) == STOPPED
         log = job.log.read_text()
         continued = re.search(r"continuing after step (\d+)", log)
         assert int(continued[1] if continued else 0) == done
@@ -69,11 +65,10 @@ def test_a_job_that_trains_loses_no_update_when_it_is_told_to_stop(drill, phase)
 
 def test_a_second_ctrl_c_ends_a_job_at_once(drill):
     job = drill("finetune")
-    pid = job.start()
-    os.kill(pid, signal.SIGSTOP)
+    pid = job.hold()
     os.kill(pid, signal.SIGINT)
     os.kill(pid, signal.SIGCONT)
-    time.sleep(0.05)
+    wait(lambda: not is_told(pid, signal.SIGINT))
     os.kill(pid, signal.SIGINT)
     assert job.server.wait(pid) == STOPPED
     job.ends_well()

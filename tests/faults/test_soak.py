@@ -15,8 +15,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_end_to_end import new_project, planned, repro, snakemake, wait
+from test_end_to_end import new_project, planned, repro, snakemake
 
+from faults.holding import is_gone, wait
 from faults.test_engines import begin
 from pipeline.files import folder_hashes
 from pipeline.workflow import DVC_FILES, is_torn
@@ -62,7 +63,7 @@ def test_a_study_that_is_ended_time_after_time_is_the_same_study(study, tmp_path
             if engine.poll() is None and (victim == "a job" or name == "dvc"):
                 engine.terminate()  # it would go on with other jobs; DVC does not listen to Ctrl-C while a stage runs
             engine.wait()
-            wait(lambda below=below: not [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
+            wait(lambda below=below: all(map(is_gone, below)))
             continue
         torn = [name for name in DVC_FILES if is_torn(project / name)]
         assert code == 0 or torn, log.read_text()[-3000:]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 YEAR = 365 * 24 * 3600
 ROOT = Path(__file__).parents[2]
+HOLD = ROOT / "tests/faults/hold"
 MODULES = (
     "pipeline.run",
     "pipeline.data.write_scenes",
@@ -42,7 +43,7 @@ class Server:
         self.scratch.mkdir()
         self.process = subprocess.Popen(
             command,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.scratch)},
+            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{HOLD}", "TMPDIR": str(self.scratch)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -54,12 +55,24 @@ class Server:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def start(self, folder: Path, *arguments: str, screen: Path, clock: int | None = None, **limits: int) -> int:
+    def start(
+        self,
+        folder: Path,
+        *arguments: str,
+        screen: Path,
+        clock: int | None = None,
+        hold: str | None = None,
+        **limits: int,
+    ) -> int:
         """Begin `python -m pipeline ARGUMENTS` in a folder; returns its process id. `limits`: by name of resource.RLIMIT_*.
 
         An address space ("AS") is limited to what the process has and as much more. `clock` is the seed of a clock that jumps.
+        `hold` is a pattern of paths: the job stands still once it has put such a file or folder into its place.
         """
-        return self.ask(folder=str(folder), arguments=arguments, screen=str(screen), clock=clock, limits=limits)
+        token = self.scratch.with_name("hold")
+        token.touch()
+        how = {"clock": clock, "hold": hold and [hold, str(token)], "limits": limits}
+        return self.ask(folder=str(folder), arguments=arguments, screen=str(screen), **how)
 
     def wait(self, pid: int) -> int:
         """A job's exit code when it has ended, or minus the signal that ended it."""
@@ -100,7 +113,9 @@ def jumping(seed: int) -> Callable[[], float]:
     return look
 
 
-def become(folder: str, arguments: list[str], screen: str, clock: int | None, limits: dict[str, int]) -> None:
+def become(
+    folder: str, arguments: list[str], screen: str, clock: int | None, hold: list[str] | None, limits: dict[str, int]
+) -> None:
     """Go on as a job in a folder, whose output goes to a file."""
     from pipeline.__main__ import main
 
@@ -110,6 +125,10 @@ def become(folder: str, arguments: list[str], screen: str, clock: int | None, li
         os.dup2(file, number)
     if clock is not None:
         time.time = jumping(clock)
+    if hold:
+        from sitecustomize import hold_at
+
+        hold_at(*hold)
     code = 1
     try:
         for name, limit in limits.items():
