@@ -149,6 +149,43 @@ def test_a_number_leads_to_its_run_and_the_run_to_its_settings(browser, file):
     assert browser.evaluate(follow) == [[step, True, True] for step in expected]
 
 
+@WIDTHS
+def test_a_click_lands_on_what_it_leads_to(browser, tmp_path, width):
+    """As a reader comes there: a new page, its images not seen yet, and a smooth way past them."""
+    from test_report import with_images
+
+    file = tmp_path / "report.html"
+    file.write_text(with_images(tmp_path).page())
+    follow = """(async (choose) => {
+      const link = document.querySelector(choose);
+      const place = () => document.getElementById(decodeURIComponent(link.getAttribute('href').slice(1)));
+      const frame = () => new Promise(requestAnimationFrame);
+      link.scrollIntoView({ block: 'center', behavior: 'instant' });
+      await frame();
+      link.dispatchEvent(new MouseEvent('click', { bubbles: true, cancelable: true }));
+      for (let still = 0, last = NaN; still < 30; await frame()) {
+        still = scrollY === last ? still + 1 : 0;
+        last = scrollY;
+      }
+      await Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode(); }));
+      await frame();
+      const box = place().getBoundingClientRect(), tall = box.height >= innerHeight;
+      return [tall ? box.top : box.top + box.height / 2 - innerHeight / 2, document.images.length];
+    })"""
+    links = (
+        '#table-table1 a[href="#cell-branch_percent=40"]',
+        '#claim-late_beats_end .compares a[href="#cell-branch_percent=100"]',
+        '#figure-timing a[href="#cell-branch_percent=0"]',
+        '.chain a[href^="#job-evaluate"]',
+    )
+    for link in links:
+        browser.open(file, width)
+        off, images = browser.evaluate(f"{follow}({link!r})")
+        assert abs(off) < 2 and images > 20, link
+    browser.open(file, width)
+    assert browser.evaluate("[...document.images].every(i => i.width && i.height)")
+
+
 def test_a_mark_says_its_value_when_it_is_pointed_at(browser, file):
     browser.open(file, DESK)
     place = browser.evaluate(

@@ -86,6 +86,15 @@ def change(file: Path, change_row) -> None:
         writer.writerows(rows)
 
 
+def with_images(folder: Path) -> Report:
+    """The kept results' report with images of some sizes in the place of the study's own."""
+    shown = read("figures/examples.csv")
+    files = {(row["task"], row["id"]): folder / f"{number}.png" for number, row in enumerate(shown)}
+    for number, file in enumerate(files.values()):
+        Image.new("RGB", (120 + 40 * (number % 3), 200), "red").save(file)
+    return Report(kept.study_of(SOURCE, SMALL).tables["report"].settings, SMALL.joinpath, lambda keys: files)
+
+
 # The page
 
 
@@ -217,10 +226,16 @@ def test_the_job_makes_it_from_the_tables_artifacts_with_the_images(settings, te
 def test_a_large_image_is_made_smaller_and_a_small_one_stays_as_it_is(tmp_path):
     Image.new("RGB", (600, 300), "red").save(tmp_path / "large.png")
     Image.new("RGB", (60, 30), "red").save(tmp_path / "small.png")
-    assert report.thumbnail(tmp_path / "small.png") == report.embedded(
-        "image/png", (tmp_path / "small.png").read_bytes()
-    )
-    assert report.thumbnail(tmp_path / "large.png").startswith("data:image/jpeg")
+    small, large = (report.thumbnail(tmp_path / f"{name}.png") for name in ("small", "large"))
+    assert small == report.Picture(report.embedded("image/png", (tmp_path / "small.png").read_bytes()), 60, 30)
+    assert large.address.startswith("data:image/jpeg") and (large.width, large.height) == (256, 128)
+
+
+def test_every_image_says_its_size_before_it_is_loaded(tmp_path, text):
+    """A click lands where it should only if nothing moves afterwards: tests/test_browser.py looks at that."""
+    for made in (text, with_images(tmp_path).page()):
+        tags = re.findall("<img [^>]*>", made)
+        assert tags and all(re.search(r' width="\d+" height="\d+"', tag) for tag in tags)
 
 
 # Lineage

@@ -22,6 +22,9 @@ script-src 'unsafe-inline'">
 {% if value.link %}<a class="n" href="{{ value.link }}">{{ value.text }}</a>{% else %}{{ value.text }}{% endif %}
 {% if value.more %} <small>{{ value.more }}</small>{% endif %}
 {% endmacro %}
+{% macro img(picture, alt) %}
+<img src="{{ picture.address }}" width="{{ picture.width }}" height="{{ picture.height }}" alt="{{ alt }}">
+{%- endmacro %}
 {% macro grid(table) %}
 <figure class="table" id="table-{{ table.name }}">
 <figcaption>{% if table.name != 'comparison' %}<h3>{{ table.title }}</h3>{% endif %}{% if table.note %}<p>{{ table.note }}</p>{% endif %}</figcaption>
@@ -118,7 +121,7 @@ Boxes: solid the right one, dashed the model's.</p>
 <div class="examples">
 {% for item in items %}
 <figure class="example {{ 'right' if item.right else 'wrong' }}">
-<div class="picture"><img src="{{ item.image }}" alt="{{ item.question }}" loading="lazy">
+<div class="picture">{{ img(item.image, item.question) }}
 {% if item.boxes %}<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{% for kind, x1, y1, x2, y2 in item.boxes %}
 <rect class="{{ kind }}" x="{{ x1 }}" y="{{ y1 }}" width="{{ [x2 - x1, 0]|max }}" height="{{ [y2 - y1, 0]|max }}"/>{% endfor %}</svg>{% endif %}</div>
 <figcaption><p class="question">{{ item.question }}</p><p>right answer: <b>{{ item.answer }}</b></p>
@@ -128,7 +131,7 @@ Boxes: solid the right one, dashed the model's.</p>
 </div>
 {% endfor %}
 {% if sheet %}<p>The images themselves are artifacts, which are not beside these results; this is their contact sheet.</p>
-<div class="paper-white"><img class="sheet" src="{{ sheet }}" alt="Images with questions, right answers and the model's"></div>{% endif %}
+<div class="paper-white">{{ img(sheet, "Images with questions, right answers and the model's") }}</div>{% endif %}
 {% if not examples and not sheet %}<p class="none">There are no answers to show.</p>{% endif %}
 <p class="made">Data: <code>figures/examples.csv</code></p>
 </section>
@@ -189,7 +192,7 @@ vision_gain</code></p>
 </section>
 
 <section id="made"><h2>How it was made</h2>
-<div class="paper-white"><img src="{{ drawing }}" alt="What is trained from what, and how many jobs of each kind"></div>
+<div class="paper-white">{{ img(drawing, "What is trained from what, and how many jobs of each kind") }}</div>
 {% for note in notes %}<p>{{ note }}</p>{% endfor %}
 <p>The recommended model, which experiments vary: {% for name, value in recipe %}{{ name }} <b>{{ value }}</b>{% if not loop.last %}, {% endif %}{% endfor %}.</p>
 <p>Each table and figure is one job of the study, made by <code>snakemake results/FILE</code> from the card (settings, code and
@@ -344,7 +347,9 @@ SCRIPT = """
     if (!place) return;
     place.hidden = false;
     for (let around = place; around; around = around.parentElement) if (around.tagName === "DETAILS") around.open = true;
-    place.scrollIntoView({ block: place.tagName === "SECTION" ? "start" : "center" });
+    // In the middle, with what stands around it; what is higher than the window, from its start.
+    const fits = place.tagName !== "SECTION" && place.getBoundingClientRect().height < innerHeight;
+    place.scrollIntoView({ block: fits ? "center" : "start" });
   };
   addEventListener("hashchange", open);
   open();

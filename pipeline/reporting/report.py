@@ -49,6 +49,15 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image as a data URI, with its size in pixels: its place is kept free before it is loaded."""
+
+    address: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class Grid:
     """A table of the report."""
 
@@ -128,11 +137,11 @@ class Report:
             grids=self.grids(),
             paper=self.comparison(),
             examples=self.examples(),
-            sheet=self.sheet() if self.images is None else "",
+            sheet=self.sheet() if self.images is None else None,
             losses=self.losses(),
             schedules=self.schedules(),
             costs=self.costs(),
-            drawing=embedded("image/svg+xml", self.place("figures/pipeline.svg").read_bytes()),
+            drawing=svg(self.place("figures/pipeline.svg")),
             subjects=self.subjects(),
             jobs=self.jobs(),
             sections=[(key, flat_lines(value)) for key, value in sorted(self.lineage.sections.items())],
@@ -442,7 +451,7 @@ class Report:
             "boxes": [(kind, *(100 * v for v in box)) for kind, box in boxes if is_box and box],
         }
 
-    def sheet(self) -> str:
+    def sheet(self) -> Picture:
         """The contact sheet, for results whose images are elsewhere."""
         return thumbnail(self.place("figures/examples.png"), 2000)
 
@@ -640,16 +649,25 @@ def embedded(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def thumbnail(file: Path, largest: int = LARGEST) -> str:
+def svg(file: Path) -> Picture:
+    """A drawing as a data URI. Raises ValueError if it does not say how large it is."""
+    data = file.read_bytes()
+    box = re.search(rb'viewBox="[\d.]+ [\d.]+ ([\d.]+) ([\d.]+)"', data)
+    if box is None:
+        raise ValueError(f"{file}: an SVG without a viewBox")
+    return Picture(embedded("image/svg+xml", data), *(round(float(side)) for side in box.groups()))
+
+
+def thumbnail(file: Path, largest: int = LARGEST) -> Picture:
     """An image as a data URI: as it is if it is small, else a JPEG whose longer side has so many pixels."""
     with Image.open(file) as image:
         if max(image.size) <= largest and image.format in ("JPEG", "PNG", "WEBP"):
-            return embedded(f"image/{image.format.lower()}", file.read_bytes())
+            return Picture(embedded(f"image/{image.format.lower()}", file.read_bytes()), *image.size)
         smaller = image.convert("RGB")
     smaller.thumbnail((largest, largest))
     buffer = io.BytesIO()
     smaller.save(buffer, "JPEG", quality=80)
-    return embedded("image/jpeg", buffer.getvalue())
+    return Picture(embedded("image/jpeg", buffer.getvalue()), *smaller.size)
 
 
 INLINE = (
