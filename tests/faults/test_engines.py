@@ -50,18 +50,19 @@ def test_an_engine_told_to_stop_has_its_jobs_save_and_says_so(copy, tmp_path, co
     job.resume()
     code = engine.wait()
     wait(lambda: is_gone(job))
-    stopped = re.fullmatch(
-        rf"stopped by ({number.name}|SIGTERM) after step (\d+) of \d+", log.read_text().splitlines()[-1]
-    )
-    said = (tmp_path / "log").read_text()
-    assert stopped, said
     assert code != 0
-    assert f"finetune {lost.name}: {stopped[0]}; the same command goes on" in said
-    if command[0] == "snakemake" or number == signal.SIGINT:  # DVC has no answer to SIGTERM: it is gone
+    step = r"\d+"
+    if command[0] == "snakemake" or number == signal.SIGINT:
+        said, last = (tmp_path / "log").read_text(), log.read_text().splitlines()[-1]
+        stopped = re.fullmatch(rf"stopped by ({number.name}|SIGTERM) after step (\d+) of \d+", last)
+        assert stopped, said
+        assert f"finetune {lost.name}: {stopped[0]}; the same command goes on" in said
         assert re.search(rf"^Stopped:\n  finetune {lost.name}: .*\nContinue with: {' '.join(command)}$", said, re.M)
+        step = stopped[2]
+    # DVC has no answer to SIGTERM: it is gone, and its job, an orphan, ends after another save or without one.
 
     run(copy, *command)
-    assert f"continuing after step {stopped[2]}\n" in log.read_text()
+    assert re.search(rf"continuing after step {step}\n", log.read_text())
     assert is_clean(copy)
     assert planned(copy) == {}
     for place in ("resume", "partial"):
