@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from pipeline.data.formats import BadRecord, Stream, open_file, strict, tar_samples
+from pipeline.data.formats import BadRecord, Members, Stream, lacking, open_file, strict, tar_samples
 from pipeline.data.records import Document, MultipleChoice
 from pipeline.files import parse_json
 
@@ -77,9 +77,9 @@ def token_lists(file: Stream, name: object, length: int, allowed: np.ndarray) ->
             yield error
 
 
-def _token_list(key: str, members: dict[str, bytes], name: object, length: int, allowed: np.ndarray) -> np.ndarray:
+def _token_list(key: str, members: Members, name: object, length: int, allowed: np.ndarray) -> np.ndarray:
     if "json.gz" not in members:
-        raise BadRecord(name, key, "has no .json.gz")
+        raise lacking(name, key, members, ".json.gz", ("json.gz",))
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(members["json.gz"])) as unpacked:
             data = unpacked.read(LONGEST_LINE)
