@@ -26,7 +26,8 @@ def listed(folder: Path, settings: dict, where: dict) -> Iterator[Listed]:
     `settings` are the job's, and `where` says where corpora lie.
     """
     part = settings["part"]
-    keys, places = (part,), where[part]
+    keys: tuple[str, ...] = (part,)
+    places = where[part]
     if part == "evaluation":
         keys, places = (part, settings["split"]), places[settings["split"]]
     for name in settings["corpora"]:
