@@ -18,6 +18,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol, TypeVar
 
@@ -219,26 +220,28 @@ def read_captions(folder: Path, field: str | None = None) -> Iterator[Caption]:
             yield from strict(captions(file, tar, False, field))
 
 
-def marker_lines(text: str) -> int:
-    """How many <image> stand in a text's first and last line, if nothing else does there: where LLaVA's texts have them."""
+def marked(text: str) -> tuple[int, str]:
+    """How many <image> stand on lines of their own before and after a text, as in LLaVA's; and the text without these lines.
+
+    An <image> inside of a line, or between lines of text, is text.
+    """
     lines = text.strip().split("\n")
-    ends = lines if len(lines) == 1 else [lines[0], lines[-1]]
-    return sum(line.count(MARKER) for line in ends if not line.replace(MARKER, "").strip())
+    head, tail = (
+        list(takewhile(lambda line: not line.replace(MARKER, "").strip(), way)) for way in (lines, lines[::-1])
+    )
+    tail = tail[: len(lines) - len(head)]
+    left = "\n".join(lines[len(head) : len(lines) - len(tail)])
+    return sum(line.count(MARKER) for line in (*head, *tail)), left.strip()
 
 
 def unmarked(text: str, file: object, where: object) -> str:
-    """A text about one image, which goes without saying, less the line that stands for it. Raises BadRecord.
-
-    An <image> inside of a line is text.
-    """
-    if not (found := marker_lines(text)):
-        return text
+    """A text about one image, which goes without saying, less the line that stands for it. Raises BadRecord."""
+    found, left = marked(text) if MARKER in text else (0, "")
     if found > 1:
         raise BadRecord(file, where, f"has {found} {MARKER} and 1 image")
-    first, last = text.strip().partition("\n"), text.strip().rpartition("\n")
-    if not (left := (first[2] if marker_lines(first[0]) else last[0]).strip()):
+    if found and not left:
         raise BadRecord(file, where, f"has no text beside {MARKER}")
-    return left
+    return left if found else text
 
 
 def captions(file: Stream, name: object, verify: bool, field: str | None) -> Iterator[Caption | BadRecord]:
@@ -295,7 +298,7 @@ def tar_samples(
 
     `wanted` are the only suffixes whose bytes are read (none: all). Reads the file once, from its beginning to its end.
     Links and devices are not followed. As in WebDataset, members without a suffix, whose names begin with a dot (macOS's
-    `._NAME`) or in a folder such as __MACOSX__ are passed over; `counts` says how many ("members_not_read"). A sample of
+    `._NAME`) or in a folder such as __meta__ are passed over; `counts` says how many ("members_not_read"). A sample of
     nothing else, and one whose members cannot all be taken, is a BadRecord. A tar that breaks off, or that is damaged, ends
     with one; the sample that it breaks off in is not given.
     """
@@ -330,7 +333,7 @@ def tar_samples(
                     fault = f"its .{suffix} has {member.size:,} bytes, more than {LARGEST_MEMBER:,}"
                 elif size > LARGEST_MEMBER:
                     members[suffix] = b""
-                    fault = f"its members have more than {LARGEST_MEMBER:,} bytes{_names(members)}"
+                    fault = f"its members have more than {LARGEST_MEMBER:,} bytes ({_names(members)})"
                 else:
                     content = not wanted or base.lower().endswith(wanted)
                     members[suffix] = tar.extractfile(member).read() if content else b""
@@ -362,21 +365,19 @@ def _sample(name: object, key: str, members: Members, fault: str | None) -> Memb
 def _names(members: Members) -> str:
     """What there is of a sample, as messages say it."""
     names = [f".{suffix}" for suffix in members]
-    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def lacking(name: object, key: str, members: Members, what: str, suffixes: tuple[str, ...]) -> BadRecord:
     """A sample that has none of some suffixes, and what may be the cause."""
     if members.again:
-        why = f"its members are not adjacent in the tar, and these{_names(members)} stand alone; sort them by name"
+        why = f"its members are not adjacent in the tar, and these ({_names(members)}) stand alone; sort them by name"
         return BadRecord(name, key, f"has no {what}: {why}", records=0)
     ends = tuple(f".{suffix}" for suffix in suffixes)
     if inside := sum(suffix.endswith(ends) for suffix in members):
-        why = (
-            f"names have dots{_names(members)}, and a sample's key ends at its first dot; name the members KEY{ends[0]}"
-        )
+        why = f"names have dots ({_names(members)}), and a sample's key ends at its first dot; name the members KEY{ends[0]}"
         return BadRecord(name, key, f"has no {what}: its members' {why}", records=inside)
-    return BadRecord(name, key, f"has no {what}, only{_names(members)}")
+    return BadRecord(name, key, f"has no {what}, only {_names(members)}")
 
 
 def image_of(name: object, key: str, members: Members) -> bytes:
@@ -518,11 +519,11 @@ def lost_image(record: dict) -> str | None:
     """
     others = [key for key in record if key not in ("id", "image", "conversations")]
     if media := [key for key in others if _names_media(key, record[key])]:
-        return f"has no 'image' but {' and '.join(map(repr, media))}, which is not read: one image a record, as 'image'"
+        return f"has no 'image' but {' and '.join(map(repr, media))}, which is not read; allowed: the name of one file, as 'image'"
     messages = record.get("conversations")
     for message in messages if isinstance(messages, list) else ():
         asked = message.get("value") if isinstance(message, dict) and message.get("from") == "human" else None
-        if isinstance(asked, str) and marker_lines(asked):
+        if isinstance(asked, str) and marked(asked)[0]:
             keys = ", ".join(map(repr, others)) or "none"
             return f"has a line {MARKER} in what human says and no 'image'; its other keys: {keys}"
     return None
