@@ -14,6 +14,7 @@ import pickle
 import re
 import shutil
 import signal
+import tarfile
 import time
 from pathlib import Path
 
@@ -522,6 +523,57 @@ def test_a_cut_tar_of_synthetic_captions_is_quarantined(real, corpora):
     folder, measured = made(real, "captions")
     assert quarantine(folder)[0]["file"] == "00000001.tar"
     assert 0 < measured["corpora"]["full"]["images_without_caption"] < 30
+
+
+def test_uids_that_do_not_match_are_refused_before_the_conversion(real, corpora, monkeypatch):
+    joined(real, corpora)
+    official.tar(
+        corpora / "images/00000.tar", [official.img2dataset_sample(90 + n, "x", picture(n)) for n in range(16)]
+    )
+    official.tar(
+        corpora / "images/00001.tar", [{"__key__": f"k{n}", "jpg": picture(n), "json": b"{}"} for n in range(16)]
+    )
+    monkeypatch.setattr(convert, "write_part", None)  # nothing is converted
+    said = refused(real, "shards", "captions")
+    assert "ValueError: full: 0 of 32 uids match: no image has one of the 32 synthetic captions" in said
+    assert f"the first image's uid is '{uid(90)}' (00000.tar, as its .json says), a caption's '" in said
+    monkeypatch.setattr(convert, "LOOKED_UP", 5)
+    assert "full: 0 of 5 uids match" in refused(real, "shards", "captions")
+
+
+def dotted(first: int) -> list[dict]:
+    """What WebDataset takes for one sample: the key of all is `photo`."""
+    return [{"__key__": f"photo.{n}", "jpg": picture(n), "txt": b"x"} for n in range(first, first + 4)]
+
+
+def test_a_refusal_says_why_and_counts_samples(real, corpora, capfd):
+    official.img2dataset(corpora / "cc12m", files=1, stats=False)
+    official.tar(corpora / "cc12m/1.tar", dotted(0))
+    unsorted = [(f"{n}.{end}", data) for end, data in (("jpg", picture(1)), ("txt", b"x")) for n in range(5)]
+    with tarfile.open(corpora / "cc12m/2.tar", "w") as tar:
+        for name, data in [*unsorted, ("._0.jpg", b"Mac"), ("README", b"")]:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    change(real, bad_records=0.25)
+    said = refused(real, "shards", "captions")
+    assert (
+        "full: 9 of 29 records and 0 of" in said
+        and "the first: 1.tar: record photo: has no image: its members' n" in said
+    )
+    assert (
+        "; 5 such as 2.tar: record 0: has no .txt, only .jpg; 5 such as 2.tar: record 0: has no image: its mem" in said
+    )
+    change(real, bad_records=0.5)
+    folder, measured = made(real, "captions")
+    counts = measured["corpora"]["full"]
+    assert (counts["records"], counts["bad"], counts["members_not_read"], len(quarantine(folder))) == (29, 9, 2, 11)
+    assert "full: 29 records, 9 that cannot be read, 2 members of tars that are not read" in capfd.readouterr().out
+    (corpora / "cc12m/00000.tar").unlink()
+    change(real, captions__full__revision="2", bad_records=1.0)
+    said = refused(real, "shards", "captions")
+    assert "not enough data for one sequence of 64 positions: full: 9 records, 9 that cannot be read" in said
+    assert "its members' names have dots" in said
 
 
 # --- instructions -----------------------------------------------------------------------------------------------------
