@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts
+from pipeline.changed import find_changed, listed
 from pipeline.config import ConfigError, Corpora, check_paths, find_tokenizer
-from pipeline.data.changed import find_changed, listed
 from pipeline.failed import read_kept
 from pipeline.files import date_now, digest, file_hash, read_json, stable_json, write_text
 from pipeline.study import PHASES, STAGES, Job, Study, lineage

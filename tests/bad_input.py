@@ -330,7 +330,7 @@ TARS = [
     ("statistics that are NaN", lambda root: (root / "corpora/cc12m/00000_stats.json").write_text('{"successes": NaN}'), "corpora/cc12m/00000.tar: its _stats.json has no number of successes (successes is nan)", 1),
     ("no image", sample(jpg=None), SAMPLE + "has no image", "quarantined"),
     ("two images", sample(png=picture(5)), SAMPLE + "has 2 images (.jpg, .png), one is read", "quarantined"),
-    ("names with dots", sample(**{"jpg": None, "txt": None, "full.jpg": picture(5), "full.txt": b"a cat"}), SAMPLE + "has no image: its members' names have dots (.json, .full.jpg, .full.txt), and a sample's key ends at its first dot; name the members KEY.jpg", "quarantined"),
+    ("names with dots", sample(**{"jpg": None, "txt": None, "full.jpg": picture(5), "full.txt": b"a cat"}), SAMPLE + "has no image: its members' names have dots (.full.jpg, .full.txt, .json), and a sample's key ends at its first dot; name the members KEY.jpg", "quarantined"),
     ("macOS's own files", member("._000000001.jpg", b"x"), "passed over, and counted", "read"),
     ("no caption", sample(txt=None), SAMPLE + "has no .txt", "quarantined"),
     ("a caption of invalid UTF-8", sample(txt=b"\xff\xfe"), SAMPLE + "text cannot be decoded ('utf-8' codec can't decode byte 0xff", "quarantined"),

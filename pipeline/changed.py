@@ -1,7 +1,7 @@
 """Files of corpora that are not what was listed any more: seen by size, then date, then hash, as artifacts are.
 
 Imports little, as every plan asks. Files on S3 are not asked for; conversion compares the hash of every file that it reads as
-a whole.
+a whole. What the artifact holds itself (held-out documents, multiple choice) is not compared.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from pipeline.artifacts import CARD, FILES, STATE
+from pipeline.artifacts import CARD, STATE
 from pipeline.files import file_hash, join, read_json, stable_json, write_text
 
 MOST = 10_000  # files of a corpus that a plan looks at: with all images of a large one it would take minutes
 NOTES = STATE / "listed"  # dates of files that are as they were listed, by job
 Listed = tuple[str, dict, tuple[str, ...]]
-CHOICES = "evaluation/text/"  # what is copied is listed by the artifact itself
 
 
 def listed(folder: Path, settings: dict, where: dict) -> Iterator[Listed]:
@@ -37,10 +36,6 @@ def listed(folder: Path, settings: dict, where: dict) -> Iterator[Listed]:
                 with open(lines, encoding="utf-8") as opened:
                     for line in map(json.loads, islice(opened, MOST)):
                         yield join(its["path"], line["file"]), line, (*keys, name, *more)
-    if settings.get("choices") and "://" not in where["choices"]["path"]:
-        for name, line in read_json(folder / FILES)["files"].items():
-            if name.startswith(CHOICES):
-                yield join(where["choices"]["path"], name.removeprefix(CHOICES)), line, ("choices",)
 
 
 def find_changed(root: Path, folder: Path, files: Iterator[Listed]) -> tuple[str, tuple[str, ...]] | None:
