@@ -16,6 +16,7 @@ import shutil
 import signal
 import tarfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from pipeline.data.formats import BadRecord
 from pipeline.data.frames import Square
 from pipeline.data.images import undecodable
 from pipeline.data.read_text import read_documents
+from pipeline.data.read_text import token_lists as token_lists_of
 from pipeline.data.store import verify_shards
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.files import folder_hashes, read_json
@@ -295,6 +297,23 @@ def test_wrong_token_lists_are_quarantined(real, corpora, heldout, wrong, reason
     folder, measured = made(real, "text")
     assert quarantine(folder) == [{"corpus": "dclm", "file": "00000001.tar", "record": "1-3", "reason": reason}]
     assert measured["sequences"] == 39 and measured["corpora"]["dclm"]["records"] == 40
+
+
+def test_token_tars_are_read_as_other_tars_are():
+    def read(*names: str) -> tuple[list, Counter]:
+        file, counts, data = io.BytesIO(), Counter(), gzip.compress(b"[7, 7]")
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        file.seek(0)
+        found = list(token_lists_of(file, "a.tar", 2, np.ones(9, bool), counts))
+        return [one.reason if isinstance(one, BadRecord) else one.tolist() for one in found], counts
+
+    assert read("./._0.json.gz", "./0.json.gz", "v1.0/0.json.gz") == ([[7, 7], [7, 7]], {"members_not_read": 1})
+    ((reason,), _) = read("a.0.json.gz", "a.1.json.gz")
+    assert reason.startswith("has no .json.gz: its members' names have dots (.0.json.gz, .1.json.gz)")
 
 
 def test_damaged_token_tars(real, corpora, heldout):

@@ -56,7 +56,7 @@ from pipeline.processes import end_with
 
 SHARDS, COUNTS, QUARANTINE, UIDS = "mds", "part.json", "quarantine.jsonl", "uids.txt"  # what a file leaves
 LOOKED_UP = 10_000  # uids of images, before it is said that none has a caption
-SPECIAL = re.compile(r"\d+|'[^']*'|\S*/\S*")  # what differs between reasons of one kind: numbers, quoted texts, names
+SPECIAL = re.compile(r"\d+|\S*/\S*")  # what differs between reasons of one kind: numbers and paths
 RECORDS = 10_000  # of a JSON list that are converted together
 ENOUGH = 1 << 16  # bytes read at a time where a file is only hashed
 
@@ -192,7 +192,7 @@ def tokenized_text(work: Work, unit: Unit, file: Stream, tally: Tally, rest: lis
     allowed = np.ones(tokenizer.vocabulary, bool)
     allowed[[tokenizer.image, tokenizer.human, tokenizer.end_human]] = False
     allowed[[tokenizer.assistant, tokenizer.end_assistant]] = False
-    for tokens in tally.good(token_lists(file, unit.file, work.sequence + 1, allowed)):
+    for tokens in tally.good(token_lists(file, unit.file, work.sequence + 1, allowed, tally.counts)):
         yield {"tokens": tokens}
 
 
@@ -435,8 +435,8 @@ def check_uids(work: Work, name: str, units: list[Unit]) -> None:
             with fsspec.open(unit.place, "rb") as file:
                 for key, members in formats.tar_samples(file, unit.file, (".json",)):
                     try:
-                        if isinstance(members, BadRecord):
-                            raise members
+                        if isinstance(members, BadRecord) or not members.keys() & {*formats.IMAGE_SUFFIXES}:
+                            continue
                         uid = formats.uid_of(unit.file, key, facts := formats.sidecar(unit.file, key, members))
                     except BadRecord:
                         continue
@@ -552,14 +552,19 @@ def check_share(
 
 def reasons(file: Path, name: str) -> str:
     """Why records of a corpus are in a quarantine: the first of them, and one of each of the most frequent other kinds."""
-    kinds: dict[str, list[str]] = {}
-    for line in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
-        if line["corpus"] == name:
-            kind = SPECIAL.sub("", line["reason"])
-            kinds.setdefault(kind, []).append(f"{line['file']}: record {line['record']}: {line['reason']}")
-    first, *others = kinds.values()
-    others = sorted(others, key=len, reverse=True)[:2]
-    return "; ".join([f"the first: {first[0]}", *(f"{len(lines):,} such as {lines[0]}" for lines in others)])
+    kinds: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    with open(file, encoding="utf-8") as lines:
+        for line in map(json.loads, lines):
+            if line["corpus"] == name:
+                kind = SPECIAL.sub("", line["reason"])
+                kinds[kind] += 1
+                examples.setdefault(kind, f"{line['file']}: record {line['record']}: {line['reason']}")
+    first, *others = examples
+    others = sorted(others, key=lambda kind: -kinds[kind])[:2]
+    return "; ".join(
+        [f"the first: {examples[first]}", *(f"{kinds[kind]:,} such as {examples[kind]}" for kind in others)]
+    )
 
 
 def said_of(name: str, counts: Counter, quarantine: Path) -> str:

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,15 @@ def documents(file: Stream, name: object) -> Iterator[Document | BadRecord]:
         yield Document(str(given) if given else text_id(text), text)
 
 
-def token_lists(file: Stream, name: object, length: int, allowed: np.ndarray) -> Iterator[np.ndarray | BadRecord]:
+def token_lists(
+    file: Stream, name: object, length: int, allowed: np.ndarray, counts: Counter[str] | None = None
+) -> Iterator[np.ndarray | BadRecord]:
     """The sequences of one of DCLM's tokenized tars, uint16 [length]; a BadRecord for each that cannot be read.
 
-    A member is a gzipped JSON list of `length` ids. `allowed` (bool, by id) says which ids text may have.
+    A member is a gzipped JSON list of `length` ids. `allowed` (bool, by id) says which ids text may have. `counts` as
+    of `tar_samples`.
     """
-    for key, members in tar_samples(file, name, (".json.gz",)):
+    for key, members in tar_samples(file, name, (".json.gz",), counts):
         if isinstance(members, BadRecord):
             yield members
             continue
