@@ -142,6 +142,8 @@ def main(argv: list[str] | None = None) -> int:
     from pipeline.why import why as explain
 
     try:
+        if arguments.command in ("plan", "why"):
+            ledger.check_unchanged()
         if arguments.command == "plan":
             costs = Plan(ledger, arguments.target)
             print(costs)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts
+from pipeline.changed import find_changed, listed
 from pipeline.config import ConfigError, Corpora, check_paths, find_tokenizer
 from pipeline.failed import read_kept
 from pipeline.files import date_now, digest, file_hash, read_json, stable_json, write_text
@@ -305,7 +306,8 @@ class Ledger:
             "licences": [licence.model_dump() for licence in data.every_licence],
         }
         if isinstance(data.source, Corpora):
-            context["corpora"] = data.source.context()
+            file = f"configs/data/{self.study.settings.params.data}.yaml"
+            context["corpora"] = data.source.context() | {"file": file}
         if self.study.given_tokenizer:
             context["tokenizer"] = str(find_tokenizer(self.study.given_tokenizer))
         if checkpoints := self.study.settings.checkpoints:
@@ -313,6 +315,19 @@ class Ledger:
             licence = {"name": "the text run", "used_for": "pretrain", "licence": checkpoints.licence}
             context["licences"].append(licence)
         return context
+
+    def check_unchanged(self) -> None:
+        """Refuse corpora of which a file was changed after it was listed. Raises ConfigError."""
+        for job in (job for job in self.jobs if job.phase == "sources" and "corpora" in job.settings):
+            if self.is_current(job):
+                folder, where = self.root / job.folder, self.context["corpora"]
+                if found := find_changed(self.root, folder, listed(folder, job.settings, where)):
+                    place, keys = found
+                    section = where
+                    for key in keys:
+                        section = section[key]
+                    allowed = f"another one, as {place} has changed since it was indexed; increase it and rerun"
+                    raise ConfigError(where["file"], f"source.{'.'.join(keys)}.revision", section["revision"], allowed)
 
     def check_paths(self) -> None:
         """Refuse corpora and checkpoints that are not there, if any job is left that reads them. Raises ConfigError."""

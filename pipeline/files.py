@@ -91,6 +91,11 @@ def path_fault(name: str) -> str | None:
     return None
 
 
+def join(place: str, name: str) -> str:
+    """Where a listed file lies: `place` is its folder, or the file itself."""
+    return place if place.endswith(f"/{name}") and not name.count("/") else f"{place}/{name}"
+
+
 def one_line(text: object, longest: int = 500) -> str:
     """A text as messages have it: in one line, without what a terminal would obey, and not longer than that."""
     text = str(text)

@@ -105,6 +105,7 @@ class Workflow:
                 self.ledger.tidy()
             self.ledger.mark_deleted()
             self.ledger.write_jobs()
+            refuse(self.ledger.check_unchanged)
             atexit.register(self.record_late)
             atexit.register(self.name_the_other)
 

@@ -14,6 +14,8 @@ import pickle
 import re
 import shutil
 import signal
+import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,7 @@ from pipeline.data.formats import BadRecord
 from pipeline.data.frames import Square
 from pipeline.data.images import undecodable
 from pipeline.data.read_text import read_documents
+from pipeline.data.read_text import token_lists as token_lists_of
 from pipeline.data.store import verify_shards
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.files import folder_hashes, read_json
@@ -297,6 +300,23 @@ def test_wrong_token_lists_are_quarantined(real, corpora, heldout, wrong, reason
     assert measured["sequences"] == 39 and measured["corpora"]["dclm"]["records"] == 40
 
 
+def test_token_tars_are_read_as_other_tars_are():
+    def read(*names: str) -> tuple[list, Counter]:
+        file, counts, data = io.BytesIO(), Counter(), gzip.compress(b"[7, 7]")
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        file.seek(0)
+        found = list(token_lists_of(file, "a.tar", 2, np.ones(9, bool), counts))
+        return [one.reason if isinstance(one, BadRecord) else one.tolist() for one in found], counts
+
+    assert read("./._0.json.gz", "./0.json.gz", "v1.0/0.json.gz") == ([[7, 7], [7, 7]], {"members_not_read": 1})
+    ((reason,), _) = read("a.0.json.gz", "a.1.json.gz")
+    assert reason.startswith("has no .json.gz: its members' names have dots (.0.json.gz, .1.json.gz)")
+
+
 def test_damaged_token_tars(real, corpora, heldout):
     sequences = token_lists(2, 30)
     folder = tokenized(real, corpora, sequences)
@@ -378,7 +398,7 @@ def without(number: int, key: str):
     [
         (set_of(5, jpg=picture(5)[:-300]), "image does not have the sha256 of its .json"),
         (set_of(5, jpg=picture(5)[:-300], json=b"{}"), "image cannot be decoded (OSError)"),
-        (set_of(5, jpg=b"<html>"), "not a JPEG, PNG or WebP image"),
+        (set_of(5, jpg=b"<html>"), "not a JPEG, PNG, WebP, GIF or BMP image"),
         (set_of(5, json=b"{"), "text cannot be decoded"),
         (set_of(5, txt=b"\xff"), "text cannot be decoded"),
         (set_of(5, txt=b" "), "caption is empty"),
@@ -523,6 +543,57 @@ def test_a_cut_tar_of_synthetic_captions_is_quarantined(real, corpora):
     folder, measured = made(real, "captions")
     assert quarantine(folder)[0]["file"] == "00000001.tar"
     assert 0 < measured["corpora"]["full"]["images_without_caption"] < 30
+
+
+def test_uids_that_do_not_match_are_refused_before_the_conversion(real, corpora, monkeypatch):
+    joined(real, corpora)
+    official.tar(
+        corpora / "images/00000.tar", [official.img2dataset_sample(90 + n, "x", picture(n)) for n in range(16)]
+    )
+    official.tar(
+        corpora / "images/00001.tar", [{"__key__": f"k{n}", "jpg": picture(n), "json": b"{}"} for n in range(16)]
+    )
+    monkeypatch.setattr(convert, "write_part", None)  # nothing is converted
+    said = refused(real, "shards", "captions")
+    assert "ValueError: full: 0 of 32 uids match: no image has one of the 32 synthetic captions" in said
+    assert f"the first image's uid is '{uid(90)}' (00000.tar, as its .json says), a caption's '" in said
+    monkeypatch.setattr(convert, "LOOKED_UP", 5)
+    assert "full: 0 of 5 uids match" in refused(real, "shards", "captions")
+
+
+def dotted(first: int) -> list[dict]:
+    """What WebDataset takes for one sample: the key of all is `photo`."""
+    return [{"__key__": f"photo.{n}", "jpg": picture(n), "txt": b"x"} for n in range(first, first + 4)]
+
+
+def test_a_refusal_says_why_and_counts_samples(real, corpora, capfd):
+    official.img2dataset(corpora / "cc12m", files=1, stats=False)
+    official.tar(corpora / "cc12m/1.tar", dotted(0))
+    unsorted = [(f"{n}.{end}", data) for end, data in (("jpg", picture(1)), ("txt", b"x")) for n in range(5)]
+    with tarfile.open(corpora / "cc12m/2.tar", "w") as tar:
+        for name, data in [*unsorted, ("._0.jpg", b"Mac"), ("README", b"")]:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    change(real, bad_records=0.25)
+    said = refused(real, "shards", "captions")
+    assert (
+        "full: 9 of 29 records and 0 of" in said
+        and "the first: 1.tar: record photo: has no image: its members' n" in said
+    )
+    assert (
+        "; 5 such as 2.tar: record 0: has no .txt, only .jpg; 5 such as 2.tar: record 0: has no image: its mem" in said
+    )
+    change(real, bad_records=0.5)
+    folder, measured = made(real, "captions")
+    counts = measured["corpora"]["full"]
+    assert (counts["records"], counts["bad"], counts["members_not_read"], len(quarantine(folder))) == (29, 9, 2, 11)
+    assert "full: 29 records, 9 that cannot be read, 2 members of tars that are not read" in capfd.readouterr().out
+    (corpora / "cc12m/00000.tar").unlink()
+    change(real, captions__full__revision="2", bad_records=1.0)
+    said = refused(real, "shards", "captions")
+    assert "not enough data for one sequence of 64 positions: full: 9 records, 9 that cannot be read" in said
+    assert "its members' names have dots" in said
 
 
 # --- instructions -----------------------------------------------------------------------------------------------------
@@ -731,7 +802,56 @@ def test_a_file_that_changed_since_it_was_listed_is_refused(real, corpora):
     official.img2dataset(corpora / "cc12m", files=2)
     assert make(real, job_of(real, "sources", "captions")) == ""
     rewrite(corpora / "cc12m/00001.tar", lambda made: made)
-    assert "00001.tar: is not the file any more that was listed" in refused(real, "shards", "captions")
+    said = refused(real, "shards", "captions")
+    assert said.endswith(
+        "corpora/cc12m/00001.tar: has changed since it was indexed. Increase `revision` for this corpus in"
+        " configs/data/real.yaml (source.captions.full) and rerun"
+    )
+
+
+def test_a_plan_notices_files_that_changed_since_they_were_listed(real, corpora):
+    """By size, then by date, then by hash; files that are gone, or only have another date, are no matter."""
+    joined(real, corpora)
+    official.llava(corpora / "llava-v1.5-instruct")
+    for part in ("captions", "instructions"):
+        assert make(real, job_of(real, "sources", part)) == ""
+
+    def said() -> str:
+        try:
+            real.ledger().check_unchanged()
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    assert said() == ""
+    for place, key in (
+        ("images/00001.tar", "captions.full.images"),
+        ("dr/00000000.tar", "captions.full"),
+        ("llava-v1.5-instruct/llava_v1_5_mix665k.json", "instructions.llava"),
+        ("llava-v1.5-instruct/gqa/images/000000000001.jpg", "instructions.llava"),
+    ):
+        path = corpora / place
+        before, date = path.read_bytes(), path.stat().st_mtime_ns
+        os.utime(path, ns=(date, date + 10**10))
+        assert said() == "", "the same bytes of another date"
+        for after, moved in (
+            (before + b"\0", 0),
+            (before[:-1] + bytes([before[-1] ^ 1]), 3),
+            (before[:-1] + b"?", -(10**12)),
+        ):
+            path.write_bytes(after)
+            os.utime(path, ns=(date, date + moved))
+            key_of = f"{DATA}: source.{key}.revision: found "
+            assert said().startswith(key_of) and f"as corpora/{place} has changed since it was indexed" in said()
+        path.write_bytes(before)
+        assert said() == ""
+    path.unlink()
+    assert said() == ""
+    (corpora / "images/00000.tar").write_bytes(b"")
+    with pytest.raises(SystemExit):
+        Workflow(real.root, {}, main=True)
+    change(real, captions__full__images__revision="2")
+    assert said() == ""
 
 
 # --- tokenizer --------------------------------------------------------------------------------------------------------
@@ -940,7 +1060,8 @@ def test_damaged_images_are_found_or_decoded_but_never_an_error(format, place, n
     data = bytearray(picture(1, format=format))
     place %= len(data)
     data[place : place + len(noise)] = noise
-    assert (undecodable(bytes(data)) or "image cannot be decoded (").startswith("image cannot be decoded (")
+    said = undecodable(bytes(data)) or "not a JPEG"
+    assert said.startswith(("image cannot be decoded (", "image has ", "not a JPEG"))
     assert undecodable(picture(1, format=format)) is None
     assert undecodable(picture(1, format=format)[:60]) is not None
 

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -224,6 +225,51 @@ def test_a_wrong_hash_is_found(tmp_path):
     assert isinstance(found, BadRecord) and "sha256" in str(found)
 
 
+def samples_of(made, **options):
+    """What is read of a tar: (id, text) of a caption, or (record, reason, records) of what cannot be."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, data in made:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    file.seek(0)
+    found = list(captions(file, "a.tar", False, None, **options))
+    return [(c.record, c.reason, c.records) if isinstance(c, BadRecord) else (c.id, c.text) for c in found]
+
+
+def test_samples_are_webdatasets_and_what_is_none_says_why():
+    def pair(key, text=b"x"):
+        return [(f"{key}.jpg", JPEG), (f"{key}.txt", text)]
+
+    apple = [
+        ("./._0.jpg", b"Mac"),
+        *pair("./0"),
+        ("./._0.txt", b"Mac"),
+        (".DS_Store", b""),
+        ("README", b""),
+        ("__meta__/b.jpg", b""),
+    ]
+    assert samples_of(apple) == [("./0", "x")]
+    assert samples_of([*pair("v1.0/a"), *pair("v1.0/b")]) == [("v1.0/a", "x"), ("v1.0/b", "x")]
+    ((key, reason, records),) = samples_of([member for n in range(4) for member in pair(f"photo.00{n}")])
+    assert (key, records) == ("photo", 4) and reason.startswith(
+        "has no image: its members' names have dots (.000.jpg, .000.txt, .001.jpg, ...), and a sample's key ends at its first dot"
+    )
+    found = samples_of([(f"{n}.jpg", JPEG) for n in range(3)] + [(f"{n}.txt", b"x") for n in range(3)])
+    assert found[:3] == [(str(n), "has no .txt, only .jpg", 1) for n in range(3)]
+    assert [one[2] for one in found[3:]] == [0, 0, 0]
+    assert all("its members are not adjacent in the tar, and these (.txt) stand alone" in one[1] for one in found[3:])
+    assert samples_of([*pair("0"), *pair("1"), *pair("0", b"y")]) == [("0", "x"), ("1", "x"), ("0", "y")]
+    assert samples_of([*pair("0"), ("0.png", JPEG)]) == [("0", "has 2 images (.jpg, .png), one is read", 1)]
+    # A caption is about one image: its marker goes, words about one stay.
+    texts = {"<image>\nA cat": "A cat", "A cat\n<image>": "A cat", "The tag <image> of SVG": "The tag <image> of SVG"}
+    assert [samples_of(pair("0", text.encode()))[0][1] for text in texts] == list(texts.values())
+    assert samples_of(pair("0", b"<image>\n<image>\nx")) == [("0", "has 2 <image> and 1 image", 1)]
+    assert samples_of(pair("0", b"<image> <image>\nx")) == [("0", "has 2 <image> and 1 image", 1)]
+    assert samples_of(pair("0", b"<image>")) == [("0", "has no text beside <image>", 1)]
+
+
 # --- conversations ------------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +297,67 @@ def test_conversations_without_an_image_are_read(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps([{"id": 7, "conversations": turns}]))
     (read,) = read_conversations(tmp_path / "c.json", tmp_path)
     assert (read.id, read.image, read.turns) == ("7", None, (("Hi", "Hello"),))
+
+
+def record_of(*said, **more):
+    """A LLaVA record in which human and gpt say something in turn."""
+    turns = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(said)]
+    return {"id": "a", "conversations": turns} | more
+
+
+def test_markers_and_images_agree():
+    """An <image> is taken out where it stands for the image; elsewhere it is a word."""
+    has = {"image": "a.jpg"}
+    read = [
+        (record_of("<image>\nWho?", "A cat.", **has), (("Who?", "A cat."),)),
+        (record_of("Who?\n<image>", "A cat.", **has), (("Who?", "A cat."),)),
+        (record_of("<image> Who?", "A cat.", image_id="7", **has), (("Who?", "A cat."),)),
+        (record_of("Hi ", " Hi\n", "<image>\nWho?", "x", **has), (("Hi ", " Hi\n"), ("Who?", "x"))),
+        (record_of("<image>\nWhich tag is it?", "<image>", **has), (("Which tag is it?", "<image>"),)),
+        (record_of("Is it <image> or <img>?", "    <image>\n"), (("Is it <image> or <img>?", "    <image>\n"),)),
+        (record_of("Mend:\n<rss>\n<image>\n</rss>", "x", source="a.json", image=None, images=[], num_images=0), None),
+    ]
+    for record, turns in read:
+        found = formats.conversation(record, "c.json", 0, lambda image, where: b"...")
+        assert found.turns == (turns or (("Mend:\n<rss>\n<image>\n</rss>", "x"),))
+        assert formats.is_chat(record) == (record.get("image") is None)
+    asked = ("<image>\nWho?", "A cat.")
+    bad = [
+        (record_of("Who?", "A cat.", **has), "has 1 image and 0 <image> in what human says"),
+        (record_of("<image>\n<image>\nWho?", "A cat.", **has), "has 1 image and 2 <image> in what human says"),
+        (record_of(*asked, "And <image>?", "x", **has), "has 1 image and 2 <image> in what human says"),
+        (record_of(*asked, image=["a.jpg"]), "'image' is of type list"),
+        (record_of(*asked), "has a line <image> in what human says and no 'image'; its other keys: none"),
+        (record_of(*asked, source="coco"), "and no 'image'; its other keys: 'source'"),
+    ]
+    others = {
+        "images": ["a.jpg"],
+        "image_path": "a",
+        "image_file": "a",
+        "video": "a.mp4",
+        "img": [{"path": "a"}],
+        "file": "a.PNG",
+    }
+    bad += [
+        (record_of(*asked, **{key: value}), f"has no 'image' but '{key}', which is not read")
+        for key, value in others.items()
+    ]
+    bad += [(record_of("<video>\nWho?", "A cat.", video="a.mp4"), "has no 'image' but 'video', which is not read")]
+    for record, reason in bad:
+        with pytest.raises(BadRecord, match="record a: .*" + re.escape(reason)):
+            formats.conversation(record, "c.json", 0, lambda image, where: b"...")
+        assert not formats.is_chat(record), "it is not dropped as a chat, uncounted among the bad ones"
+
+
+def test_a_question_is_about_one_image(copy):
+    path = copy / "short_answer/questions.json"
+    asked = {"<image>\nWho is it?": "Who is it?", "What does <image> mean?": "What does <image> mean?"}
+    for text, left in asked.items():
+        edit(path, lambda v, text=text: v["questions"][0].update(question=text))
+        assert next(iter(read_questions("vqav2", copy / "short_answer"))).text == left
+    edit(path, lambda v: v["questions"][0].update(question="<image><image>\nWho?"))
+    with pytest.raises(BadRecord, match="has 2 <image> and 1 image"):
+        list(read_questions("vqav2", copy / "short_answer"))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +32,7 @@ import fsspec
 import numpy as np
 
 from pipeline.data import formats
-from pipeline.data.corpora import image_name, is_corpora, join, listed_corpora, read_bytes, read_list
+from pipeline.data.corpora import image_name, is_corpora, listed_corpora, read_bytes, read_list
 from pipeline.data.formats import BadRecord, Stream
 from pipeline.data.frames import Fit
 from pipeline.data.images import undecodable
@@ -49,13 +50,22 @@ from pipeline.data.shards import (
 from pipeline.data.shards import run as write_sequences
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, write_shards
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
-from pipeline.files import atomic_folder, path_fault, read_json, stable_json, write_text
+from pipeline.files import atomic_folder, join, path_fault, read_json, stable_json, write_text
 from pipeline.phase import Job
 from pipeline.processes import end_with
 
 SHARDS, COUNTS, QUARANTINE, UIDS = "mds", "part.json", "quarantine.jsonl", "uids.txt"  # what a file leaves
+LOOKED_UP = 10_000  # uids of images, before it is said that none has a caption
+SPECIAL = re.compile(r"\d+|\S*/\S*")  # what differs between reasons of one kind: numbers and paths
 RECORDS = 10_000  # of a JSON list that are converted together
 ENOUGH = 1 << 16  # bytes read at a time where a file is only hashed
+
+LEFT_OUT = {  # what is counted of what is not used
+    "bad": "that cannot be read",
+    "without_image": "chats without an image that are left out (without_image: drop)",
+    "images_without_caption": "images without a synthetic caption",
+    "members_not_read": "members of tars that are not read (without a suffix, or with a dot in front, as macOS's)",
+}
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -74,6 +84,7 @@ class Unit:
     sha256: str | None
     records: int | None = None  # as a sidecar says
     number: int = 0  # its place among the job's
+    settings: str = ""  # where the corpus's are: the file, and the key in it
 
 
 @dataclass(frozen=True)
@@ -104,11 +115,13 @@ class Tally:
     def __init__(self, unit: Unit, quarantine: TextIO):
         self.unit, self.quarantine = unit, quarantine
         self.counts: Counter[str] = Counter()
+        self.known: set[str | int] = set()  # bad records
 
-    def bad(self, error: BadRecord, records: int = 1) -> None:
+    def bad(self, error: BadRecord) -> None:
         line = {"corpus": self.unit.corpus, "file": error.file, "record": error.record, "reason": error.reason}
         self.quarantine.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.counts["bad"] += records
+        self.counts["bad"] += error.records or error.record not in self.known
+        self.known.add(error.record)
         if error.broken_at is not None:
             self.counts["broken_files"] += 1
             self.counts["unread_bytes"] += max(0, self.unit.bytes - error.broken_at)
@@ -116,10 +129,11 @@ class Tally:
     def good(self, found: Iterable[Found | BadRecord]) -> Iterator[Found]:
         """What could be read."""
         for one in found:
-            self.counts["records"] += 1
             if isinstance(one, BadRecord):
+                self.counts["records"] += one.records
                 self.bad(one)
             else:
+                self.counts["records"] += 1
                 yield one
 
     def check_number(self) -> None:
@@ -127,7 +141,7 @@ class Tally:
         seen, promised = self.counts["records"], self.unit.records
         if promised is not None and seen != promised:
             reason = f"holds {seen} records, its sidecar says {promised}"
-            self.bad(BadRecord(self.unit.file, "-", reason), abs(promised - seen))
+            self.bad(BadRecord(self.unit.file, "-", reason, records=abs(promised - seen)))
             self.counts["records"] += max(0, promised - seen)
 
 
@@ -146,7 +160,8 @@ class Hashed:
         while self.read(ENOUGH):
             pass
         if self.digest.hexdigest() != self.unit.sha256:
-            raise ValueError(f"{self.unit.place}: is not the file any more that was listed; list the sources anew")
+            remedy = f"Increase `revision` for this corpus in {self.unit.settings} and rerun"
+            raise ValueError(f"{self.unit.place}: has changed since it was indexed. {remedy}")
 
 
 # --- records of a file ------------------------------------------------------------------------------------------------
@@ -177,7 +192,7 @@ def tokenized_text(work: Work, unit: Unit, file: Stream, tally: Tally, rest: lis
     allowed = np.ones(tokenizer.vocabulary, bool)
     allowed[[tokenizer.image, tokenizer.human, tokenizer.end_human]] = False
     allowed[[tokenizer.assistant, tokenizer.end_assistant]] = False
-    for tokens in tally.good(token_lists(file, unit.file, work.sequence + 1, allowed)):
+    for tokens in tally.good(token_lists(file, unit.file, work.sequence + 1, allowed, tally.counts)):
         yield {"tokens": tokens}
 
 
@@ -189,7 +204,7 @@ def captioned(work: Work, unit: Unit, file: Stream, tally: Tally, uids: TextIO) 
     corpus = work.corpora[unit.corpus]
     joined = corpus["format"] == "datacompdr"
     known = captions_at(work.captions(unit.corpus).resolve()) if joined else None
-    for key, members in formats.tar_samples(file, unit.file):
+    for key, members in formats.tar_samples(file, unit.file, counts=tally.counts):
         if isinstance(members, BadRecord):
             yield members
             continue
@@ -229,7 +244,7 @@ def conversations(work: Work, unit: Unit, file: Iterable[bytes], tally: Tally) -
 
     for line in file:
         number, record = json.loads(line)
-        if corpus["without_image"] == "drop" and isinstance(record, dict) and record.get("image") is None:
+        if corpus["without_image"] == "drop" and formats.is_chat(record):
             tally.counts["without_image"] += 1
             continue
         try:
@@ -361,14 +376,15 @@ def synthetic(unit: Unit) -> tuple[list[tuple[str, str, str | None]], list[BadRe
 
     Of a sample's captions it is the one that the uid's hash chooses: the same wherever, and whenever, it is read.
     """
-    rows, bad, records = [], [], 0
+    rows, bad = [], []
     with fsspec.open(unit.place, "rb") as file:
         listed = Hashed(file, unit)
         for key, members in formats.tar_samples(listed, unit.file, (".json",)):
-            records += 1
             try:
                 if isinstance(members, BadRecord):
                     raise members
+                if "syn.json" not in members:
+                    raise formats.lacking(unit.file, key, members, "syn_text", ("syn.json",))
                 facts = formats.sidecar(unit.file, key, members)
                 uid = formats.uid_of(unit.file, key, facts)
                 texts = formats.sidecar(unit.file, key, members, "syn.json").get("syn_text")
@@ -377,12 +393,12 @@ def synthetic(unit: Unit) -> tuple[list[tuple[str, str, str | None]], list[BadRe
                 chosen = texts[int.from_bytes(hashlib.sha256(uid.encode()).digest()[:8]) % len(texts)]
                 if not isinstance(chosen, str) or not chosen.strip():
                     raise BadRecord(unit.file, key, "the caption of its syn_text that is chosen is no text")
-                sha256 = facts.get("sha256")
+                chosen, sha256 = formats.unmarked(chosen, unit.file, key), facts.get("sha256")
                 rows.append((uid, chosen.strip(), sha256 if isinstance(sha256, str) else None))
             except BadRecord as error:
                 bad.append(error)
         listed.finish()
-    return rows, bad, records
+    return rows, bad, len(rows) + sum(error.records for error in bad)
 
 
 def note_captions(job: Job, work: Work, name: str, units: list[Unit], workers: int) -> None:
@@ -408,6 +424,38 @@ def note_captions(job: Job, work: Work, name: str, units: list[Unit], workers: i
             job.progress.update(size, total, "bytes", f"captions of {name}")
 
 
+def check_uids(work: Work, name: str, units: list[Unit]) -> None:
+    """Refuse images of which none among the first LOOKED_UP has a caption. Raises ValueError.
+
+    Before they are converted, which takes hours. What cannot be read is left to the conversion.
+    """
+    first, looked_up = "", 0
+    with closing(sqlite3.connect(work.captions(name))) as known:
+        for unit in units:
+            with fsspec.open(unit.place, "rb") as file:
+                for key, members in formats.tar_samples(file, unit.file, (".json",)):
+                    try:
+                        if isinstance(members, BadRecord) or not members.keys() & {*formats.IMAGE_SUFFIXES}:
+                            continue
+                        uid = formats.uid_of(unit.file, key, facts := formats.sidecar(unit.file, key, members))
+                    except BadRecord:
+                        continue
+                    if known.execute("SELECT 1 FROM captions WHERE uid = ?", [uid]).fetchone():
+                        return
+                    looked_up += 1
+                    first = first or f"{uid!r} ({unit.file}, {'as its .json says' if facts.get('uid') else 'its key'})"
+                    if looked_up == LOOKED_UP:
+                        break
+            if looked_up == LOOKED_UP:
+                break
+        captions = known.execute("SELECT uid, (SELECT count(*) FROM captions) FROM captions LIMIT 1").fetchone()
+    if looked_up and captions:
+        raise ValueError(
+            f"{name}: 0 of {looked_up:,} uids match: no image has one of the {captions[1]:,} synthetic captions; the first"
+            f" image's uid is {first}, a caption's {captions[0]!r}; an image's uid is the `uid` of its .json, or its key"
+        )
+
+
 # --- the phase --------------------------------------------------------------------------------------------------------
 
 
@@ -423,8 +471,17 @@ def look_up(job: Job) -> tuple[Work, dict[str, list[Unit]]]:
 
     def units(corpus: str, name: str, place: str) -> list[Unit]:
         only = corpora[corpus]["file"] if corpora[corpus]["format"] == "llava" else None
+        key = f"{job.context['corpora']['file']} (source.{part}.{name})"
         return [
-            Unit(corpus, line["file"], join(place, line["file"]), line["bytes"], line["sha256"], line.get("records"))
+            Unit(
+                corpus,
+                line["file"],
+                join(place, line["file"]),
+                line["bytes"],
+                line["sha256"],
+                line.get("records"),
+                settings=key,
+            )
             for line in read_list(source, name)
             if only in (None, line["file"])
         ]
@@ -445,6 +502,7 @@ def prepare(job: Job, work: Work, listed: dict[str, list[Unit]], workers: int) -
             units += divided
         elif corpus["format"] == "datacompdr":
             note_captions(job, work, name, listed[name], workers)
+            check_uids(work, name, listed[f"{name}.images"])
             units += listed[f"{name}.images"]
         else:
             units += listed[name]
@@ -486,13 +544,34 @@ def check_share(
         return
     file = work.resume / QUARANTINE
     write_quarantine(work, units, file)
-    lines = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
-    first = next(line for line in lines if line["corpus"] == name)
     raise ValueError(
         f"{name}: {counts['bad']:,} of {counts['records']:,} records and {counts['unread_bytes']:,} of {size:,} bytes"
-        f" cannot be read, allowed: {allowed:.2%} (source.bad_records); the first: {first['file']}: record"
-        f" {first['record']}: {first['reason']}; all of them: {file}"
+        f" cannot be read, allowed: {allowed:.2%} (source.bad_records); {reasons(file, name)}; all of them: {file}"
     )
+
+
+def reasons(file: Path, name: str) -> str:
+    """Why records of a corpus are in a quarantine: the first of them, and one of each of the most frequent other kinds."""
+    kinds: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    with open(file, encoding="utf-8") as lines:
+        for line in map(json.loads, lines):
+            if line["corpus"] == name:
+                kind = SPECIAL.sub("", line["reason"])
+                kinds[kind] += 1
+                examples.setdefault(kind, f"{line['file']}: record {line['record']}: {line['reason']}")
+    first, *others = examples
+    others = sorted(others, key=lambda kind: -kinds[kind])[:2]
+    return "; ".join(
+        [f"the first: {examples[first]}", *(f"{kinds[kind]:,} such as {examples[kind]}" for kind in others)]
+    )
+
+
+def said_of(name: str, counts: Counter, quarantine: Path) -> str:
+    """What became of a corpus's records, in words."""
+    said = [f"{name}: {counts['records']:,} records"]
+    said += [f"{counts[key]:,} {words}" for key, words in LEFT_OUT.items() if counts[key]]
+    return ", ".join(said) + (f"; {reasons(quarantine, name)}" if counts["bad"] else "")
 
 
 def gather(work: Work, units: list[Unit], out: Path) -> Counter:
@@ -562,10 +641,12 @@ def convert_corpora(job: Job, out: Path) -> dict:
     joined = gather(work, units, out)
     total = sum(counts.values(), joined)
     if not total["sequences"]:
-        raise ValueError(f"{work.part}: not enough data for one sequence of {work.sequence} positions")
+        why = "; ".join(said_of(name, counts[name], out / QUARANTINE) for name in work.corpora)
+        raise ValueError(f"{work.part}: not enough data for one sequence of {work.sequence} positions: {why}")
     for name, corpus in work.corpora.items():
         if corpus["format"] == "datacompdr":
             counts[name].update(count_missing(work, name, units))
+        print(said_of(name, counts[name], out / QUARANTINE), flush=True)
     keys = ("sequences", "pieces", "labels", "image_positions", "padding")
     return {
         **{key: total[key] for key in keys},

@@ -31,7 +31,7 @@ from pipeline.data import formats
 from pipeline.data.images import undecodable
 from pipeline.data.read_text import documents, read_choices
 from pipeline.data.records import Conversation, Question
-from pipeline.files import one_line, parse_json, path_fault, read_json, stable_json, write_text
+from pipeline.files import join, one_line, parse_json, path_fault, read_json, stable_json, write_text
 from pipeline.phase import Job
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -65,11 +65,6 @@ def files_below(place: str, suffixes: tuple[str, ...]) -> dict[str, int]:
     if odd := [name for name in sizes if name != name.encode(errors="replace").decode()]:
         raise ValueError(f"{place}: the name of {one_line(odd[0])} is not UTF-8; rename the file")
     return {PurePosixPath(folder).name if name == "." else name: size for name, size in sizes.items()}
-
-
-def join(place: str, name: str) -> str:
-    """Where a listed file lies: `place` is its folder, or the file itself."""
-    return place if place.endswith(f"/{name}") and not name.count("/") else f"{place}/{name}"
 
 
 def read_bytes(place: str) -> bytes:
@@ -335,8 +330,7 @@ def read_turns(source: Path, context: dict) -> Iterator[Conversation]:
         corpus, place = listed["settings"], context["corpora"]["instructions"][name]["path"]
         with fsspec.open(f"{place}/{corpus['file']}", "rb") as file:
             for number, record in enumerate(formats.json_items(file, corpus["file"])):
-                has_image = isinstance(record, dict) and record.get("image") is not None
-                if not has_image and corpus["without_image"] == "drop":
+                if corpus["without_image"] == "drop" and formats.is_chat(record):
                     continue
                 with suppress(formats.BadRecord):
                     yield formats.conversation(record, corpus["file"], number, lambda image, where: None)

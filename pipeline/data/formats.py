@@ -13,19 +13,26 @@ import codecs
 import hashlib
 import json
 import pickle
+import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol, TypeVar
 
-from PIL import Image
-
-from pipeline.data.images import DAMAGED
+from pipeline.data.frames import Box, turn_box
+from pipeline.data.images import ALLOWED, DAMAGED, is_image, stored_size, turned_size
 from pipeline.data.records import Caption, Conversation, Question
 from pipeline.files import after_space, decode_json, one_line, parse_json, path_fault
 
-MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"RIFF": "webp"}
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
+MARKER = "<image>"  # stands for the image in LLaVA's texts
+# What names an image or a video in records of other layouts than LLaVA's: keys, and ends of file names.
+MEDIA_KEY = re.compile("image|img|picture|photo|video", re.IGNORECASE)
+MEDIA_FILE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|mp4|webm|avi|mov|mkv)$", re.IGNORECASE)
+METADATA = re.compile(r"__[^/]*__(/|$)")  # names in a tar that WebDataset passes over
 # The files of each format as the embedded source names them; `files` of read_questions names others.
 FILES = {
     "vqav2": {"questions": "questions.json", "annotations": "annotations.json"},
@@ -50,18 +57,25 @@ OCID_CLUTTER = ((9, "minimum"), (16, "medium"), (20, "maximum"))
 class BadRecord(ValueError):
     """A file that cannot be read, or a record in it that is missing something.
 
-    `broken_at`: the byte from which on nothing of the file could be read, if it breaks off there.
+    `broken_at`: the byte from which on nothing of the file could be read, if it breaks off there. `records`: how many
+    records it stands for; none if what it is about has been counted before.
     """
 
     advice = "mend or replace the file, then run the same command again"
 
-    def __init__(self, file: object, record: object, reason: str, broken_at: int | None = None):
+    def __init__(self, file: object, record: object, reason: str, broken_at: int | None = None, records: int = 1):
         self.file, self.record = str(file), record if isinstance(record, int) else one_line(record)
-        self.reason, self.broken_at = one_line(reason), broken_at
+        self.reason, self.broken_at, self.records = one_line(reason), broken_at, records
         super().__init__(f"{one_line(file)}: record {self.record}: {self.reason}")
 
     def __reduce__(self) -> tuple:
-        return BadRecord, (self.file, self.record, self.reason, self.broken_at)  # from one process to another
+        return BadRecord, (
+            self.file,
+            self.record,
+            self.reason,
+            self.broken_at,
+            self.records,
+        )  # from one process to another
 
 
 Found = TypeVar("Found")
@@ -119,10 +133,6 @@ def _list(value: object, file: object) -> list:
     return value
 
 
-def _is_image(head: bytes) -> bool:
-    return any(head.startswith(magic) for magic in MAGIC)
-
-
 def _inside(root: Path, name: str, file: object, where: object) -> Path:
     """The path `name` below `root`. Raises BadRecord for one that leaves it."""
     if fault := path_fault(name):
@@ -136,7 +146,7 @@ class _Images:
     def __init__(self, root: Path):
         self.root = Path(root)
         self._known: dict[str, Path] = {}
-        self._sizes: dict[Path, tuple[int, int]] = {}
+        self._sizes: dict[Path, tuple[tuple[int, int], int]] = {}
 
     def path(self, name: str, file: object, where: object) -> Path:
         if name not in self._known:
@@ -146,20 +156,29 @@ class _Images:
                     head = image.read(4)
             except OSError:
                 raise BadRecord(file, where, f"no image {path}") from None
-            if not _is_image(head):
-                raise BadRecord(file, where, f"not a JPEG, PNG or WebP image: {path}")
+            if not is_image(head):
+                raise BadRecord(file, where, f"not a {ALLOWED} image: {path}")
             self._known[name] = path
         return self._known[name]
 
-    def size(self, path: Path, file: object, where: object) -> tuple[int, int]:
-        """Width and height in px, from the header."""
+    def stored(self, path: Path, file: object, where: object) -> tuple[tuple[int, int], int]:
+        """Width and height in px of the pixels as they are stored, and how they are turned upright; from the header."""
         if path not in self._sizes:
             try:
-                with Image.open(path) as image:
-                    self._sizes[path] = image.size
+                self._sizes[path] = stored_size(path)
             except DAMAGED as error:
-                raise BadRecord(file, where, f"image header of {path} cannot be read ({error})") from None
+                raise BadRecord(
+                    file, where, f"image header of {path} cannot be read ({type(error).__name__})"
+                ) from None
         return self._sizes[path]
+
+    def upright(self, box: Box, size: tuple[int, int], path: Path, file: object, where: object) -> Box:
+        """A box in shares of an image of `size` px, in shares of the upright image.
+
+        It is of the pixels as they are stored, unless the size is that of the upright image alone.
+        """
+        stored, turn = self.stored(path, file, where)
+        return box if size == turned_size(stored, turn) != stored else turn_box(box, turn)
 
 
 def _box(corners: Any, width: float, height: float, file: object, where: object) -> tuple[float, float, float, float]:
@@ -199,6 +218,30 @@ def read_captions(folder: Path, field: str | None = None) -> Iterator[Caption]:
     for tar in tars:
         with open_file(tar) as file:
             yield from strict(captions(file, tar, False, field))
+
+
+def marked(text: str) -> tuple[int, str]:
+    """How many <image> stand on lines of their own before and after a text, as in LLaVA's; and the text without these lines.
+
+    An <image> inside of a line, or between lines of text, is text.
+    """
+    lines = text.strip().split("\n")
+    head, tail = (
+        list(takewhile(lambda line: not line.replace(MARKER, "").strip(), way)) for way in (lines, lines[::-1])
+    )
+    tail = tail[: len(lines) - len(head)]
+    left = "\n".join(lines[len(head) : len(lines) - len(tail)])
+    return sum(line.count(MARKER) for line in (*head, *tail)), left.strip()
+
+
+def unmarked(text: str, file: object, where: object) -> str:
+    """A text about one image, which goes without saying, less the line that stands for it. Raises BadRecord."""
+    found, left = marked(text) if MARKER in text else (0, "")
+    if found > 1:
+        raise BadRecord(file, where, f"has {found} {MARKER} and 1 image")
+    if found and not left:
+        raise BadRecord(file, where, f"has no text beside {MARKER}")
+    return left if found else text
 
 
 def captions(file: Stream, name: object, verify: bool, field: str | None) -> Iterator[Caption | BadRecord]:
@@ -242,16 +285,25 @@ class _Counted:
         return data
 
 
+class Members(dict[str, bytes]):
+    """{suffix: bytes} of a run of a tar's members with one key; `again`: whether there was a run of this key before."""
+
+    again = False
+
+
 def tar_samples(
-    file: Stream, name: object, wanted: tuple[str, ...] = ()
-) -> Iterator[tuple[str, dict[str, bytes] | BadRecord]]:
-    """(key, {suffix: bytes}) of every run of members with one key, as WebDataset defines it.
+    file: Stream, name: object, wanted: tuple[str, ...] = (), counts: Counter[str] | None = None
+) -> Iterator[tuple[str, Members | BadRecord]]:
+    """(key, members) of every run of members with one key, as WebDataset defines it: a name up to its first dot.
 
     `wanted` are the only suffixes whose bytes are read (none: all). Reads the file once, from its beginning to its end.
-    Links and devices are not followed. A sample of nothing else, and one whose members cannot all be taken, is a
-    BadRecord. A tar that breaks off, or that is damaged, ends with one; the sample that it breaks off in is not given.
+    Links and devices are not followed. As in WebDataset, members without a suffix, whose names begin with a dot (macOS's
+    `._NAME`) or in a folder such as __meta__ are passed over; `counts` says how many ("members_not_read"). A sample of
+    nothing else, and one whose members cannot all be taken, is a BadRecord. A tar that breaks off, or that is damaged, ends
+    with one; the sample that it breaks off in is not given.
     """
-    key, members, fault, counted, end = None, {}, None, _Counted(file), 0
+    key, members, fault, counted, end, size = None, Members(), None, _Counted(file), 0, 0
+    seen: set[str] = set()
     try:
         with tarfile.open(fileobj=counted, mode="r|", bufsize=1 << 20) as tar:  # type: ignore[call-overload]  # read() is all that it calls
             for member in tar:
@@ -259,18 +311,29 @@ def tar_samples(
                 if member.isdir():
                     continue
                 folder, slash, base = member.name.rpartition("/")
-                stem, _, suffix = base.partition(".")
+                stem, dot, suffix = base.partition(".")
+                if not (stem and dot) or METADATA.match(member.name):
+                    if counts is not None:
+                        counts["members_not_read"] += 1
+                    continue
                 this, suffix = folder + slash + stem, suffix.lower()
-                if this != key and key is not None:
-                    yield key, _sample(name, key, members, fault)
-                    members, fault = {}, None
+                if this != key:
+                    if key is not None:
+                        yield key, _sample(name, key, members, fault)
+                    members, fault, size = Members(), None, 0
+                    members.again = this in seen
+                    seen.add(this)
                 key = this
                 if not member.isreg():
                     continue
+                size += member.size
                 if suffix in members:
                     fault = f"has two members .{suffix}"
                 elif member.size > LARGEST_MEMBER:
                     fault = f"its .{suffix} has {member.size:,} bytes, more than {LARGEST_MEMBER:,}"
+                elif size > LARGEST_MEMBER:
+                    members[suffix] = b""
+                    fault = f"its members have more than {LARGEST_MEMBER:,} bytes ({_names(members)})"
                 else:
                     content = not wanted or base.lower().endswith(wanted)
                     members[suffix] = tar.extractfile(member).read() if content else b""
@@ -287,25 +350,50 @@ def tar_samples(
         yield key, _sample(name, key, members, fault)
 
 
-def _sample(name: object, key: str, members: dict[str, bytes], fault: str | None) -> dict[str, bytes] | BadRecord:
+def _sample(name: object, key: str, members: Members, fault: str | None) -> Members | BadRecord:
     """The members of a key, or what is wrong with them."""
     fault = path_fault(key) or fault
     if not members and not fault:
         fault = "its members are links or devices, which are not followed"
-    return BadRecord(name, key, fault) if fault else members
+    if not fault:
+        return members
+    dots = all("." in suffix for suffix in members)  # several samples of one key, perhaps: see `lacking`
+    alike = Counter(suffix.rpartition(".")[2] for suffix in members if dots)
+    return BadRecord(name, key, fault, records=0 if members.again else max(alike.values(), default=1))
 
 
-def image_of(name: object, key: str, members: dict[str, bytes]) -> bytes:
+def _names(members: Members) -> str:
+    """What there is of a sample, as messages say it."""
+    names = [f".{suffix}" for suffix in members]
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def lacking(name: object, key: str, members: Members, what: str, suffixes: tuple[str, ...]) -> BadRecord:
+    """A sample that has none of some suffixes, and what may be the cause."""
+    if members.again:
+        why = f"its members are not adjacent in the tar, and these ({_names(members)}) stand alone; sort them by name"
+        return BadRecord(name, key, f"has no {what}: {why}", records=0)
+    ends = tuple(f".{suffix}" for suffix in suffixes)
+    if inside := sum(suffix.endswith(ends) for suffix in members):
+        why = f"names have dots ({_names(members)}), and a sample's key ends at its first dot; name the members KEY{ends[0]}"
+        return BadRecord(name, key, f"has no {what}: its members' {why}", records=inside)
+    return BadRecord(name, key, f"has no {what}, only {_names(members)}")
+
+
+def image_of(name: object, key: str, members: Members) -> bytes:
     """The encoded image of a sample. Raises BadRecord."""
-    image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
-    if image is None:
-        raise BadRecord(name, key, "has no image")
-    if not _is_image(image[:4]):
-        raise BadRecord(name, key, "not a JPEG, PNG or WebP image")
+    found = [suffix for suffix in IMAGE_SUFFIXES if suffix in members]
+    if not found:
+        raise lacking(name, key, members, "image", IMAGE_SUFFIXES)
+    if len(found) > 1:
+        raise BadRecord(name, key, f"has {len(found)} images (.{', .'.join(found)}), one is read")
+    image = members[found[0]]
+    if not is_image(image[:4]):
+        raise BadRecord(name, key, f"not a {ALLOWED} image")
     return image
 
 
-def sidecar(name: object, key: str, members: dict[str, bytes], suffix: str = "json") -> dict:
+def sidecar(name: object, key: str, members: Members, suffix: str = "json") -> dict:
     """The sample's KEY.json; empty if it has none. Raises BadRecord."""
     try:
         facts = parse_json(members.get(suffix, b"{}"))
@@ -324,17 +412,17 @@ def uid_of(name: object, key: str, facts: dict) -> str:
     return str(uid)
 
 
-def caption_text(name: object, key: str, members: dict[str, bytes], facts: dict, field: str | None) -> str:
+def caption_text(name: object, key: str, members: Members, facts: dict, field: str | None) -> str:
     """The sample's KEY.txt, or an entry of its KEY.json. Raises BadRecord."""
     if field is None and "txt" not in members:
-        raise BadRecord(name, key, "has no .txt")
+        raise lacking(name, key, members, ".txt", ("txt",))
     try:
         text = members["txt"].decode("utf-8") if field is None else _get(facts, field, str, name, key)
     except UnicodeDecodeError as error:
         raise BadRecord(name, key, f"text cannot be decoded ({error})") from None
     if not text.strip():
         raise BadRecord(name, key, f"{field or 'caption'} is empty")
-    return text.strip()
+    return unmarked(text, name, key).strip()
 
 
 def check_image_hash(name: object, key: str, image: bytes, sha256: object) -> None:
@@ -347,7 +435,7 @@ def check_image_hash(name: object, key: str, image: bytes, sha256: object) -> No
 
 
 def read_conversations(json_path: Path, image_root: Path) -> Iterator[Conversation]:
-    """Conversations of a LLaVA JSON file; `<image>` is taken out of the text. Raises BadRecord."""
+    """Conversations of a LLaVA JSON file, as `conversation`. Raises BadRecord."""
     images = _Images(image_root)
 
     def look(image: str, where: str) -> bytes:
@@ -400,13 +488,53 @@ def _json_item(text: str, place: int, first: bool) -> tuple[object, int] | None:
 
 
 def conversation(record: Any, file: object, number: int, look: Callable[[str, str], bytes | None]) -> Conversation:
-    """A record of a LLaVA JSON file, the `number`th; `look(name, id)` gives its image. Raises BadRecord."""
+    """A record of a LLaVA JSON file, the `number`th; `look(name, id)` gives its image. Raises BadRecord.
+
+    Of a record with an image, what human says has one <image> in all, which is taken out. All other text stays as it is.
+    """
     name = str(_get(record, "id", (str, int), file, number))
-    image = None
-    if record.get("image") is not None:
+    image, has_image = None, record.get("image") is not None
+    if has_image:
         image = look(_get(record, "image", str, file, name), name)
-    messages = _get(record, "conversations", list, file, name)
-    return Conversation(name, image, _turns(messages, file, name))
+    elif fault := lost_image(record):
+        raise BadRecord(file, name, fault)
+    turns = _turns(_get(record, "conversations", list, file, name), file, name)
+    if not has_image:
+        return Conversation(name, None, turns)
+    if (markers := sum(asked.count(MARKER) for asked, _ in turns)) != 1:
+        raise BadRecord(file, name, f"has 1 image and {markers} {MARKER} in what human says, allowed: 1")
+    shown = ((asked.replace(MARKER, "").strip() if MARKER in asked else asked, told) for asked, told in turns)
+    return Conversation(name, image, tuple(shown))
+
+
+def is_chat(record: Any) -> bool:
+    """Whether a record of a LLaVA JSON file is about no image, and not about one that is not found where it should be."""
+    return isinstance(record, dict) and record.get("image") is None and lost_image(record) is None
+
+
+def lost_image(record: dict) -> str | None:
+    """What says that a record without `image` is about an image or a video all the same, or None.
+
+    A key that names one, or a human's text that begins or ends with a line <image>. Inside of a text it is text.
+    """
+    others = [key for key in record if key not in ("id", "image", "conversations")]
+    if media := [key for key in others if _names_media(key, record[key])]:
+        return f"has no 'image' but {' and '.join(map(repr, media))}, which is not read; allowed: the name of one file, as 'image'"
+    messages = record.get("conversations")
+    for message in messages if isinstance(messages, list) else ():
+        asked = message.get("value") if isinstance(message, dict) and message.get("from") == "human" else None
+        if isinstance(asked, str) and marked(asked)[0]:
+            keys = ", ".join(map(repr, others)) or "none"
+            return f"has a line {MARKER} in what human says and no 'image'; its other keys: {keys}"
+    return None
+
+
+def _names_media(key: str, value: object) -> bool:
+    """Whether an entry of a record names images or videos: by its key, or by what it holds."""
+    named = [
+        one for one in (value if isinstance(value, list) else [value]) if one and isinstance(one, str | list | dict)
+    ]
+    return any(MEDIA_KEY.search(key) or (isinstance(one, str) and MEDIA_FILE.search(one)) for one in named)
 
 
 def _turns(messages: list, file: object, where: str) -> tuple[tuple[str, str], ...]:
@@ -417,7 +545,7 @@ def _turns(messages: list, file: object, where: str) -> tuple[tuple[str, str], .
         speaker = ("human", "gpt")[number % 2]
         if _get(message, "from", str, file, where) != speaker:
             raise BadRecord(file, where, f"message {number} is not from {speaker}")
-        texts.append(_get(message, "value", str, file, where).replace("<image>", "").strip())
+        texts.append(_get(message, "value", str, file, where))
     return tuple(zip(texts[::2], texts[1::2], strict=True))
 
 
@@ -481,7 +609,7 @@ def _read(
         if question.id in seen:
             raise BadRecord(folder, question.id, "id occurs twice")
         seen.add(question.id)
-        yield question, record
+        yield replace(question, text=unmarked(question.text, folder, question.id)), record
 
 
 Read = Iterator[tuple[Question, dict]]
@@ -648,6 +776,7 @@ def _refcoco(paths: dict[str, Path], task: str, images: _Images, pattern: str, s
         width, height = (_get(image, side, int, file, ref_id) for side in ("width", "height"))
         box = _box(_corners(_get(annotation, "bbox", list, file, ref_id)), width, height, file, ref_id)
         path = images.path(_get(image, "file_name", str, file, ref_id), file, ref_id)
+        box = images.upright(box, (width, height), path, file, ref_id)
         for sentence in _get(ref, "sentences", list, refs_file, ref_id):
             sent_id = _get(sentence, "sent_id", int, refs_file, ref_id)
             text = _get(sentence, "sent", str, refs_file, ref_id)
@@ -698,7 +827,8 @@ def _ocid(paths: dict[str, Path], task: str, images: _Images, pattern: str, spli
                 corners = parse_json(corners)
             except ValueError:
                 raise BadRecord(file, where, f"bbox is not a list: {corners!r}") from None
-        box = _box(corners, *images.size(path, file, where), file, where)
+        size, _ = images.stored(path, file, where)
+        box = images.upright(_box(corners, *size, file, where), size, path, file, where)
         take = _get(record, "take_id", int, file, where)
         kind = next((name for last, name in OCID_CLUTTER if 0 <= take <= last), None)
         if kind is None:

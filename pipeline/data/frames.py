@@ -9,17 +9,20 @@ letterbox  the image is padded to a square first, evenly on both sides: shares a
 Benchmarks state boxes in shares of the image. LLaVA's instructions state them in shares of the padded square
 (haotian-liu/LLaVA, issue 606), whatever the model that is trained on them sees. A model is asked, and answers, in the
 frame that it sees; answers are scored in the image's.
+
+Images are shown upright, as their EXIF says. Boxes that were made for the pixels as they are stored are turned with them.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image, ImageOps
+
+from pipeline.data.images import stored_size, turned_size
 
 Fit = Literal["resize", "letterbox"]
 Box = tuple[float, float, float, float]
@@ -72,24 +75,45 @@ def move_box(box: Box, size: tuple[int, int], source: Fit, target: Fit) -> Box:
     return x1, y1, x2, y2
 
 
-def move_boxes(text: str, image: Path | bytes, source: Fit, target: Fit, decimals: int = 2) -> str:
+def turn_box(box: Box, turn: int) -> Box:
+    """A box in shares of an image's stored pixels, in shares of the image turned upright (`images.orientation`)."""
+    x1, y1, x2, y2 = box
+    if turn >= 5:  # rows become columns, before what else is done
+        x1, y1, x2, y2 = y1, x1, y2, x2
+    if turn in (2, 3, 6, 7):
+        x1, x2 = 1 - x2, 1 - x1
+    if turn in (3, 4, 7, 8):
+        y1, y2 = 1 - y2, 1 - y1
+    return x1, y1, x2, y2
+
+
+def move_boxes(
+    text: str, image: Path | bytes, source: Fit, target: Fit, decimals: int = 2, stored: bool = False
+) -> str:
     """A text about an image (its file, or what is in it) with every box moved to another frame.
 
     A box is a list of four numbers from 0 to 1 whose corners are in order; other lists stay as they are. What lies
-    outside the new frame is cut off, as half a hundredth may by rounding, and all that is said of the padding.
+    outside the new frame is cut off, as half a hundredth may by rounding, and all that is said of the padding. `stored`
+    says that the boxes are of the pixels as they are stored, and not of the upright image.
     """
-    if source == target or not FOUR_NUMBERS.search(text):
+    if (source == target and not stored) or not FOUR_NUMBERS.search(text):
         return text
-    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        size = opened.size
-    if size[0] == size[1]:
+    size, turn = stored_size(image)
+    shown = turned_size(size, turn)
+    turn = turn if stored else 1
+    if turn == 1 and (source == target or size[0] == size[1]):
         return text
 
     def moved(found: re.Match) -> str:
         x1, y1, x2, y2 = map(float, found.groups())
         if not (0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1):
             return found.group()
-        corners = (min(max(place, 0.0), 1.0) for place in move_box((x1, y1, x2, y2), size, source, target))
+        box = (x1, y1, x2, y2)
+        if turn == 1:
+            box = move_box(box, shown, source, target)
+        else:
+            box = move_box(turn_box(move_box(box, size, source, "resize"), turn), shown, "resize", target)
+        corners = (min(max(place, 0.0), 1.0) for place in box)
         return "[" + ", ".join(f"{place:.{decimals}f}" for place in corners) + "]"
 
     return FOUR_NUMBERS.sub(moved, text)

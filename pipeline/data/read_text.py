@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from pipeline.data.formats import BadRecord, Stream, open_file, strict, tar_samples
+from pipeline.data.formats import BadRecord, Members, Stream, lacking, open_file, strict, tar_samples
 from pipeline.data.records import Document, MultipleChoice
 from pipeline.files import parse_json
 
@@ -62,12 +63,15 @@ def documents(file: Stream, name: object) -> Iterator[Document | BadRecord]:
         yield Document(str(given) if given else text_id(text), text)
 
 
-def token_lists(file: Stream, name: object, length: int, allowed: np.ndarray) -> Iterator[np.ndarray | BadRecord]:
+def token_lists(
+    file: Stream, name: object, length: int, allowed: np.ndarray, counts: Counter[str] | None = None
+) -> Iterator[np.ndarray | BadRecord]:
     """The sequences of one of DCLM's tokenized tars, uint16 [length]; a BadRecord for each that cannot be read.
 
-    A member is a gzipped JSON list of `length` ids. `allowed` (bool, by id) says which ids text may have.
+    A member is a gzipped JSON list of `length` ids. `allowed` (bool, by id) says which ids text may have. `counts` as
+    of `tar_samples`.
     """
-    for key, members in tar_samples(file, name, (".json.gz",)):
+    for key, members in tar_samples(file, name, (".json.gz",), counts):
         if isinstance(members, BadRecord):
             yield members
             continue
@@ -77,9 +81,9 @@ def token_lists(file: Stream, name: object, length: int, allowed: np.ndarray) ->
             yield error
 
 
-def _token_list(key: str, members: dict[str, bytes], name: object, length: int, allowed: np.ndarray) -> np.ndarray:
+def _token_list(key: str, members: Members, name: object, length: int, allowed: np.ndarray) -> np.ndarray:
     if "json.gz" not in members:
-        raise BadRecord(name, key, "has no .json.gz")
+        raise lacking(name, key, members, ".json.gz", ("json.gz",))
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(members["json.gz"])) as unpacked:
             data = unpacked.read(LONGEST_LINE)

@@ -75,10 +75,13 @@ def prompt_tokens(tokenizer: Tokenizer, question: str) -> list[int]:
 def seen_turns(
     turns: Iterable[tuple[str, str]], image: bytes | None, source: Fit, target: Fit
 ) -> Iterable[tuple[str, str]]:
-    """Turns whose texts have boxes in one frame, with the boxes in the frame that the model sees."""
+    """Turns whose texts have boxes in one frame, with the boxes in the frame that the model sees.
+
+    They are of the pixels as they are stored: that is what LLaVA's own code shows.
+    """
     if image is None:
         return turns
-    move = partial(move_boxes, image=image, source=source, target=target)
+    move = partial(move_boxes, image=image, source=source, target=target, stored=True)
     return [(move(question), move(answer)) for question, answer in turns]
 
 

@@ -143,7 +143,7 @@ class Viewer:
     def encode(self, files: Iterable[Path]) -> Tensor:
         """[n, patches, width] in fp32 of images encoded together."""
         assert self.network is not None, "features that are not stored are a network's"
-        pixels = decode_images((file.read_bytes() for file in files), self.square)
+        pixels = decode_images(files, self.square)
         return self.network(pixels.to(self.device)).float()
 
     def keep(self, found: dict[Path, Tensor]) -> None:

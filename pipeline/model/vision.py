@@ -7,7 +7,6 @@ safetensors file; loading runs no code, and there is no encoder without its weig
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.data.frames import Square
+from pipeline.data.images import decode
 from pipeline.model.torch_file import read_torch
 from pipeline.model.vit import VITS, ViT, find_fault
 from pipeline.sections import Encoder, find_weights
@@ -205,15 +205,15 @@ def build_encoder(encoder: Encoder, trained: bool = False) -> nn.Module:
     return ENCODERS[encoder.kind](encoder).eval().requires_grad_(trained)
 
 
-def decode_image(data: bytes, square: Square) -> Tensor:
-    """uint8 pixels [3, side, side] of an encoded image, made the square that an encoder sees."""
-    from PIL import Image
+def decode_image(image: bytes | Path, square: Square) -> Tensor:
+    """uint8 pixels [3, side, side] of an encoded image (or its file), made the square that an encoder sees.
 
-    with Image.open(io.BytesIO(data)) as image:
-        return torch.from_numpy(np.array(square.of(image.convert("RGB")))).permute(2, 0, 1)
+    Raises BadImage.
+    """
+    return torch.from_numpy(np.array(square.of(decode(image)))).permute(2, 0, 1)
 
 
-def decode_images(files: Iterable[bytes], square: Square) -> Tensor:
-    """uint8 pixels [n, 3, side, side] of encoded images, on as many threads as PyTorch may use."""
+def decode_images(images: Iterable[bytes | Path], square: Square) -> Tensor:
+    """uint8 pixels [n, 3, side, side] of encoded images (or files), on as many threads as PyTorch may use."""
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return torch.stack(list(pool.map(lambda data: decode_image(data, square), files)))
+        return torch.stack(list(pool.map(lambda image: decode_image(image, square), images)))

@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from PIL import Image
 
+from pipeline.data.images import decode
 from pipeline.data.records import Question
 from pipeline.evaluation.metrics import parse_box
 from pipeline.evaluation.tasks import ask
@@ -85,9 +85,9 @@ def contact_sheet(examples: pd.DataFrame, images: dict[tuple[str, str], Path], f
 
 def draw(axis: Axes, row: pd.Series, file: Path) -> None:
     """An image, its question, the right answer and the model's."""
-    with Image.open(file) as image:
-        axis.imshow(image.convert("RGB"))
-        width, height = image.size
+    image = decode(file)
+    axis.imshow(image)
+    width, height = image.size
     colour, mark = (GREEN, "right") if row["right"] else (RED, "wrong")
     truth, given = parse_box(str(row["answer"])), parse_box(str(row["prediction"]))
     for box, style in ((truth, "-"), (given, "--")):

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
-from PIL import Image
 
+from pipeline.data.images import decode, open_image
 from pipeline.evaluation.metrics import parse_box
 from pipeline.files import read_json, write_text
 from pipeline.reporting import charts
@@ -660,10 +660,10 @@ def svg(file: Path) -> Picture:
 
 def thumbnail(file: Path, largest: int = LARGEST) -> Picture:
     """An image as a data URI: as it is if it is small, else a JPEG whose longer side has so many pixels."""
-    with Image.open(file) as image:
+    with open_image(file) as image:
         if max(image.size) <= largest and image.format in ("JPEG", "PNG", "WEBP"):
-            return Picture(embedded(f"image/{image.format.lower()}", file.read_bytes()), *image.size)
-        smaller = image.convert("RGB")
+            return Picture(embedded(f"image/{image.format.lower()}", file.read_bytes()), *decode(file).size)
+    smaller = decode(file)
     smaller.thumbnail((largest, largest))
     buffer = io.BytesIO()
     smaller.save(buffer, "JPEG", quality=80)
