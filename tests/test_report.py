@@ -139,6 +139,28 @@ def test_every_experiment_is_drawn_or_said_not_to_be_run(settings, copy):
     assert str(found["timing"].panels[0][1]).count('<circle class="mark') == 6
 
 
+def test_rows_that_differ_in_a_second_setting_are_lines_of_their_own(settings, copy):
+    """from_scratch at two branch points: a line each, and a legend that tells them apart."""
+    rows = read("figures/from_scratch.csv")
+    with open(copy / "figures/from_scratch.csv", "w", newline="") as out:
+        writer = csv.DictWriter(out, rows[0])
+        writer.writeheader()
+        writer.writerows([*rows, *(row | {"branch_percent": "20"} for row in rows)])
+    found = {figure.name: figure for figure in Report(settings, copy.joinpath).figures()}
+    drawing = str(found["from_scratch"].panels[0][1])
+    lines = re.findall('<polyline class="curve (s[0-9])" points="([^"]*)"', drawing)
+    assert [name for name, _ in lines] == ["s0", "s1"]
+    for _, points in lines:
+        across = [float(point.partition(",")[0]) for point in points.split()]
+        assert len(across) == len(rows) and across == sorted(set(across))
+    assert drawing.count("branch percent 20: ") == 2 * len(rows)  # in the tip and in the title
+    assert (
+        "branch percent 0</li>" in found["from_scratch"].legend
+        and "branch percent 20</li>" in found["from_scratch"].legend
+    )
+    assert not any(figure.legend for name, figure in found.items() if name != "from_scratch")
+
+
 def test_what_blind_models_answer_stands_among_the_controls(settings, copy):
     def measured(row):
         return row | (

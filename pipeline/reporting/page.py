@@ -44,7 +44,7 @@ script-src 'unsafe-inline'">
 <figure class="figure" id="figure-{{ figure.name }}">
 <figcaption><h3>{{ figure.title }}</h3><p>{{ figure.note }}</p></figcaption>
 {% if figure.panels %}
-<div class="panels{{ ' wide' if figure.legend }}">
+<div class="panels{{ ' wide' if figure.panels|length == 1 and figure.legend }}">
 {% for title, chart in figure.panels %}<div class="panel">{% if title %}<h4>{{ title }}</h4>{% endif %}{{ chart }}</div>
 {% endfor %}
 </div>{{ figure.legend }}
@@ -260,8 +260,8 @@ figure { margin: 1.6rem 0 2.2rem; } figcaption h3 { margin: 0 0 .1rem; } figcapt
 .chart .grid { stroke: var(--line); stroke-width: .7; } .chart .axis { stroke: var(--soft); stroke-width: 1; }
 .chart .zero { stroke: var(--soft); stroke-dasharray: 2 2; }
 .chart .curve { fill: none; stroke-width: 1.8; } .chart .dashed { stroke-dasharray: 5 3; }
-.chart .whisker { stroke: var(--s0); stroke-width: 1.4; } .chart .wide { stroke-width: 3; stroke-linecap: round; opacity: .55; }
-.chart .mark { fill: var(--s0); stroke: var(--s0); stroke-width: 1.8; } .chart .hollow { fill: var(--card); }
+.chart .whisker { stroke: var(--mark, var(--s0)); stroke-width: 1.4; } .chart .wide { stroke-width: 3; stroke-linecap: round; opacity: .55; }
+.chart .mark { fill: var(--mark, var(--s0)); stroke: var(--mark, var(--s0)); stroke-width: 1.8; } .chart .hollow { fill: var(--card); }
 .chart .published { fill: none; stroke: var(--s1); stroke-width: 2; }
 .chart .reach { fill: transparent; stroke: none; } .chart a:hover .mark, .chart a:focus .mark { stroke: var(--s1); } .chart a:focus { outline: none; }
 .s0 { stroke: var(--s0); } .s1 { stroke: var(--s1); } .s2 { stroke: var(--s2); } .s3 { stroke: var(--s3); } .s4 { stroke: var(--s4); }

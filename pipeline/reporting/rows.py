@@ -9,7 +9,7 @@ why. Without other seeds the row has no figures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -276,6 +276,18 @@ def failed_lines(title: str, names: Iterable[str], statuses: Iterable[str]) -> l
 def made(table: pd.DataFrame) -> pd.DataFrame:
     """The rows with figures: those of failed runs, if there are any, left out."""
     return table[table["seeds"] > 0] if "seeds" in table else table
+
+
+def differing(settings: Sequence[Mapping], but: str) -> list[str]:
+    """The settings that have several values, but for one: rows that differ in them are not points of one line."""
+    keys = [key for key in (settings[0] if settings else {}) if key != but]
+    return [key for key in keys if len({str(some.get(key)) for some in settings}) > 1]
+
+
+def setting_names(settings: Mapping) -> str:
+    """Settings for reading: "branch percent 20"."""
+    shown = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in settings.items()}
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
 
 
 def percent(row: pd.Series | dict, stem: str, factor: float = 100.0, digits: int = 1) -> str:
