@@ -7,6 +7,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from matplotlib.text import Text
 from PIL import Image
 
@@ -256,6 +260,46 @@ def test_percent_shows_an_interval_or_nothing():
     assert rows.percent({"a": math.nan}, "a") == rows.percent({}, "a") == ""
 
 
+ANYTHING = st.text(
+    st.one_of(
+        st.sampled_from("|\\\\`*_[]()<>&~$#!\"' \r\n\t\0\x0b\x0c\x1c\x85\u2028\u2029ab1-"),
+        st.characters(exclude_categories=["Cs"]),
+    ),
+    max_size=30,
+)
+
+
+@settings_of(max_examples=200, derandomize=True, deadline=None)
+@given(ANYTHING, ANYTHING)
+def test_whatever_is_said_is_one_cell_of_a_markdown_table_and_nothing_else(one, other):
+    lines = rows.markdown_table(["a", "b", "c"], [["x", rows.plain(one), rows.plain(other)], ["y", "1", "2"]])
+    assert len("\n".join(lines).splitlines()) == 4
+    tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse("\n".join(lines))
+    cells = [token for token in tokens if token.type == "inline"]
+    assert len(cells) == 9
+
+    def shown(said: str) -> str:
+        return " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in said).split())
+
+    for cell, said in zip(cells[3:6], ("x", one, other)):
+        assert {child.type for child in cell.children} <= {"text", "text_special"}
+        assert "".join(child.content for child in cell.children) == shown(said)
+
+
+def test_a_cell_of_markdown_stays_markdown_and_one_cell():
+    raw = ["**bold** a|b", "a\\|b", "a\\\\|b", "ends in \\", "two\r\nlines\u2028and three"]
+    (_, _, line) = rows.markdown_table(["h"] * 5, [raw])
+    assert line == r"| **bold** a\|b | a\|b | a\\\|b | ends in \\ | two lines and three |"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "says"),
+    [([1, 1], "one seed"), ([1, 5], "and the seeds where there are several"), ([3, 5], "and 3 seeds or more")],
+)
+def test_what_intervals_cover_is_true_of_every_row(seeds, says):
+    assert rows.covered(seeds) == f"95% over the questions asked, {says}"
+
+
 def test_tables_are_written_the_same_everywhere(tmp_path):
     assert rows.markdown_table(["", "a"], [["x", "1"], ["y", ""]]) == [
         "|  | a |",
@@ -420,7 +464,7 @@ def test_table_1_has_the_text_run_and_a_row_a_branch_point_in_order(study, tmp_p
     assert list(loss["percent"]) == list(range(2, 101, 2))
     assert loss["cooldown"].iloc[0] == pytest.approx(np.linspace(5, 3, 100)[:2].mean(), rel=1e-4)
     text = (tmp_path / "out" / "table1.md").read_text()
-    assert "they cover the 2 or more training seeds too" in text
+    assert "those of the models cover their 2 or more training seeds too" in text
     assert "| 0% | 100% | text run at 100% |" in text
 
 

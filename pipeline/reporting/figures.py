@@ -18,7 +18,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import text_to_path
 
-from pipeline.reporting.rows import made, setting_names
+from pipeline.reporting.rows import covered, made, setting_names
 
 plt.rcParams["svg.hashsalt"] = "study"  # the names inside an SVG would be random
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:olive")
@@ -135,7 +135,7 @@ def timing_figure(rows: pd.DataFrame, text: pd.DataFrame, file: Path) -> None:
     axes[1].axhline(100 * text["text_stable"].iloc[-1], color=GREY, linestyle=":", linewidth=1)
     axes[2].plot(text["branch_percent"], text["bits_per_byte"], color=GREY, linestyle=":", label="the text run itself")
     axes[2].legend(frameon=False)
-    heading(figure, title, f"{covered(rows)}; hollow: at the end, where the rate is warmed up again")
+    heading(figure, title, f"bars: {covered(seeds_of(rows))}; hollow: at the end, where the rate is warmed up again")
     return save(figure, file)
 
 
@@ -190,8 +190,12 @@ def sweep_figure(
         axes[0].annotate(
             "answering without looking", place, xytext=(4, 3), textcoords="offset points", color="0.3", fontsize=8
         )
-    heading(figure, title, covered(rows))
+    heading(figure, title, f"bars: {covered(seeds_of(rows))}")
     return save(figure, file)
+
+
+def seeds_of(rows: pd.DataFrame) -> list[float]:
+    return list(rows["seeds"]) if "seeds" in rows else [1]
 
 
 def words(name: str, width: float) -> str:
@@ -206,9 +210,3 @@ def notice(lines: Sequence[str], file: Path) -> None:
     axis.text(0.5, 0.5, text, ha="center", va="center", parse_math=False)
     axis.set_axis_off()
     save(figure, file)
-
-
-def covered(rows: pd.DataFrame) -> str:
-    """What a figure's bars are."""
-    seeds = int(rows["seeds"].min()) if "seeds" in rows else 1
-    return "bars: 95% over the questions asked, " + ("one seed" if seeds == 1 else f"and {seeds} seeds or more")

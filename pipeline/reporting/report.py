@@ -23,9 +23,10 @@ from PIL import Image
 from pipeline.evaluation.metrics import parse_box
 from pipeline.files import read_json, write_text
 from pipeline.reporting import charts
+from pipeline.reporting.claims import RULES
 from pipeline.reporting.lineage import Lineage
 from pipeline.reporting.page import PAGE, SCRIPT, STYLE
-from pipeline.reporting.rows import Rows, differing, setting_names
+from pipeline.reporting.rows import Rows, covered, differing, setting_names
 from pipeline.reporting.sweeps import CONTROLS, LABELS, QUESTIONS, SCORES, TABLES
 
 Row = Mapping[str, str]
@@ -133,6 +134,7 @@ class Report:
             answer=self.answer(),
             verdicts=[(v, word(v), sum(claim["verdict"] == v for claim in claims)) for v in VERDICTS],
             claims=claims,
+            rules=[Markup("<p>{}</p>").format(rule) for line in RULES for rule in paragraphs(line)],
             figures=self.figures(),
             grids=self.grids(),
             paper=self.comparison(),
@@ -236,11 +238,12 @@ class Report:
             ends = [number_in(rows[n], key) for n in same for key in ("effect", "low", "high")]
             span = charts.widened([*ends, published, 0.0])
             drawn, digits = math.isfinite(low + high), 2 if row["unit"] == "points" else 3
+            sign = "" if row["kind"] == "agreement" else "+"  # a spread has none
             found.append(
                 {
                     "compares": self.compares(row, place),
                     "verdict": "" if row["part_verdict"] == row["verdict"] else row["part_verdict"].replace("_", " "),
-                    "effect": f"{effect:+.{digits}f}" if math.isfinite(effect) else "",
+                    "effect": f"{effect:{sign}.{digits}f}" if math.isfinite(effect) else "",
                     "interval": f"{low:.{digits}f} to {high:.{digits}f}" if drawn else "",
                     "unit": row["unit"],
                     "power": power_of(row),
@@ -303,9 +306,7 @@ class Report:
         lines = self.lines(rows, setting)
         panels = [(title_of(c), self.panel(table, rows, setting, c, lines)) for c in measures]
         shown_first = sum(c in HEADLINE for c in measures)
-        seeds = min((int(float(row["seeds"])) for row in rows), default=0)
-        covered = "one seed" if seeds == 1 else f"and {seeds} seeds or more"
-        note = f"Bars: 95% over the questions asked, {covered}." if rows else "Not run."
+        note = f"Bars: {covered(number_in(row, 'seeds') for row in rows)}." if rows else "Not run."
         if name == "timing" and rows:
             note += " Hollow: at the end, where the rate is warmed up again."
         prior = max((number_in(row, "language_prior") for row in rows), default=math.nan)

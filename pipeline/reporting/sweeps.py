@@ -165,7 +165,10 @@ def write(rows: Rows, out: Path, name: str, question: str, found: pd.DataFrame, 
         ]
         for _, r in found.iterrows()
     ]
-    note = "Percent, with 95% intervals: over the evaluation examples where there is one seed, over seeds too where there are more."
+    note = (
+        "Scores in percent, bits per byte and CIDEr-D as they are, with 95% intervals: over the evaluation examples where"
+        " there is one seed, over seeds too where there are more."
+    )
     text = [heading, "", note, "", *markdown_table(header, lines), ""]
     write_text(
         out / f"{name}.md",
