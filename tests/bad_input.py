@@ -830,6 +830,11 @@ def ending(ends: int | str) -> str:
     return ends if isinstance(ends, str) else f"exit {ends}"
 
 
+def row(case: Case, outcome: Outcome) -> str:
+    got = case.says if case.ends == "read" else cell(outcome.line)
+    return f"| {case.fed} | {got} | {ending(case.ends)} |"
+
+
 def page(outcomes: list[tuple[Case, Outcome]]) -> str:
     """docs/bad-input.md."""
     numbers = Counter(ending(case.ends) for case, _ in outcomes)
@@ -837,10 +842,7 @@ def page(outcomes: list[tuple[Case, Outcome]]) -> str:
     parts = [HEAD.format(counts=counts)]
     for part in dict.fromkeys(case.part for case, _ in outcomes):
         table = ["| what is fed | what one gets | |", "|---|---|---|"]
-        for case, outcome in outcomes:
-            if case.part == part:
-                got = case.says if case.ends == "read" else cell(outcome.line)
-                table.append(f"| {case.fed} | {got} | {ending(case.ends)} |")
+        table += [row(case, outcome) for case, outcome in outcomes if case.part == part]
         parts += [f"## {part}", "\n".join(table)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

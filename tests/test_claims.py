@@ -204,9 +204,44 @@ def test_seeds_agree_within_a_margin_or_do_not(results):
     assert row["verdict"] == "supported"
     agreement["margin"] = 0.001
     assert results.judge(asked)["verdict"][0] == "refuted"
+    # The rules above the table are true of this row too: it is refuted at an effect far above zero, and says why.
+    above, _, below = results.text.partition("| claim |")
+    assert "agree is of a spread" in above and "refuted if it starts above it" in above
+    assert f"| **refuted** | {apart:.2f} (" in below
+    assert "above 0.10 points" in below
     assert results.judge(asked, prior=0.9)["verdict"][0] == "not testable"
     agreement["seeds"] = [0, 77]
     assert results.judge(asked)["verdict"][0] == "not_run"
+
+
+def test_the_rules_above_the_table_are_those_of_the_verdicts(results):
+    """A claim of every kind on both sides of its bound, and what the rules say of it."""
+    for cell, score in (("same", 0.6), ("low", 0.5), ("high", 0.7), ("a bit", 0.6005)):
+        results.add(cell, score, run_sd=0.0001)
+    judged = {
+        name: results.judge(asked).to_dict("records")
+        for name, asked in {
+            "above 0": claim(difference("high", "same")),
+            "below the trivial": claim(difference("a bit", "same")),  # surely above 0, surely too small
+            "above minus the margin": claim(difference("same", "a bit", direction="no_worse", margin=0.02)),
+            "below minus the margin": claim(difference("low", "same", direction="no_worse", margin=0.02)),
+            "best": claim(difference("high", "same"), difference("high", "low"), kind="optimum"),
+            "not best": claim(difference("low", "same"), difference("low", "high"), kind="optimum"),
+            "one part": claim(difference("high", "same"), difference("low", "same"), kind="all_of"),
+        }.items()
+    }
+    assert {name: rows[0]["verdict"] for name, rows in judged.items()} == {
+        "above 0": "supported",
+        "below the trivial": "refuted",
+        "above minus the margin": "supported",
+        "below minus the margin": "refuted",
+        "best": "supported",
+        "not best": "refuted",
+        "one part": "refuted",
+    }
+    (small,) = judged["below the trivial"]
+    assert small["high"] < 0.5
+    assert all(f"- {rule}" in results.text for rule in claims.RULES)
 
 
 def test_bits_per_byte_are_shown_as_they_are(results):

@@ -11,7 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import SOURCE
+from hypothesis import Phase, given
+from hypothesis import settings as settings_of
+from hypothesis import strategies as st
 from PIL import Image
+from test_reporting import ANYTHING
 
 from pipeline import kept
 from pipeline.__main__ import main
@@ -139,6 +143,28 @@ def test_every_experiment_is_drawn_or_said_not_to_be_run(settings, copy):
     assert str(found["timing"].panels[0][1]).count('<circle class="mark') == 6
 
 
+def test_rows_that_differ_in_a_second_setting_are_lines_of_their_own(settings, copy):
+    """from_scratch at two branch points: a line each, and a legend that tells them apart."""
+    rows = read("figures/from_scratch.csv")
+    with open(copy / "figures/from_scratch.csv", "w", newline="") as out:
+        writer = csv.DictWriter(out, rows[0])
+        writer.writeheader()
+        writer.writerows([*rows, *(row | {"branch_percent": "20"} for row in rows)])
+    found = {figure.name: figure for figure in Report(settings, copy.joinpath).figures()}
+    drawing = str(found["from_scratch"].panels[0][1])
+    lines = re.findall('<polyline class="curve (s[0-9])" points="([^"]*)"', drawing)
+    assert [name for name, _ in lines] == ["s0", "s1"]
+    for _, points in lines:
+        across = [float(point.partition(",")[0]) for point in points.split()]
+        assert len(across) == len(rows) and across == sorted(set(across))
+    assert drawing.count("branch percent 20: ") == 2 * len(rows)  # in the tip and in the title
+    assert (
+        "branch percent 0</li>" in found["from_scratch"].legend
+        and "branch percent 20</li>" in found["from_scratch"].legend
+    )
+    assert not any(figure.legend for name, figure in found.items() if name != "from_scratch")
+
+
 def test_what_blind_models_answer_stands_among_the_controls(settings, copy):
     def measured(row):
         return row | (
@@ -174,6 +200,44 @@ def test_nothing_that_a_model_says_becomes_a_part_of_the_page(settings, copy):
     made = Page(Report(settings, copy.joinpath).page())
     assert made.tags.count("script") == 1
     assert "<script>alert(1)</script>" in [word.strip() for word in made.words]
+
+
+def tags(page: Page) -> list[str]:
+    return [tag for tag in page.tags if tag != "rect"]  # what is no box any more is not drawn
+
+
+@settings_of(max_examples=3, derandomize=True, deadline=None, phases=[Phase.generate])  # a page takes a second
+@given(said=st.lists(ANYTHING, min_size=60, max_size=60))
+def test_whatever_is_said_is_words_of_the_page(tmp_path_factory, said):
+    """Of models, data sets and errors, wherever the page shows them: the same tags, and the words as they are."""
+    folder = tmp_path_factory.mktemp("said")
+    texts = iter([text + f" {number}" for number, text in enumerate(said)] * 20)
+    made = with_images(folder)
+    plain_tags = tags(Page(made.page()))
+    used = []
+
+    def says(name: str, *columns: str) -> list[dict]:
+        rows = [row | {column: next(texts) for column in columns if row.get(column)} for row in read(name)]
+        shown = {row.get("claim") or n: row for n, row in reversed([*enumerate(rows)])}  # a claim's first row speaks
+        used.extend(row[column] for row in shown.values() for column in columns if row.get(column))
+        return rows
+
+    said_rows = {
+        "figures/examples.csv": says("figures/examples.csv", "question", "prediction"),
+        "claims.csv": says("claims.csv", "says", "source", "reason", "note"),
+        "comparison.csv": says("comparison.csv", "setting", "note"),
+    }
+    reading = made.read
+    made.read = lambda name: said_rows.get(name) or reading(name)
+    with open(folder / "claims.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, said_rows["claims.csv"][0], quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        writer.writerows(said_rows["claims.csv"])
+    made.place = lambda name: (folder if name == "claims.csv" else SMALL) / name
+    page = Page(made.page())
+    assert tags(page) == plain_tags
+    words = "".join(page.words)
+    assert used and [text for text in used if text not in words] == []
 
 
 # The same bytes

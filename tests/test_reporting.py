@@ -7,6 +7,12 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from matplotlib.text import Text
+from PIL import Image
 
 from pipeline.evaluation import statistics
 from pipeline.reporting import (
@@ -254,6 +260,46 @@ def test_percent_shows_an_interval_or_nothing():
     assert rows.percent({"a": math.nan}, "a") == rows.percent({}, "a") == ""
 
 
+ANYTHING = st.text(
+    st.one_of(
+        st.sampled_from("|\\\\`*_[]()<>&~$#!\"' \r\n\t\0\x0b\x0c\x1c\x85\u2028\u2029ab1-"),
+        st.characters(exclude_categories=["Cs"]),
+    ),
+    max_size=30,
+)
+
+
+@settings_of(max_examples=200, derandomize=True, deadline=None)
+@given(ANYTHING, ANYTHING)
+def test_whatever_is_said_is_one_cell_of_a_markdown_table_and_nothing_else(one, other):
+    lines = rows.markdown_table(["a", "b", "c"], [["x", rows.plain(one), rows.plain(other)], ["y", "1", "2"]])
+    assert len("\n".join(lines).splitlines()) == 4
+    tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse("\n".join(lines))
+    cells = [token for token in tokens if token.type == "inline"]
+    assert len(cells) == 9
+
+    def shown(said: str) -> str:
+        return " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in said).split())
+
+    for cell, said in zip(cells[3:6], ("x", one, other)):
+        assert {child.type for child in cell.children} <= {"text", "text_special"}
+        assert "".join(child.content for child in cell.children) == shown(said)
+
+
+def test_a_cell_of_markdown_stays_markdown_and_one_cell():
+    raw = ["**bold** a|b", "a\\|b", "a\\\\|b", "ends in \\", "two\r\nlines\u2028and three"]
+    (_, _, line) = rows.markdown_table(["h"] * 5, [raw])
+    assert line == r"| **bold** a\|b | a\|b | a\\\|b | ends in \\ | two lines and three |"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "says"),
+    [([1, 1], "one seed"), ([1, 5], "and the seeds where there are several"), ([3, 5], "and 3 seeds or more")],
+)
+def test_what_intervals_cover_is_true_of_every_row(seeds, says):
+    assert rows.covered(seeds) == f"95% over the questions asked, {says}"
+
+
 def test_tables_are_written_the_same_everywhere(tmp_path):
     assert rows.markdown_table(["", "a"], [["x", "1"], ["y", ""]]) == [
         "|  | a |",
@@ -418,7 +464,7 @@ def test_table_1_has_the_text_run_and_a_row_a_branch_point_in_order(study, tmp_p
     assert list(loss["percent"]) == list(range(2, 101, 2))
     assert loss["cooldown"].iloc[0] == pytest.approx(np.linspace(5, 3, 100)[:2].mean(), rel=1e-4)
     text = (tmp_path / "out" / "table1.md").read_text()
-    assert "they cover the 2 or more training seeds too" in text
+    assert "those of the models cover their 2 or more training seeds too" in text
     assert "| 0% | 100% | text run at 100% |" in text
 
 
@@ -528,6 +574,121 @@ def test_a_figure_says_what_its_bars_cover(monkeypatch, tmp_path, seeds, words):
         monkeypatch, lambda: figures.sweep_figure(table, "branch_percent", "x", "title", tmp_path / "x.png")
     )
     assert words in figure.get_suptitle()
+
+
+def test_rows_that_differ_in_a_second_setting_are_lines_of_their_own(study, monkeypatch, tmp_path):
+    runs = [
+        (f"{b}-{f}", 7, {"branch_percent": b, "image_fraction": f}, 0.3 + f + b / 100)
+        for f in (0.0, 0.1, 0.5)
+        for b in (0.0, 20.0)
+    ]
+    figure = captured(
+        monkeypatch, lambda: sweeps.figure(study("from_scratch", *runs, experiments=["from_scratch"]), tmp_path)
+    )
+    for axis in figure.axes:
+        joined = [line for line in axis.lines if len(line.get_xdata()) > 2]
+        assert [list(line.get_xdata()) for line in joined] == [[0, 10, 50]] * 2
+        assert len({line.get_color() for line in joined}) == 2
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        "branch percent 0",
+        "branch percent 20",
+    ]
+    one = study("from_scratch", *runs[::2], experiments=["from_scratch"])
+    (axis, *_) = captured(monkeypatch, lambda: sweeps.figure(one, tmp_path)).axes
+    assert axis.get_legend() is None
+
+
+def beyond(figure) -> list[str]:
+    """What is written nearer than two pixels to the edge of a figure, or outside of it."""
+    figure.draw_without_rendering()
+    ticks = {
+        id(label)
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        for label in (tick.label1, tick.label2)
+    }  # those of them that are drawn are measured with their axis
+    renderer = figure.canvas.get_renderer()
+    boxes = [
+        (text.get_text(), text.get_window_extent(renderer))
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip() and id(text) not in ticks
+    ]
+    boxes += [
+        (f"{axis.axis_name} of {axes.get_ylabel()}", axis.get_tightbbox(renderer))
+        for axes in figure.axes
+        if axes.axison
+        for axis in (axes.xaxis, axes.yaxis)
+    ]
+    assert boxes
+    page = figure.bbox.padded(-2)
+    return [
+        name for name, box in boxes if not (page.contains(box.x0, box.y0) and page.contains(box.x1, box.y1)) and box
+    ]
+
+
+LONG = "a name of a data set that is much longer than a figure is wide, " * 4
+# What a model or somebody's data may say.
+SAID = (LONG, "w" * 300, "5 $ and 6 $", "$\\frac{$ $x^$", "a\nb\rc\u2028d\x00e\ud800", "", "<b>|`*", "图像" * 40)
+
+
+def figure_cases(folder) -> dict:
+    """Every figure that the package draws, with what it may have to show."""
+    rates = [("text run" if n == 0 else f"{n}%, re-warmed as at 60%", 100 * n) for n in range(24)]
+    curves = pd.DataFrame(
+        [(name, start + step, 1e-3 * step) for name, start in rates for step in range(3)],
+        columns=["branch", "tokens", "learning_rate"],
+    )
+    counts = dict.fromkeys(("pretrain", "cooldown", "finetune", "evaluate", "tables"), 12345)
+    branches = {f"{n}%": {} for n in range(0, 101, 10)}
+    Image.new("RGB", (60, 90), "red").save(folder / "image.png")
+    shown = pd.DataFrame(
+        [
+            {"task": task, "id": f"{n}", "right": n % 4 < 2, "question": said, "answer": said, "prediction": said}
+            for task in ("reading", LONG[:60])
+            for n, said in enumerate(SAID)
+        ]
+    )
+    images = dict.fromkeys(zip(shown["task"], shown["id"]), folder / "image.png")
+    words = points(seeds=3).assign(
+        captions=["efficientnet_lite0_and_another_one", LONG, "$x_$"], second=["a", "b", LONG]
+    )
+    negative = points(seeds=3).assign(bits_per_byte=[-123456.7, 1e-7, 0])
+    file = folder / "x.png"
+    sheet = shown[shown["task"] == shown["task"]].groupby(["task", "right"]).head(2)
+    rest = shown.groupby(["task", "right"]).tail(2)
+    return {
+        "timing": lambda: figures.timing_figure(points(seeds=5), points(), file),
+        "timing failed": lambda: figures.timing_figure(points(seeds=0), points(), file),
+        "words": lambda: figures.sweep_figure(words, "captions", "x", LONG, file),
+        "one panel": lambda: figures.sweep_figure(words[["captions", "text_stable"]], "captions", "x", LONG, file),
+        "numbers": lambda: figures.sweep_figure(negative, "branch_percent", "x", "title", file),
+        "not run": lambda: figures.sweep_figure(pd.DataFrame(), "x", "x", LONG, file),
+        "schedules": lambda: drawings.schedules_figure(curves, file),
+        "pipeline": lambda: drawings.pipeline_figure({"branches": branches, "counts": counts}, file),
+        "examples": lambda: examples.contact_sheet(sheet, images, file),
+        "more examples": lambda: examples.contact_sheet(rest, images, file),
+        **{
+            name: lambda name=name: figures.sweep_figure(
+                points(seeds=5), "branch_percent", sweeps.LABELS[name], sweeps.QUESTIONS[name][0], file
+            )
+            for name in sweeps.LABELS
+        },
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_all_that_is_written_in_a_figure_lies_inside_it(monkeypatch, tmp_path):
+    kept = []
+    for module in (figures, drawings, examples):
+        monkeypatch.setattr(module, "save", lambda figure, file: kept.append(figure))
+    found = {}
+    for name, draw in figure_cases(tmp_path).items():
+        draw()
+        figure = kept.pop()
+        found[name] = beyond(figure)
+        figures.plt.close(figure)
+    assert {name: texts for name, texts in found.items() if texts} == {}
 
 
 def test_a_branch_starts_at_the_rate_of_the_text_run():

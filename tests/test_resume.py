@@ -227,7 +227,7 @@ def test_a_save_that_ends_before_any_of_its_file_operations_leaves_a_whole_state
         assert [file.name for file in saves.folder.iterdir()] == ["last"]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_saves_that_end_anywhere_time_after_time_lose_nothing_that_was_there(tmp_path, torn, seed):
     moments, saves, before = random.Random(seed), Saves(tmp_path / "resume"), None
     for step in range(1, 15):
@@ -266,7 +266,7 @@ def test_a_folder_that_ends_before_any_file_operation_is_the_old_one_or_the_new_
         assert {p.name for p in root.iterdir()} == {"made"}
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_run_that_ends_in_the_middle_of_a_save_gives_the_same_bytes(bench, text, torn, seed):
     job, moments = bench.text(), random.Random(seed)
     for _ in range(3):  # three times in a row
@@ -284,8 +284,13 @@ def flip(file: Path, place: random.Random) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "losses.csv", "state.json"])
-@pytest.mark.parametrize("how", ["flipped", "cut", "empty"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *(("model.safetensors", "flipped"), ("optimizer.safetensors", "cut"), ("losses.csv", "empty")),
+        *(("state.json", how) for how in ("flipped", "cut", "empty")),
+    ],
+)
 def test_a_damaged_state_is_said_and_not_resumed(bench, text, capsys, name, how):
     job = bench.text()
     job.progress.kill_at = 7
@@ -302,17 +307,13 @@ def test_a_damaged_state_is_said_and_not_resumed(bench, text, capsys, name, how)
     assert f"last/{name} is damaged" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("seed", range(200))
-def test_no_flipped_bit_of_a_states_json_goes_unnoticed(tmp_path_factory, seed):
-    folder = tmp_path_factory.getbasetemp() / "flips"
-    if not folder.exists():
-        Saves(folder).save(1)
-    file = folder / "last/state.json"
+def test_no_flipped_bit_of_a_states_json_goes_unnoticed(tmp_path):
+    Saves(tmp_path).save(1)
+    file = tmp_path / "last/state.json"
     content = file.read_bytes()
-    flip(file, random.Random(seed))
-    try:
-        assert find_resumable(folder) is None
-    finally:
+    for seed in range(24):
+        flip(file, random.Random(seed))
+        assert find_resumable(tmp_path) is None, seed
         file.write_bytes(content)
 
 

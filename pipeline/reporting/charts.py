@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 320, 216
 LEFT, RIGHT, TOP, BOTTOM = 40, 12, 10, 46  # around the plot
+COLOURS = 9  # classes s0, s1, ... of the page
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Point:
     says: str
     link: str
     hollow: bool = False
+    line: int = 0  # which line it is a point of
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,10 @@ def panel(points: Sequence[Point], x_label: str, y_label: str, words: Sequence[s
             x_ticks = [(value, f"{value:g}") for value in sorted({p.x for p in points})]
     parts = axes(x, y, x_ticks, x_label)
     if not words:
-        joined = [f"{x(p.x):.1f},{y(p.y):.1f}" for p in points if not p.hollow]
-        parts.append(Markup('<polyline class="curve s0" points="{}"/>').format(" ".join(joined)))
+        for number in sorted({p.line for p in points}) or [0]:
+            joined = [f"{x(p.x):.1f},{y(p.y):.1f}" for p in points if not p.hollow and p.line == number]
+            style = f"curve s{number % COLOURS}"
+            parts.append(Markup('<polyline class="{}" points="{}"/>').format(style, " ".join(joined)))
     for p in points:
         place = x(p.x)
         bar = []
@@ -89,9 +93,10 @@ def panel(points: Sequence[Point], x_label: str, y_label: str, words: Sequence[s
         kind = "mark hollow" if p.hollow else "mark"
         dot = Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4.2"/>').format(kind, place, y(p.y))
         reach = Markup('<circle class="reach" cx="{:.1f}" cy="{:.1f}" r="13"/>').format(place, y(p.y))
+        colour = Markup(' style="--mark: var(--s{})"').format(p.line % COLOURS) if p.line else ""
         parts.append(
-            Markup('<a href="{}" data-tip="{}"><title>{}</title>{}{}{}</a>').format(
-                p.link, p.says, p.says, Markup("").join(bar), dot, reach
+            Markup('<a href="{}" data-tip="{}"{}><title>{}</title>{}{}{}</a>').format(
+                p.link, p.says, colour, p.says, Markup("").join(bar), dot, reach
             )
         )
     return drawing(parts, f"{y_label} by {x_label}", WIDTH, HEIGHT)
@@ -109,7 +114,7 @@ def curves(
     parts = axes(x, y, [(v, engineering(v)) for v in ticks(x.low, x.high, 6)], x_label, width, height, 14)
     for number, (name, points) in enumerate(series.items()):
         joined = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
-        style = f"curve s{number}{' dashed' if name in dashed else ''}"
+        style = f"curve s{number % COLOURS}{' dashed' if name in dashed else ''}"
         parts.append(Markup('<polyline class="{}" points="{}"/>').format(style, joined))
         every_nth = max(1, len(points) // 25)
         for a, b in points[::every_nth]:
@@ -206,5 +211,5 @@ def engineering(value: float) -> str:
 
 def listed(names: Sequence[str]) -> Markup:
     """The legend of curves."""
-    items = [Markup('<li><i class="s{}"></i>{}</li>').format(n, escape(name)) for n, name in enumerate(names)]
+    items = [Markup('<li><i class="s{}"></i>{}</li>').format(n % COLOURS, escape(name)) for n, name in enumerate(names)]
     return Markup('<ul class="legend">{}</ul>').format(Markup("").join(items))

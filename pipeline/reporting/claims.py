@@ -19,8 +19,10 @@ import pandas as pd
 
 from pipeline.evaluation import statistics
 from pipeline.evaluation.verdicts import (
+    ALPHA,
     BITS,
     MIN_SEEDS,
+    MIN_SPREAD_DF,
     NOT_RUN,
     POINTS,
     TRIVIAL,
@@ -33,7 +35,7 @@ from pipeline.evaluation.verdicts import (
 )
 from pipeline.files import write_text
 from pipeline.reporting import scores
-from pipeline.reporting.rows import Rows, markdown_table, stable, write_table
+from pipeline.reporting.rows import Rows, markdown_table, plain, stable, write_table
 from pipeline.reporting.sweeps import title
 
 INTEREST = 0.02  # the effect for which power is given, where the paper reports none
@@ -105,6 +107,22 @@ class Results:
         return True
 
 
+# What a verdict means, in the words of `pipeline/evaluation/verdicts.py`; Markdown, for claims.md and the report.
+RULES = (
+    "A claim of a difference is **supported** if its 95% interval lies above 0, and **refuted** if the interval ends below"
+    f" the trivial {100 * TRIVIAL:g} point ({TRIVIAL:g} bits per byte or CIDEr-D).",
+    "A claim that a model is best is refuted by a wider interval: there are several others, one of which may seem better by"
+    " chance.",
+    "A claim that something is not worse names a margin: it is supported if the interval lies above minus the margin, and"
+    " refuted if it ends below that.",
+    "A claim that seeds agree is of a spread, which is never below 0: it is supported if the interval of the spread ends"
+    " within the margin that the claim names, and refuted if it starts above it.",
+    "A claim of several parts is supported if all of them are, and refuted if one of them is. Support also asks for Holm's p"
+    f" within the claim's family of at most {ALPHA:g}.",
+    f"**Not testable**: fewer than {MIN_SEEDS} shared seeds (for agreement: fewer than {MIN_SPREAD_DF} models), no side that"
+    " beats answering without looking (for text: chance), or runs too few for an interval. What is none of these is"
+    " **inconclusive**.",
+)
 FILES = {"bits_per_byte": "heldout.csv", "cider": "captions.csv"}
 
 
@@ -342,11 +360,10 @@ def markdown(rows: Rows, table: pd.DataFrame) -> str:
     lines = [
         title(rows, "What these runs say of each claim"),
         "",
-        "A claim is *supported* if its effect is surely positive (95% interval above 0, and Holm's p within its family at",
-        f"most 0.05), *refuted* if it is surely below the trivial {100 * TRIVIAL:g} point, *not testable* with fewer than"
-        f" {MIN_SEEDS} shared seeds",
-        "or where neither side beats answering without looking. Power: the chance to find an effect of the size given in",
-        "brackets, the paper's or 2 points; seeds: how many runs of each arm there are, and how many 80% power would need.",
+        *(f"- {rule}" for rule in RULES),
+        "",
+        "Power: the chance to find an effect of the size given in brackets, the paper's or 2 points. Seeds: how many all the",
+        "models have that a line compares, and how many 80% power would need.",
     ]
     for family, heading in (("primary", "The paper's findings"), ("control", "Controls that the paper lacks")):
         lines += ["", f"## {heading}", ""]
@@ -368,7 +385,8 @@ def cells_of(row: pd.Series, first: bool) -> list[str]:
     effect = ""
     if row["effect"] == row["effect"]:
         unit = "" if row["unit"] == "points" else f" {row['unit']}"
-        effect = f"{row['effect']:+.2f} ({row['low']:.2f} to {row['high']:.2f}){unit}"
+        sign = "" if row["kind"] == "agreement" else "+"  # a spread has none
+        effect = f"{row['effect']:{sign}.2f} ({row['low']:.2f} to {row['high']:.2f}){unit}"
         effect += "; examples alone" if row["interval_covers"] == "examples" else ""
     several = row["kind"] in ("all_of", "optimum")
     power = f"{row['power']:.2f} [{row['power_at']:g}]" if row["power"] == row["power"] else ""
@@ -386,5 +404,5 @@ def cells_of(row: pd.Series, first: bool) -> list[str]:
         power,
         seeds,
         paper,
-        (row["reason"].replace("|", "\\|") + (f" {row['note']}" if row["note"] else "")) if first else "",
+        (plain(row["reason"]) + (f" {row['note']}" if row["note"] else "")) if first else "",
     ]

@@ -17,6 +17,7 @@ from pipeline.reporting.rows import (
     made,
     markdown_table,
     percent,
+    plain,
     stable,
     write_table,
 )
@@ -118,6 +119,6 @@ def pivot(table: pd.DataFrame, key: str, names: list[str], *more: str) -> list[l
         part = table[table[key] == value].set_index("cell")
         extra = [f"{part[column].iloc[0]:.0f}" for column in more]
         lines.append(
-            [value, *extra, *(percent(part.loc[name] if name in part.index else {}, "score") for name in names)]
+            [plain(value), *extra, *(percent(part.loc[name] if name in part.index else {}, "score") for name in names)]
         )
     return lines

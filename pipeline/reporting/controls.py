@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.files import write_text
 from pipeline.reporting import scores
 from pipeline.reporting.figures import sweep_figure
-from pipeline.reporting.rows import Cell, Rows, interval, made, markdown_table, percent, runs_of, write_table
+from pipeline.reporting.rows import Cell, Rows, differing, interval, made, markdown_table, percent, runs_of, write_table
 from pipeline.reporting.sweeps import CONTROLS, SCORES, title
 
 
@@ -29,7 +29,7 @@ def make(rows: Rows, out: Path) -> None:
     records = [row for part in parts.values() for row in part.to_dict("records")] or [{"status": "not_run"}]
     write_table(pd.DataFrame(records), out / "controls.csv")
     write_text(out / "controls.md", "\n".join([title(rows, "Controls"), *lines, ""]))
-    draw(parts, out)
+    draw(rows, parts, out)
 
 
 def row(rows: Rows, cell: Cell) -> dict:
@@ -59,7 +59,7 @@ def section(rows: Rows, part: pd.DataFrame) -> list[str]:
     return markdown_table(["", "seeds", *(SCORES[name][0] for name in shown)], lines)
 
 
-def draw(parts: dict[str, pd.DataFrame], out: Path) -> None:
+def draw(rows: Rows, parts: dict[str, pd.DataFrame], out: Path) -> None:
     """The two figures: scores by peak of the re-warmed branch, and text by branch point without images."""
     rewarm = made(parts["rewarm"])
     if len(rewarm):
@@ -82,4 +82,5 @@ def draw(parts: dict[str, pd.DataFrame], out: Path) -> None:
         title="The same cooldown on text alone",
         file=out / "figures/text_only.png",
         hollow=[100],
+        lines=differing([cell.settings for cell in rows.cells("text_only")], but="branch_percent"),
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import EngFormatter
 
-from pipeline.reporting.figures import GREY, save
+from pipeline.reporting.figures import GREY, canvas, heading, save
 from pipeline.reporting.rows import Rows, write_table
 from pipeline.training.schedule import Schedule
 
@@ -46,9 +46,9 @@ def curve(name: str, schedule: Schedule, start: int, tokens_a_step: int) -> pd.D
 
 def schedules_figure(curves: pd.DataFrame, file: Path) -> None:
     """The study's Figure 3: the text run's rate, and what each branch makes of it."""
-    figure, axis = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
-    colours = plt.get_cmap("viridis")
     names = [name for name in curves["branch"].unique() if name != "text run"]
+    figure, ((axis,),) = canvas(8, max(3.8, 1.2 + 0.19 * len(names)))  # as high as its legend
+    colours = matplotlib.colormaps["viridis"]
     for name, part in curves.groupby("branch", sort=False):
         if name == "text run":
             axis.plot(part["tokens"], part["learning_rate"], color=GREY, linewidth=2, label="text run")
@@ -71,7 +71,7 @@ def schedules_figure(curves: pd.DataFrame, file: Path) -> None:
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axis.set_ylim(0, 1.05 * curves["learning_rate"].max())
-    axis.set_title("A branch continues the text run's rate; only the two ends are warmed up", fontsize=10)
+    heading(figure, "A branch continues the text run's rate; only the two ends are warmed up")
     axis.spines[["top", "right"]].set_visible(False)
     save(figure, file)
 
@@ -79,7 +79,7 @@ def schedules_figure(curves: pd.DataFrame, file: Path) -> None:
 def pipeline_figure(settings: dict, file: Path) -> None:
     """What is trained from what, as a picture, with the number of jobs of each kind."""
     counts = settings["counts"]
-    figure, axis = plt.subplots(figsize=(9.5, 4.2), layout="constrained")
+    figure, ((axis,),) = canvas(9.5, 4.2)
     axis.set(xlim=(0, 100), ylim=(0, 44))
     axis.set_axis_off()
     box(axis, 4, 33, 72, 6, TEXT, f"text pre-training   ({counts.get('pretrain', 0)} states)")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -18,10 +18,15 @@ from pipeline.data.records import Question
 from pipeline.evaluation.metrics import parse_box
 from pipeline.evaluation.tasks import ask
 from pipeline.reporting import scores
-from pipeline.reporting.figures import notice, save
+from pipeline.reporting.figures import canvas, fitted, heading, notice, save
 from pipeline.reporting.rows import Rows, write_table
 
 RIGHT, WRONG = 2, 2
+SIDE, ROOM, LINE = (
+    2.3,
+    1.75,
+    0.12,
+)  # inches: of an image with its air, of what stands in one line, and from line to line
 GREEN, RED = "#1b7837", "#b2182b"
 
 
@@ -29,7 +34,8 @@ def make(rows: Rows, out: Path) -> None:
     cell = next(cell for cell in rows.cells(evaluated="model") if cell.name == "recipe")
     if not cell.runs:
         write_table(pd.DataFrame([{"cell": cell.name, "status": cell.status}]), out / "figures/examples.csv")
-        return notice("There are no answers to show: the recommended model's run failed", out / "figures/examples.png")
+        notes = ["There are no answers to show:", "the recommended model's run failed"]
+        return notice(notes, out / "figures/examples.png")
     answers = scores.read_scores([rows.folder(next(iter(cell.runs.values())))], "vision.csv")
     examples = pick(answers[answers["condition"] == "normal"], RIGHT, WRONG)
     asked = questions(rows, set(zip(examples["task"], examples["id"])))
@@ -64,31 +70,51 @@ def questions(rows: Rows, keys: set[tuple[str, str]]) -> dict[tuple[str, str], Q
 def contact_sheet(examples: pd.DataFrame, images: dict[tuple[str, str], Path], file: Path) -> None:
     """A row a task: right answers on the left, wrong ones on the right."""
     tasks = list(examples["task"].unique())
-    columns = RIGHT + WRONG
-    figure, axes = plt.subplots(len(tasks), columns, figsize=(2.3 * columns, 2.75 * len(tasks)), squeeze=False)
+    examples = examples.assign(
+        above=examples["question"].map(short), below=[below(row) for _, row in examples.iterrows()]
+    )
+    lines = (examples["above"].str.count("\n") + examples["below"].str.count("\n")).groupby(examples["task"]).max()
+    height = sum(SIDE + 0.25 + LINE * lines[task] for task in tasks) + 0.6
+    figure, axes = canvas((SIDE + 0.05) * (RIGHT + WRONG), height, len(tasks), RIGHT + WRONG)
     for axis in axes.flat:
         axis.set_axis_off()
+        axis.set_box_aspect(1)
     for line, task in zip(axes, tasks):
         part = examples[examples["task"] == task]
         for is_right, first in ((True, 0), (False, RIGHT)):
             for axis, (_, row) in zip(line[first:], part[part["right"] == is_right].iterrows()):
                 draw(axis, row, images[task, row["id"]])
+        name = fitted(task.replace("_", " "), ROOM, 10, 2)
         line[0].text(
-            -0.04, 0.5, task.replace("_", " "), rotation=90, ha="right", va="center", transform=line[0].transAxes
+            -0.04, 0.5, name, rotation=90, ha="right", va="center", transform=line[0].transAxes, parse_math=False
         )
-    title = "The recommended model's answers, right and wrong, chosen by the hash of their ids"
-    below = "below each image: the right answer, then the model's; boxes: solid the right one, dashed the model's"
-    figure.suptitle(f"{title}\n{below}", y=0.995, fontsize=10)
-    figure.subplots_adjust(left=0.04, right=0.995, top=0.957, bottom=0.035, wspace=0.05, hspace=0.5)
+    heading(
+        figure,
+        "The recommended model's answers, right and wrong, chosen by the hash of their ids",
+        "below each image: the right answer, then the model's; boxes: solid the right one, dashed the model's",
+    )
     save(figure, file)
 
 
+def short(text: object) -> str:
+    """What a model or a data set says, which may be of any length, in a few lines as wide as an image."""
+    return fitted(str(text), ROOM, 7, 3)
+
+
+def below(row: pd.Series) -> str:
+    """The right answer, unless it is a box, which is drawn; and the model's."""
+    given = short(f"{'right' if row['right'] else 'wrong'}: {row['prediction']}")
+    return given if parse_box(str(row["answer"])) else f"{short(row['answer'])}\n{given}"
+
+
 def draw(axis: Axes, row: pd.Series, file: Path) -> None:
-    """An image, its question, the right answer and the model's."""
+    """An image in the middle of a square, its question, the right answer and the model's."""
     image = decode(file)
     axis.imshow(image)
     width, height = image.size
-    colour, mark = (GREEN, "right") if row["right"] else (RED, "wrong")
+    side = max(width, height)
+    axis.set(xlim=((width - side) / 2, (width + side) / 2), ylim=((height + side) / 2, (height - side) / 2))
+    colour = GREEN if row["right"] else RED
     truth, given = parse_box(str(row["answer"])), parse_box(str(row["prediction"]))
     for box, style in ((truth, "-"), (given, "--")):
         if truth and box:
@@ -103,8 +129,6 @@ def draw(axis: Axes, row: pd.Series, file: Path) -> None:
                     ls=style,
                 )
             )
-    axis.set_title(row["question"], fontsize=7, wrap=True)
-    answer = "" if truth else f"{row['answer']}\n"
-    axis.text(
-        0, -0.04, f"{answer}{mark}: {row['prediction']}", fontsize=7, color=colour, va="top", transform=axis.transAxes
-    )
+    form: dict[str, Any] = {"fontsize": 7, "parse_math": False}  # a $ in what a model says is a dollar
+    axis.set_title(row["above"], **form)
+    axis.text(0, -0.04, row["below"], color=colour, va="top", transform=axis.transAxes, **form)

@@ -44,7 +44,7 @@ script-src 'unsafe-inline'">
 <figure class="figure" id="figure-{{ figure.name }}">
 <figcaption><h3>{{ figure.title }}</h3><p>{{ figure.note }}</p></figcaption>
 {% if figure.panels %}
-<div class="panels{{ ' wide' if figure.legend }}">
+<div class="panels{{ ' wide' if figure.panels|length == 1 and figure.legend }}">
 {% for title, chart in figure.panels %}<div class="panel">{% if title %}<h4>{{ title }}</h4>{% endif %}{{ chart }}</div>
 {% endfor %}
 </div>{{ figure.legend }}
@@ -71,9 +71,9 @@ visual instructions and asked the same questions. {{ answer }}</p>
 <main>
 
 <section id="verdicts"><h2>Verdicts</h2>
-<p>A claim is <b>supported</b> if its effect is surely positive, <b>refuted</b> if it is surely below a trivial size,
-<b>not testable</b> with fewer than three shared seeds or where neither side beats answering without looking. Bars are 95%
-intervals; a diamond is the paper's effect. Each claim names the models that it compares.</p>
+{% for rule in rules %}{{ rule }}
+{% endfor %}
+<p>Bars are 95% intervals; a diamond is the paper's effect. Each claim names the models that it compares.</p>
 <ul class="counts">{% for verdict, kind, count in verdicts if count %}
 <li><button type="button" class="badge {{ kind }}" data-verdict="{{ kind }}" aria-pressed="false">{{ count }} {{ verdict.replace('_', ' ') }}</button></li>
 {% endfor %}</ul>
@@ -100,12 +100,12 @@ intervals; a diamond is the paper's effect. Each claim names the models that it 
 
 <section id="figures"><h2>Figures</h2>
 <p>Point at a mark (or tap it) for its value; follow it to what it comes from. Scores are points: percent correct, for the
-stable scores less chance.</p>
+stable scores less chance; bits per byte and CIDEr-D are in their own units.</p>
 {% for item in figures %}{{ figure(item) }}{% endfor %}
 </section>
 
 <section id="tables"><h2>Tables</h2>
-<p>Points with 95% intervals: over the questions asked where there is one seed, over seeds too where there are more. Every
+<p>Points (bits per byte and CIDEr-D in their own units) with 95% intervals: over the questions asked where there is one seed, over seeds too where there are more. Every
 number leads to the runs that it comes from.{% if stands_for %} The vision tasks have the paper's benchmarks' formats and scorers,
 not their images: {% for name, other in stands_for.items() %}{{ name.replace('_', ' ') }} is {{ other }}'s{% if not loop.last %}, {% endif %}{% endfor %}.{% endif %}</p>
 {% for item in grids %}{{ grid(item) }}{% endfor %}
@@ -260,8 +260,8 @@ figure { margin: 1.6rem 0 2.2rem; } figcaption h3 { margin: 0 0 .1rem; } figcapt
 .chart .grid { stroke: var(--line); stroke-width: .7; } .chart .axis { stroke: var(--soft); stroke-width: 1; }
 .chart .zero { stroke: var(--soft); stroke-dasharray: 2 2; }
 .chart .curve { fill: none; stroke-width: 1.8; } .chart .dashed { stroke-dasharray: 5 3; }
-.chart .whisker { stroke: var(--s0); stroke-width: 1.4; } .chart .wide { stroke-width: 3; stroke-linecap: round; opacity: .55; }
-.chart .mark { fill: var(--s0); stroke: var(--s0); stroke-width: 1.8; } .chart .hollow { fill: var(--card); }
+.chart .whisker { stroke: var(--mark, var(--s0)); stroke-width: 1.4; } .chart .wide { stroke-width: 3; stroke-linecap: round; opacity: .55; }
+.chart .mark { fill: var(--mark, var(--s0)); stroke: var(--mark, var(--s0)); stroke-width: 1.8; } .chart .hollow { fill: var(--card); }
 .chart .published { fill: none; stroke: var(--s1); stroke-width: 2; }
 .chart .reach { fill: transparent; stroke: none; } .chart a:hover .mark, .chart a:focus .mark { stroke: var(--s1); } .chart a:focus { outline: none; }
 .s0 { stroke: var(--s0); } .s1 { stroke: var(--s1); } .s2 { stroke: var(--s2); } .s3 { stroke: var(--s3); } .s4 { stroke: var(--s4); }

@@ -23,9 +23,10 @@ from pipeline.data.images import decode, open_image
 from pipeline.evaluation.metrics import parse_box
 from pipeline.files import read_json, write_text
 from pipeline.reporting import charts
+from pipeline.reporting.claims import RULES
 from pipeline.reporting.lineage import Lineage
 from pipeline.reporting.page import PAGE, SCRIPT, STYLE
-from pipeline.reporting.rows import Rows
+from pipeline.reporting.rows import Rows, covered, differing, setting_names
 from pipeline.reporting.sweeps import CONTROLS, LABELS, QUESTIONS, SCORES, TABLES
 
 Row = Mapping[str, str]
@@ -133,6 +134,7 @@ class Report:
             answer=self.answer(),
             verdicts=[(v, word(v), sum(claim["verdict"] == v for claim in claims)) for v in VERDICTS],
             claims=claims,
+            rules=[Markup("<p>{}</p>").format(rule) for line in RULES for rule in paragraphs(line)],
             figures=self.figures(),
             grids=self.grids(),
             paper=self.comparison(),
@@ -236,11 +238,12 @@ class Report:
             ends = [number_in(rows[n], key) for n in same for key in ("effect", "low", "high")]
             span = charts.widened([*ends, published, 0.0])
             drawn, digits = math.isfinite(low + high), 2 if row["unit"] == "points" else 3
+            sign = "" if row["kind"] == "agreement" else "+"  # a spread has none
             found.append(
                 {
                     "compares": self.compares(row, place),
                     "verdict": "" if row["part_verdict"] == row["verdict"] else row["part_verdict"].replace("_", " "),
-                    "effect": f"{effect:+.{digits}f}" if math.isfinite(effect) else "",
+                    "effect": f"{effect:{sign}.{digits}f}" if math.isfinite(effect) else "",
                     "interval": f"{low:.{digits}f} to {high:.{digits}f}" if drawn else "",
                     "unit": row["unit"],
                     "power": power_of(row),
@@ -300,35 +303,47 @@ class Report:
         file = f"figures/{table}.csv" if table in SWEEPS else f"{table}.csv"
         measures = list(dict.fromkeys((*HEADLINE, *SCORES, *self.tasks["vision"], *self.tasks["text"])))
         measures = [c for c in measures if any(math.isfinite(number_in(row, c)) for row in rows)]
-        panels = [(title_of(c), self.panel(table, rows, setting, c)) for c in measures]
+        lines = self.lines(rows, setting)
+        panels = [(title_of(c), self.panel(table, rows, setting, c, lines)) for c in measures]
         shown_first = sum(c in HEADLINE for c in measures)
-        seeds = min((int(float(row["seeds"])) for row in rows), default=0)
-        covered = "one seed" if seeds == 1 else f"and {seeds} seeds or more"
-        note = f"Bars: 95% over the questions asked, {covered}." if rows else "Not run."
+        note = f"Bars: {covered(number_in(row, 'seeds') for row in rows)}." if rows else "Not run."
         if name == "timing" and rows:
             note += " Hollow: at the end, where the rate is warmed up again."
         prior = max((number_in(row, "language_prior") for row in rows), default=math.nan)
         if math.isfinite(prior):
             note += f" Answering without looking: {100 * prior:.1f} of the vision average."
-        return Figure(name, title, panels[:shown_first], panels[shown_first:], [file], note)
+        names = list(dict.fromkeys(lines))
+        numeric = all(math.isfinite(number_in(row, setting)) for row in rows)  # words stand apart, in no line
+        legend = charts.listed(names) if numeric and len(names) > 1 else Markup()
+        return Figure(name, title, panels[:shown_first], panels[shown_first:], [file], note, legend)
 
-    def panel(self, table: str, rows: list[dict[str, str]], setting: str, measure: str) -> Markup:
+    def lines(self, rows: list[dict[str, str]], setting: str) -> list[str]:
+        """Of each row the line that it is a point of: where another setting differs too, what that is."""
+        settings = [{key: row[key] for key in self.settings["recipe"] if key in row} for row in rows]
+        others = differing(settings, but=setting)
+        return [setting_names({key: some[key] for key in others}) for some in settings]
+
+    def panel(self, table: str, rows: list[dict[str, str]], setting: str, measure: str, lines: list[str]) -> Markup:
         _, factor, _ = form_of(measure)
         numeric = all(math.isfinite(number_in(row, setting)) for row in rows)
         percents = 100 if setting in ("image_fraction", "instruction_share") else 1
         words = [] if numeric else [row[setting].replace("_", " ") for row in rows]
-        order = sorted(rows, key=lambda row: number_in(row, setting)) if numeric else rows
+        named = list(zip(rows, lines))
+        order = sorted(named, key=lambda row: number_in(row[0], setting)) if numeric else named
+        known = list(dict.fromkeys(lines)) if numeric else [""]
         points = []
-        for place, row in enumerate(order):
+        for place, (row, line) in enumerate(order):
             score, low, high = (factor * number_in(row, f"{measure}{end}") for end in ("", "_low", "_high"))
             if not math.isfinite(score):
                 continue
             x = percents * number_in(row, setting) if numeric else place
             value = self.value(table, row, measure)
             name = f"{x:g}" if numeric else words[place]
+            name = f"{line}: {name}" if len(known) > 1 else name
             says = f"{name}: {value.text}" + (f" ({value.more})" if value.more else "")
             hollow = setting == "branch_percent" and x >= 100
-            points.append(charts.Point(x, score, low, high, says, value.link, hollow))
+            number = known.index(line) if numeric else 0
+            points.append(charts.Point(x, score, low, high, says, value.link, hollow, number))
         label = LABELS.get(setting) or AXES.get(setting) or setting.replace("_", " ")
         return charts.panel(points, label, title_of(measure), words)
 

@@ -9,7 +9,8 @@ why. Without other seeds the row has no figures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -258,7 +259,7 @@ def runs_of(row: pd.Series | dict) -> str:
     if row["status"] == "not_run":
         return "not run"
     seeds = f"{row['seeds']:g}"
-    return seeds if row["status"] == "ok" else f"{seeds}, {row['status']}".replace("|", "\\|").removeprefix("0, ")
+    return seeds if row["status"] == "ok" else f"{seeds}, {plain(row['status'])}".removeprefix("0, ")
 
 
 def number(row: pd.Series | dict, name: str, form: str) -> str:
@@ -269,13 +270,25 @@ def number(row: pd.Series | dict, name: str, form: str) -> str:
 
 def failed_lines(title: str, names: Iterable[str], statuses: Iterable[str]) -> list[str]:
     """A Markdown list of what failed, and why; nothing where all is well."""
-    lines = [f"- {title} {name}: {status}" for name, status in zip(names, statuses) if status != "ok"]
+    lines = [f"- {title} {name}: {plain(status)}" for name, status in zip(names, statuses) if status != "ok"]
     return ["Failed:", "", *lines, ""] if lines else []
 
 
 def made(table: pd.DataFrame) -> pd.DataFrame:
     """The rows with figures: those of failed runs, if there are any, left out."""
     return table[table["seeds"] > 0] if "seeds" in table else table
+
+
+def differing(settings: Sequence[Mapping], but: str) -> list[str]:
+    """The settings that have several values, but for one: rows that differ in them are not points of one line."""
+    keys = [key for key in (settings[0] if settings else {}) if key != but]
+    return [key for key in keys if len({str(some.get(key)) for some in settings}) > 1]
+
+
+def setting_names(settings: Mapping) -> str:
+    """Settings for reading: "branch percent 20"."""
+    shown = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in settings.items()}
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
 
 
 def percent(row: pd.Series | dict, stem: str, factor: float = 100.0, digits: int = 1) -> str:
@@ -291,6 +304,31 @@ def percent(row: pd.Series | dict, stem: str, factor: float = 100.0, digits: int
     return f"{text} ({factor * low:.{digits}f} to {factor * high:.{digits}f})"
 
 
+def covered(seeds: Iterable[float]) -> str:
+    """What the intervals of rows of so many seeds each cover."""
+    fewest, most = min(seeds := [int(n) for n in seeds], default=1), max(seeds, default=1)
+    several = "and the seeds where there are several" if fewest <= 1 else f"and {fewest} seeds or more"
+    return f"95% over the questions asked, {'one seed' if most <= 1 else several}"
+
+
 def markdown_table(header: list[str], rows: Iterable[list[str]]) -> list[str]:
-    """Lines of a Markdown table; the first column is what a row is about."""
-    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+    """Lines of a Markdown table; the first column is what a row is about.
+
+    A cell is Markdown, and stays one cell of one line whatever is in it.
+    """
+    lines = ([cell_of(str(cell)) for cell in cells] for cells in (header, ["---"] * len(header), *rows))
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def cell_of(text: str) -> str:
+    """Markdown as one cell of a table: no line break of any kind, and no bar that is not escaped."""
+    line = " ".join(text.split())
+    line = re.sub(r"(\\*)\|", lambda bar: bar[0] if len(bar[1]) % 2 else f"{bar[1]}\\|", line)
+    return line if not (len(line) - len(line.rstrip("\\"))) % 2 else f"{line}\\"
+
+
+def plain(text: object) -> str:
+    """Text as Markdown of one line that shows just it, whatever a model, a data set or an error says."""
+    shown = "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in str(text))
+    line = re.sub(r"([\\`*\[\]<>~|$&])", r"\\\1", " ".join(shown.split()))
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)  # between letters it is just itself

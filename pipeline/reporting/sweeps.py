@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.files import write_text
 from pipeline.reporting.comparison import beside, comparison_lines
-from pipeline.reporting.rows import Rows, markdown_table, percent, runs_of, write_table
+from pipeline.reporting.rows import Rows, differing, markdown_table, percent, runs_of, write_table
 
 # What an experiment asks, and the settings whose values tell its rows apart.
 QUESTIONS = {
@@ -135,12 +135,14 @@ def figure(rows: Rows, out: Path) -> None:
 
     name = rows.settings["make"]
     question, (x, *_) = QUESTIONS[name]
-    found = rows.table(rows.cells(name, "model"))
+    cells = rows.cells(name, "model")
+    found = rows.table(cells)
     after = {cell.settings[x]: rows.row(cell) for cell in rows.cells(name, "cooldown")}
     for score in ("cider", "text_stable", "bits_per_byte"):
         found[f"cooldown_{score}"] = [after.get(value, {}).get(score) for value in found.get(x, [])]
     write_table(found if len(found) else pd.DataFrame([{x: None, "status": "not_run"}]), out / f"figures/{name}.csv")
-    sweep_figure(found, x=x, x_label=LABELS[x], title=question, file=out / f"figures/{name}.png")
+    lines = differing([cell.settings for cell in cells], but=x)
+    sweep_figure(found, x=x, x_label=LABELS[x], title=question, file=out / f"figures/{name}.png", lines=lines)
 
 
 def write(rows: Rows, out: Path, name: str, question: str, found: pd.DataFrame, varied: list[str]) -> None:
@@ -163,7 +165,10 @@ def write(rows: Rows, out: Path, name: str, question: str, found: pd.DataFrame, 
         ]
         for _, r in found.iterrows()
     ]
-    note = "Percent, with 95% intervals: over the evaluation examples where there is one seed, over seeds too where there are more."
+    note = (
+        "Scores in percent, bits per byte and CIDEr-D as they are, with 95% intervals: over the evaluation examples where"
+        " there is one seed, over seeds too where there are more."
+    )
     text = [heading, "", note, "", *markdown_table(header, lines), ""]
     write_text(
         out / f"{name}.md",

@@ -96,10 +96,10 @@ def markdown(table: pd.DataFrame, rows: Rows) -> str:
     tasks = rows.tasks
     models = table[table["model"] == "vlm"]
     text = table[table["model"] == "text only"]
-    seeds = int(made(models)["seeds"].min()) if len(made(models)) else 1
-    covered = (
-        "they do not cover training seeds." if seeds == 1 else f"they cover the {seeds} or more training seeds too."
-    )
+    seeds = [int(n) for n in made(models)["seeds"]] or [1]
+    over = {True: "those of models with several training seeds cover these too."}
+    over |= {min(seeds) > 1: f"those of the models cover their {min(seeds)} or more training seeds too."}
+    over |= {max(seeds) == 1: "they do not cover training seeds."}
     percents = [f"{p:g}%" for p in models["branch_percent"]]
     reference = text.iloc[-1]
     shown = None if rows.no_prior else rows.prior.groupby("task").agg(score=("score", "mean"), prior=("prior", "first"))
@@ -137,8 +137,9 @@ def markdown(table: pd.DataFrame, rows: Rows) -> str:
         [
             title(rows, "Table 1: when should images come in?"),
             "",
-            "Each column is a model whose cooldown with images started after that share of the text run. Percent correct,",
-            f"with 95% intervals over the evaluation examples (clustered by image); {covered}",
+            "Each column is a model whose cooldown with images started after that share of the text run. Percent correct",
+            "(stable scores: less chance; the gain: less the language prior; captions, bits per byte and FLOPs in their own",
+            f"units), with 95% intervals over the evaluation examples (clustered by image, or by item of text); {over[True]}",
             "",
             *markdown_table(["", *percents, "text run at 100%", "chance", "language prior"], lines),
             "",
