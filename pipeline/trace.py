@@ -33,6 +33,7 @@ def trace(root: Path, target: str, row: str, column: str) -> Iterator[str]:
     lineage = Lineage(study.tables["report"].settings)
     name = (root / target).relative_to(base).as_posix()
     table = table_of(lineage, target, name)
+    check_bytes(base, table, name, target)
     rows = read_rows(root / target, target)
     number = choose_row(rows, row, target)
     found = rows[number]
@@ -42,7 +43,6 @@ def trace(root: Path, target: str, row: str, column: str) -> Iterator[str]:
     yield f"{target}, row {number + 1} ({labels(found)}), {column}: {value(found, column)}"
     yield f"{INDENT}{lineage.measured_in(found, column)}"
     ledger = None if is_kept(base) else Ledger(study, root)
-    check_bytes(base, table, name, target)
     yield f"table: tables/{study.tables[table].id}"
     elsewhere = False
     if ledger:

@@ -117,9 +117,9 @@ def edit(file: Path, old: str, new: str) -> None:
 
 
 def test_a_file_that_was_edited_by_hand_is_refused(root, capsys):
-    edit(root / TABLE1, ",80.0,", ",80.1,")
+    edit(root / TABLE1, "\nvlm,", "\nVLM,")
     assert "is not the file that was made" in said(capsys, TABLE1, "--row", "1", "--column", "reading")
-    edit(root / TABLE1, ",80.1,", ",80.0,")
+    edit(root / TABLE1, "\nVLM,", "\nvlm,")
     assert follow(root)
     (root / "results/made_from/table1.json").unlink()
     assert "what it was made from is not known" in said(capsys, TABLE1, "--row", "1", "--column", "reading")
@@ -144,6 +144,7 @@ def test_a_file_the_artifact_here_and_todays_study_may_be_three_things(root):
     (mine / "files.json").unlink()
     edit(mine / "table1.csv", value, "12.34")
     artifacts.make_manifest(mine, ledger.digest(job))
+    write_text(mine / "card.json", stable_json(ledger.card(job)))
     lines = follow(root)
     assert f"  the artifact here, {job.folder}, has 12.34: one of the two was made elsewhere" in lines
     assert not any("c0ffee" in line for line in lines)
