@@ -12,7 +12,14 @@ sys.path.insert(0, workflow.basedir)
 
 from pipeline.workflow import Workflow
 
-study = Workflow(Path("."), config, main=workflow.is_main_process, dry=lambda: workflow.dryrun)
+study = Workflow(
+    Path("."),
+    config,
+    main=workflow.is_main_process,
+    dry=lambda: workflow.dryrun,
+    forced=lambda: [workflow.dag_settings.forceall, workflow.dag_settings.forcetargets, workflow.dag_settings.forcerun],
+    home=Path(workflow.basedir),
+)
 
 
 # A job takes the place of its shell, which would not outlive a signal that the job has an answer to.
@@ -37,7 +44,7 @@ for table in study.tables:
         name:
             table
         input:
-            **study.table_inputs(table),
+            unpack(study.table_edges(table)),
             # For a table that must be made anyway: an ancient input that is made anew would hide that.
             broken=ancient(study.broken(table)) if study.has(table) else study.broken(table),
         output:

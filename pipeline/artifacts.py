@@ -88,6 +88,22 @@ def damage(root: Path, folder: str, manifest_file: str, card_digest: str) -> str
     return None
 
 
+def manifest_of(file: Path) -> dict:
+    """{"card", "files"} of a list of files; both empty if it is not there or is no such list."""
+    try:
+        found = read_json(file)
+        hashes = {name: entry["sha256"] for name, entry in found["files"].items()}
+        return {"card": str(found["card"]), "files": hashes}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {"card": "", "files": {}}
+
+
+def other_bytes(root: Path, folder: str, published: str) -> list[str]:
+    """The files of results/ that are not those of the artifact here, by the lists of both: one was made elsewhere."""
+    here, there = (manifest_of(root / file)["files"] for file in (f"{folder}/{FILES}", published))
+    return sorted(name for name in here.keys() & there.keys() if here[name] != there[name])
+
+
 def strays(root: Path, phase: str, ids: set[str]) -> list[Path]:
     """Artifacts of a phase that are not among `ids`."""
     return sorted(p for p in (root / ARTIFACTS / phase).glob("*") if p.is_dir() and p.name not in ids)

@@ -244,7 +244,12 @@ class Ledger:
         artifacts.tidy(self.root, ids, waiting)
 
     def set_aside(self, stage: str) -> list[Path]:
-        """Move a stage's artifacts that are not in the study out of DVC's sight."""
+        """Move a stage's artifacts that are not in the study out of DVC's sight.
+
+        A phase that the study has no job of gets an empty folder: DVC wants all that dvc.yaml names.
+        """
+        for phase in STAGES[stage]:
+            (self.root / artifacts.ARTIFACTS / phase).mkdir(parents=True, exist_ok=True)
         ids = {phase: {job.id for job in self.jobs if job.phase == phase} for phase in STAGES[stage]}
         return [folder for phase in ids for folder in artifacts.set_aside(self.root, phase, ids[phase])]
 
@@ -283,6 +288,11 @@ class Ledger:
                 now = max(time.time_ns(), made + 10**9)
                 os.utime(file, ns=(now, now))
         keep_known_modules(self.root)
+
+    def date_long_ago(self) -> None:
+        """Date the cards of current artifacts so that none is newer than what was made from it."""
+        for job in filter(self.is_current, self.jobs):
+            os.utime(self.root / job.card, (LONG_AGO, LONG_AGO))
 
     def used_by(self, job: Job) -> dict[str, list[str]]:
         """For a job that is logged to Weights & Biases: the experiments that it is part of."""

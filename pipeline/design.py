@@ -25,7 +25,10 @@ FILE = "configs/claims.yaml"
 # What may differ between two runs because of a factor, as patterns of keys: PHASE.setting, or PHASE alone where only
 # one of the runs has that phase. A rate is a factor of its own: it comes with a branch point, but it is not the same.
 FACTORS = {
-    "branch_percent": ("pretrain", "pretrain.stop", "pretrain.checkpoint*", "cooldown.branch_step", "shards/text"),
+    "branch_percent": (
+        *("pretrain", "pretrain.stop", "pretrain.checkpoint*", "cooldown.branch_step", "shards/text"),
+        "*.main_seed",  # at 0% there is no text run that the first weights come from
+    ),
     "learning_rate": ("cooldown.first_rate", "cooldown.peak_rate", "cooldown.warmup_steps", "cooldown.rewarm"),
     "moments": ("cooldown.moments",),
     "cooldown": ("cooldown", "shards/captions", "sources/captions", "features/captions", "finetune.main_seed"),
@@ -37,10 +40,13 @@ FACTORS = {
     "captions": ("shards/captions.captions", "sources/captions.corpora*"),
     "finetune_epochs": ("finetune.epochs",),
     "encoder": ("*.encoder*", "features/*", "shards/*.patches"),
-    "train_encoder": ("*.train_encoder", "features/*"),
+    "train_encoder": ("*.train_encoder", "*.encoder.trained_rate", "features/*"),
     "size": ("*.model.layers", "*.model.heads", "*.model.width"),
-    "text_budget": ("pretrain.optimisation.tokens", "cooldown.main.tokens", "pretrain.stop", "cooldown.branch_step"),
-    "blind": ("finetune.blind", "features/*", "evaluate.conditions", "evaluate.captioning*", "evaluate.text*"),
+    "text_budget": ("pretrain.optimisation.tokens", "pretrain.stop", "cooldown.branch_step"),
+    "blind": (
+        *("finetune.blind", "features/*", "evaluate.conditions", "evaluate.captioning*", "evaluate.text*"),
+        *("evaluate.evaluation.text_items", "evaluate.evaluation.heldout_documents"),
+    ),
     "fine-tuning": (
         *("finetune", "shards/instructions", "sources/instructions", "features/instructions"),
         *("evaluate.*", "sources/evaluation"),
@@ -49,9 +55,11 @@ FACTORS = {
 # Without any image there is no encoder, no caption and no instruction in a cooldown, and no caption to ask for.
 NO_IMAGES = (
     *("cooldown.encoder*", "cooldown.train_encoder", "cooldown.instruction_share", "shards/captions", "features/*"),
-    *("evaluate.encoder*", "evaluate.train_encoder", "evaluate.captioning*", "sources/evaluation"),
+    *("evaluate.encoder*", "evaluate.train_encoder", "evaluate.captioning*", "evaluate.split", "sources/evaluation"),
     *("shards/instructions", "sources/instructions", "sources/captions"),
 )
+# What a cooldown's schedule comes from, which has facts of its own; of the text run, the text run has them.
+RATES = ("cooldown.main.", "cooldown.optimisation.peak_lr", "cooldown.optimisation.warmup_steps")
 METRICS = ("vision_average", "text_stable", "bits_per_byte", "cider")  # and every task
 STATES, CONDITIONS = ("model", "blind", "cooldown"), ("normal", "removed", "mean", "shuffled")
 
@@ -159,7 +167,8 @@ def facts(scores: Job) -> dict[str, object]:
     for job in jobs_behind(scores):
         phase = f"{job.phase}/{job.settings['part']}" if "part" in job.settings else job.phase
         found[phase] = "used"
-        found |= {f"{phase}.{key}": value for key, value in leaves(job.settings)}
+        own = {f"{phase}.{key}": value for key, value in leaves(job.settings)}
+        found |= {key: value for key, value in own.items() if not key.startswith(RATES)}
         if phase == "cooldown":
             schedule = planned_cooldown(job.settings)
             found["cooldown.first_rate"], found["cooldown.peak_rate"] = schedule.rate(0), schedule.peak

@@ -59,6 +59,14 @@ def failure(ledger: Ledger, job: Job) -> dict[str, str] | None:
     return entry if entry["card"] == ledger.digest(job) else None
 
 
+def noted(ledger: Ledger, job: Job) -> str | None:
+    """What a job of any phase, with today's card, noted of its failure when it was last begun."""
+    with suppress(OSError, ValueError, KeyError):
+        entry = read_json(ledger.root / note(Path("logs", job.phase, f"{job.id}.log")))
+        return entry["reason"] if entry["card"] == ledger.digest(job) else None
+    return None
+
+
 def keep_failed(ledger: Ledger) -> dict[str, str]:
     """Keep today's failed runs; returns their reasons. Raises ValueError if none has failed."""
     found = {f"{job.phase}/{job.id}": entry for job in ledger.jobs if (entry := failure(ledger, job))}

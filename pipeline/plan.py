@@ -117,7 +117,7 @@ class Plan:
     def encoder_flops(self, settings: dict) -> float:
         """Operations of an encoder's forward pass of one image, as its file says."""
         names = self.study.settings.encoders
-        found = next(name for name in names if self.study.encoder_settings(name) == settings)
+        found = next(name for name in names if settings.items() <= self.study.encoder_settings(name).items())
         return names[found].tflops_an_image * 1e12
 
     def seen(self, job: Job) -> dict[str, float]:

@@ -3,8 +3,8 @@
 After `kill -9` of Snakemake its jobs would go on, unknown to the next run, and its lock would refuse that run; after
 one of DVC, so would Snakemake. So each job ends with its Snakemake, and Snakemake with its DVC.
 
-SIGTERM (preemption, a time limit) and SIGINT (Ctrl-C) are requests to stop: a job that trains saves its state after the
-update it is in, any other ends where it is, and Snakemake waits for its jobs.
+SIGTERM (preemption, a time limit), SIGINT (Ctrl-C) and SIGHUP (the terminal was closed) are requests to stop: a job that
+trains saves its state after the update it is in, any other ends where it is, and Snakemake waits for its jobs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import shlex
 import shutil
 import signal
+import stat
 import sys
 import threading
 import time
@@ -34,10 +35,23 @@ OWNER = "WHEN_IMAGES_SNAKEMAKE"  # environment variable: the process id of the S
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 ORPHANED = 75  # exit code of a process that stopped because the one it worked for is gone
 STOPPED = 85  # exit code of a job that was told to stop (ERESTART: the same job again goes on)
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 OWNERS: list[psutil.Process] = []  # the processes that this one works for
+
+
+def heeded() -> list[signal.Signals]:
+    """The requests to stop that this process heeds: not SIGHUP if `nohup` has started it."""
+    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+
+
+def let_go(*descriptors: int) -> None:
+    """Let what is written to terminals that were closed go nowhere: it would be an error, and end who writes."""
+    for descriptor in descriptors:
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def lives(process: psutil.Process) -> bool:
@@ -88,9 +102,9 @@ class StopRequest:
         self.screen: TextIO | None = None  # None: standard error, where otherwise the log is
 
     def listen(self) -> None:
-        """From now on SIGTERM and SIGINT are requests to stop. Also those that came while they were blocked."""
+        """From now on signals are requests to stop. Also those that came while they were blocked."""
         self.process = os.getpid()
-        for number in SIGNALS:
+        for number in heeded():
             signal.signal(number, self.heard)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
@@ -111,6 +125,8 @@ class StopRequest:
             os._exit(STOPPED)  # a forked helper: it has nothing to save and nothing to say
         self.asked = self.asked or signal.Signals(number).name
         self.interrupts += number == signal.SIGINT
+        if number == signal.SIGHUP:
+            let_go(1, 2, *([self.screen.fileno()] if self.screen else []))
         if not self.deferred or self.interrupts > 1:
             self.say(f"stopped by {self.asked}")
             os._exit(STOPPED)
@@ -124,7 +140,8 @@ class StopRequest:
         """Tell the log and the screen. Unbuffered: a signal may come in the middle of another line."""
         if self.title:
             screen = self.screen.fileno() if self.screen else 2
-            os.write(screen, f"{self.title}: {line}; the same command goes on\n".encode())
+            with suppress(OSError):  # a terminal that was closed
+                os.write(screen, f"{self.title}: {line}; the same command goes on\n".encode())
             if screen != 2:
                 os.write(2, f"{line}\n".encode())
 

@@ -60,7 +60,7 @@ class Progress:
             print(line, flush=True)
         if to_say:
             self.said = now
-            print(line, file=self.screen, flush=True)
+            self.say(line)
 
     def note(self, **state: object) -> None:
         """Leave a state of the job in its file, whole or not at all. A disk that is full ends no job here."""
@@ -81,7 +81,12 @@ class Progress:
             self.file.unlink(missing_ok=True)
 
     def done(self, seconds: float) -> None:
-        print(f"{self.title}  done in {seconds:.0f} s", file=self.screen, flush=True)
+        self.say(f"{self.title}  done in {seconds:.0f} s")
+
+    def say(self, line: str) -> None:
+        """Show a line. A terminal that was closed ends no job: it has a state to save."""
+        with suppress(OSError):
+            print(line, file=self.screen, flush=True)
 
 
 def described(done: float, total: float, unit: str, rate: float, note: str, left: float | None) -> tuple[str, ...]:

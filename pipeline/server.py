@@ -19,11 +19,12 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 SERVER = "WHEN_IMAGES_SERVER"  # environment variable: the server's socket
 SOCKET = Path(".study/server.sock")
 # As in pipeline/processes.py, which is slow to import for those who only wait, and not to be imported by an answer to a signal.
-SIGNALS, STOPPED = (signal.SIGTERM, signal.SIGINT), 85
+SIGNALS, STOPPED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP), 85
 LOST = 70  # exit code for a job whose process did not live to say one
 # What phases import no sooner than they carry a job out, and every job would pay for. None of it starts a thread but
 # OpenBLAS, which ends its own before a fork.
@@ -55,13 +56,15 @@ def hand_over(arguments: list[str], job: Path, log: Path | None) -> int | None:
     def heard(number: int, _: object) -> None:
         """Pass a signal on; before there is anybody to pass it on to, the job has not begun."""
         if not workers:
-            os.write(2, f"{job}: stopped by {signal.Signals(number).name}; the same command goes on\n".encode())
+            with suppress(OSError):  # a terminal that was closed
+                os.write(2, f"{job}: stopped by {signal.Signals(number).name}; the same command goes on\n".encode())
             os._exit(STOPPED)
         with suppress(ProcessLookupError):  # it has just ended
             os.kill(workers[0], number)
 
     for number in SIGNALS:
-        signal.signal(number, heard)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored: `nohup` has started this
+            signal.signal(number, heard)
     request = {"arguments": arguments, "job": str(job), "pid": os.getpid(), "environment": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as connection, connection.makefile() as replies:
         try:
@@ -106,9 +109,11 @@ def serve(main: Callable[[list[str]], int], place: int) -> int:
 
     from pipeline.processes import OWNER, OWNERS, end_if_orphaned
 
+    before: dict[int, Any] = {}
     # Looked after between requests: a thread for it could hold a lock when the process forks.
     OWNERS.append(psutil.Process(int(os.environ[OWNER])))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's: those who wait for jobs pass it on
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's: those who wait for jobs pass it on
+        before[number] = signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # none but those who wait for a job ask how it ended
     with socket.socket(fileno=place) as listener:
         while True:
@@ -123,6 +128,7 @@ def serve(main: Callable[[list[str]], int], place: int) -> int:
                     for stream in streams:
                         os.close(stream)
                 connection.close()
+    signal.signal(signal.SIGHUP, before[signal.SIGHUP])
     return carry_out(main, connection, request, streams)
 
 

@@ -137,6 +137,17 @@ class Table:
     experiments: tuple[str, ...] = ()
 
 
+# The sizes of made data that each part is made from: another number of test images is no other captions.
+SCENES = ("seed", "canvas", "concepts", "caption_only_concepts", "words")
+MADE = {
+    "text": ("seed", "documents", "heldout_documents"),
+    "captions": ("captions",),
+    "instructions": ("conversations", "turns"),
+    "evaluation": ("validation_images", "test_images"),
+}
+TABLES_ALONE = {"chance", "stable", "stands_for"}  # what tables know of a task, and its questions do not
+
+
 def both(name: str) -> tuple[str, str]:
     return f"{name}.csv", f"{name}.md"
 
@@ -340,9 +351,7 @@ class Study:
             return self.corpora(part, captions)
         assert self.settings.scale.data, "a scale without sizes of made data is refused before"
         data = self.settings.scale.data.model_dump()
-        text_keys = {"seed", "documents", "heldout_documents"}
-        keys = text_keys if part == "text" else set(data) - (text_keys - {"seed"})
-        chosen = {key: data[key] for key in sorted(keys)}
+        chosen = {key: data[key] for key in sorted(MADE[part] + (() if part == "text" else SCENES))}
         return self.add("sources", part, {"source": self.settings.data.source, "part": part, **chosen})
 
     def corpora(self, part: str, captions: str | None) -> Job:
@@ -406,6 +415,9 @@ class Study:
         hidden: dict[str, Any] = {"tflops_an_image": True, "parts": {"__all__": {"tflops_an_image"}}}
         return self.settings.encoders[name].model_dump(exclude=hidden | dict.fromkeys(exclude, True))
 
+    def training_encoder(self, recipe: Recipe) -> dict:
+        return self.encoder_settings(recipe.encoder, exclude=set() if recipe.train_encoder else {"trained_rate"})
+
     def cached_features(self, part: str, recipe: Recipe, role: str = "features") -> dict[str, Job]:
         """The features of a part's images as a parent, unless the encoder runs in the model, as with real corpora."""
         corpora = isinstance(self.settings.data.source, Corpora)
@@ -445,8 +457,10 @@ class Study:
             return None
         return main.rate(round(recipe.rewarm_like / 100 * main.steps))
 
-    def train_settings(self, phase: str, recipe: Recipe, seed: int) -> dict:
+    def train_settings(self, phase: str, recipe: Recipe, seed: int, unused: Set[str] = frozenset()) -> dict:
         """What every training job depends on: sizes, optimisation, seed; and of the hardware what rounds differently.
+
+        `unused`: keys of the optimisation that this job has no use for.
 
         On how many devices a job runs is left out: it can go on with more of them or fewer.
         """
@@ -454,7 +468,7 @@ class Study:
         optimisation = self.text_phase(recipe.text_budget) if phase == "pretrain" else getattr(scale, phase)
         return {
             "model": self.model_size(recipe.size).model_dump(),
-            "optimisation": optimisation.model_dump(exclude={"rewarm_all"}),
+            "optimisation": optimisation.model_dump(exclude={"rewarm_all", *unused}),
             "seed": seed,
             "hardware": scale.hardware.model_dump(include={"device", "threads", "microbatch", "precision", "compile"}),
         }
@@ -512,6 +526,8 @@ class Study:
         if not recipe.image_fraction:
             unused |= {"captions": "full", "instruction_share": 0.0, "encoder": self.recipe.encoder}
             unused |= {"train_encoder": False}
+        elif recipe.instruction_share == 1:
+            unused |= {"captions": "full"}
         if not self.branch_step(recipe):
             unused |= {"moments": "fresh"}  # there is nothing to keep before the first step
         if 0 < self.branch_step(recipe) < self.text_schedule(recipe.text_budget).steps:
@@ -520,19 +536,23 @@ class Study:
 
     def cooldown(self, recipe: Recipe) -> Job:
         recipe = self.in_cooldown(recipe)
-        step, images = self.branch_step(recipe), recipe.image_fraction > 0
-        settings = self.train_settings("cooldown", recipe, recipe.seed) | {
+        step, images, rewarm = self.branch_step(recipe), recipe.image_fraction > 0, self.rewarm_peak(recipe)
+        continues = rewarm is None and 0 < step < self.text_schedule(recipe.text_budget).steps
+        unused = {"peak_lr", "warmup_steps"} if continues else set() if rewarm is None else {"peak_lr"}
+        settings = self.train_settings("cooldown", recipe, recipe.seed, unused) | {
             "branch_step": step,
-            "main": self.text_phase(recipe.text_budget).model_dump(),
-            "main_seed": self.settings.params.text_seed,
             "moments": recipe.moments,
-            "rewarm": self.rewarm_peak(recipe),
+            "rewarm": rewarm,
             "image_fraction": recipe.image_fraction,
             "instruction_share": recipe.instruction_share,
-            "encoder": self.encoder_settings(recipe.encoder) if images else None,
+            "encoder": self.training_encoder(recipe) if images else None,
             "train_encoder": recipe.train_encoder,
         }
-        parents = {"text": self.shards("text")}
+        if continues:
+            settings["main"] = self.text_phase(recipe.text_budget).model_dump()
+        if not step:
+            settings["main_seed"] = self.settings.params.text_seed  # the decoder's weights, as this is from scratch
+        parents = {"text": self.shards("text")} if recipe.image_fraction < 1 else {}
         if images and recipe.instruction_share < 1:
             parents["captions"] = self.shards("captions", recipe.encoder, recipe.captions)
             parents |= self.cached_features("captions", recipe)
@@ -548,7 +568,7 @@ class Study:
         """Fine-tuning on instructions; `blind` takes the images away: the language prior."""
         settings = self.train_settings("finetune", recipe, recipe.seed) | {
             "epochs": recipe.finetune_epochs,
-            "encoder": self.encoder_settings(recipe.encoder),
+            "encoder": self.training_encoder(recipe),
             "train_encoder": recipe.train_encoder,
             "blind": blind,
         }
@@ -557,9 +577,10 @@ class Study:
             parents |= self.cached_features("instructions", recipe)
         if recipe.cooldown:
             parents["branch"] = self.cooldown(recipe)
+        elif state := self.text_state(recipe):
+            parents["branch"] = state
         else:
-            settings["main_seed"] = self.settings.params.text_seed  # the decoder's weights, if this is from scratch
-            parents |= {"branch": state} if (state := self.text_state(recipe)) else {}
+            settings["main_seed"] = self.settings.params.text_seed  # the decoder's weights, as this is from scratch
         start = parents["branch"].label if "branch" in parents else f"b0{suffix(recipe)}"
         label = f"{'blind-' if blind else ''}{start}-e{recipe.finetune_epochs}"
         return self.add("finetune", label if recipe.cooldown else f"{label}-s{recipe.seed}", settings, parents)
@@ -572,21 +593,24 @@ class Study:
         vision, blind = model.phase == "finetune", model.settings.get("blind", False)
         images = vision or bool(model.settings.get("image_fraction"))
         conditions = [] if not vision else ["removed"] if blind else ["normal", "removed", "mean", "shuffled"]
+        text = tasks.text if not blind else {}
         settings = {
             "model": self.model_size(recipe.size).model_dump(),
-            "evaluation": scale.evaluation.model_dump(),
+            "evaluation": scale.evaluation.model_dump(exclude=set() if text else {"text_items", "heldout_documents"}),
             "hardware": scale.hardware.model_dump(include={"device", "threads"}),
-            "encoder": self.encoder_settings(recipe.encoder) if images else None,
+            "encoder": self.encoder_settings(recipe.encoder, {"calibrate", "trained_rate"}) if images else None,
             "train_encoder": model.settings.get("train_encoder", False),
-            "vision": {name: task.model_dump() for name, task in tasks.vision.items()} if vision else {},
+            "vision": {n: task.model_dump(exclude=TABLES_ALONE) for n, task in tasks.vision.items()} if vision else {},
             "captioning": tasks.captioning.model_dump() if tasks.captioning and images and not blind else None,
-            "text": {name: task.model_dump() for name, task in tasks.text.items()} if not blind else {},
+            "text": {name: task.model_dump(exclude=TABLES_ALONE) for name, task in text.items()},
             "conditions": conditions,
-            "split": self.settings.params.split,
         }
-        settings |= {"engine": tasks.engine} if tasks.engine and settings["text"] else {}
-        parents = {"checkpoint": model, "tokenizer": self.tokenizer(), "text": self.source("text")}
+        settings |= {"engine": tasks.engine} if tasks.engine and text else {}
+        parents = {"checkpoint": model, "tokenizer": self.tokenizer()}
+        if text:
+            parents["text"] = self.source("text")
         if images:
+            settings["split"] = self.settings.params.split
             parents["questions"] = self.source("evaluation")
             if not blind:
                 parents |= self.cached_features("evaluation", recipe)

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
+from pipeline.artifacts import manifest_of, other_bytes
 from pipeline.cards import Ledger
 from pipeline.config import load_settings
-from pipeline.files import one_line, read_json
+from pipeline.files import file_hash, one_line, read_json
 from pipeline.kept import is_kept, study_of
 from pipeline.provenance import git
 from pipeline.reporting.lineage import Lineage
-from pipeline.study import Study
+from pipeline.study import Job, Study
 
 INDENT = "  "
 
@@ -32,6 +33,7 @@ def trace(root: Path, target: str, row: str, column: str) -> Iterator[str]:
     lineage = Lineage(study.tables["report"].settings)
     name = (root / target).relative_to(base).as_posix()
     table = table_of(lineage, target, name)
+    check_bytes(base, table, name, target)
     rows = read_rows(root / target, target)
     number = choose_row(rows, row, target)
     found = rows[number]
@@ -40,8 +42,15 @@ def trace(root: Path, target: str, row: str, column: str) -> Iterator[str]:
     subjects = lineage.about(Path(name).stem, found, column, len(parts))
     yield f"{target}, row {number + 1} ({labels(found)}), {column}: {value(found, column)}"
     yield f"{INDENT}{lineage.measured_in(found, column)}"
-    noted = Records(None if is_kept(base) else Ledger(study, root), root)
+    ledger = None if is_kept(base) else Ledger(study, root)
     yield f"table: tables/{study.tables[table].id}"
+    elsewhere = False
+    if ledger:
+        job = study.tables[table]
+        elsewhere = name in other_bytes(root, job.folder, job.published or "")
+        yield from (f"{INDENT}{line}" for line in compare(ledger, job, name, number, column, elsewhere))
+    # What was noted here is of the artifacts here, and not of a file that came from elsewhere.
+    noted = Records(None if elsewhere else ledger, root)
     yield from noted.lines(f"tables/{study.tables[table].id}", INDENT)
     if commit := git(root, "log", "-1", "--format=%H of %cI", "--", target):
         yield f"{INDENT}the file is of commit {commit}"
@@ -86,6 +95,29 @@ def table_of(lineage: Lineage, target: str, name: str) -> str:
         known = ", ".join(file for file in made if file.endswith(".csv"))
         raise ValueError(f"{one_line(target)}: no table of the study, which has {known}")
     return made[name]
+
+
+def check_bytes(base: Path, table: str, name: str, target: str) -> None:
+    """Raise ValueError for a file with other bytes than those that were made."""
+    made = manifest_of(base / "made_from" / f"{table}.json")["files"].get(name)
+    if made is None:
+        raise ValueError(
+            f"{target}: what it was made from is not known: {base / 'made_from' / table}.json does not list it"
+        )
+    if made != file_hash(base / name):
+        again = "`git diff` shows what git knows of it; `snakemake` makes it anew"
+        raise ValueError(f"{target}: is not the file that was made: its bytes are others than made_from says. {again}")
+
+
+def compare(ledger: Ledger, job: Job, name: str, number: int, column: str, elsewhere: bool) -> Iterator[str]:
+    """In what a file of results/, the artifact here and today's study are not the same thing; nothing if they are."""
+    made_from, today = manifest_of(ledger.root / (job.published or ""))["card"], ledger.digest(job)
+    if made_from != today:
+        yield f"the file was made from card {made_from}, and today's study is card {today}: what follows is today's"
+    if elsewhere:
+        rows = read_rows(ledger.root / job.folder / name, name)
+        there = rows[number].get(column, "no such column") if number < len(rows) else "no such row"
+        yield f"the artifact here, {job.folder}, has {there}: one of the two was made elsewhere"
 
 
 def read_rows(file: Path, target: str) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +26,8 @@ import psutil
 
 from pipeline.artifacts import CARD, FILES, STATE, changed, forget
 from pipeline.cards import Ledger
-from pipeline.files import folder_hashes, stable_json, write_text
+from pipeline.failed import note
+from pipeline.files import folder_hashes, read_json, stable_json, write_text
 from pipeline.processes import OWNER
 from pipeline.provenance import provenance
 from pipeline.study import Job
@@ -111,6 +112,8 @@ def compare(ledger: Ledger, job: Job, place: Path) -> list[str]:
     environment = os.environ | {OWNER: str(os.getpid())}
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
     if done.returncode:
+        with suppress(OSError, ValueError, KeyError):
+            return [f"(failed: {read_json(note(place / 'job.log'))['reason']})"]
         lines = (place / "job.log").read_text(errors="replace").splitlines() if (place / "job.log").exists() else []
         said = [line for line in [*lines, *done.stderr.splitlines()] if line.strip()]
         return [f"(failed: {said[-1] if said else f'exit code {done.returncode}'})"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline import artifacts
 from pipeline.artifacts import ARTIFACTS, ASIDE, CARD
 from pipeline.cards import Ledger
-from pipeline.files import read_json
+from pipeline.files import digest, read_json
 from pipeline.study import TABLES, Job, lineage
 
 
@@ -17,9 +19,14 @@ def why(ledger: Ledger, target: str) -> str:
     Raises ValueError for a target that is not in today's study.
     """
     job = find(ledger, target)
+    if target in results_of(job) and (said := committed(ledger, job)):
+        return f"{target}: {said}"
     if ledger.is_current(job):
         failed = ledger.card(job).get("failed")
-        return f"{target}: up to date (card {ledger.digest(job)})" + (f"; kept as failed: {failed}" if failed else "")
+        more = f"; kept as failed: {failed}" if failed else ""
+        if target in results_of(job) and (names := artifacts.other_bytes(ledger.root, job.folder, job.published or "")):
+            more = f", but {', '.join(names)}: other bytes than in {job.folder}; one of them was made elsewhere"
+        return f"{target}: up to date (card {ledger.digest(job)}){more}"
     roots = [j for j in lineage(job) if is_root(ledger, j)]
     first = job if job in roots else roots[0]
     name = "" if first is job else f"{first.phase} {first.id}: "
@@ -41,6 +48,21 @@ def results_of(job: Job) -> list[str]:
     return [job.published, *(f"results/{file}" for file in TABLES[job.label].files)] if job.published else []
 
 
+def committed(ledger: Ledger, job: Job) -> str | None:
+    """What a table's files in results/ are where no artifact here is what they are copies of: git has brought them."""
+    made_from = artifacts.manifest_of(ledger.root / (job.published or ""))["card"]
+    folders = [ledger.root / folder / job.phase for folder in (ARTIFACTS, ASIDE)]
+    here = [artifacts.manifest_of(file)["card"] for folder in folders for file in folder.glob(f"*/{artifacts.FILES}")]
+    if not made_from or made_from in here or ledger.was_here(job):
+        return None
+    today, absent = ledger.digest(job), "its artifacts are not here"
+    if fault := artifacts.damage(ledger.root, "results", job.published or "", made_from):
+        return f"stale: {fault}; {absent}"
+    if made_from == today:
+        return f"committed; {absent} (`dvc pull` brings what was pushed). It is of today's study (card {today})"
+    return f"committed, of another study (card {made_from}, today's is {today}); {absent}"
+
+
 def is_root(ledger: Ledger, job: Job) -> bool:
     """Stale for a reason of its own: lost or damaged files, or another card though all that it is made from is current."""
     if ledger.is_current(job):
@@ -58,37 +80,81 @@ def reason(ledger: Ledger, job: Job) -> str:
         return "it was here and has been deleted"
     if old is not None and not is_card(old):
         return f"{CARD} is damaged"
-    candidates = [old] if old else list(former(ledger, job.phase))
-    found = min((differences(other, card) for other in candidates), key=len, default=[])
+    found = differences(old, card, ledger) if old else nearest(ledger, job)
     if not found:
         return "not made yet"
     return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-def former(ledger: Ledger, phase: str) -> Iterator[dict]:
-    """The cards of a phase's artifacts that have left the study: what a changed setting has replaced."""
-    today = {job.id for job in ledger.jobs}
+def nearest(ledger: Ledger, job: Job) -> list[str]:
+    """In what a job that was never made differs from the artifact here that is most like it.
+
+    That is one of the same kind (a model that sees images is no sibling of a blind one) and one that has left the study,
+    which a changed setting has replaced, if there is such a one; none explains a job whose like the study still has all of.
+    """
+    today = {other.id for other in ledger.jobs}
+    found = [
+        (kind(card["id"]) != kind(job.id), card["id"] in today, len(lines), lines)
+        for card in cards_here(ledger, job.phase)
+        if (lines := differences(card, ledger.card(job), ledger))
+    ]
+    left = [entry for entry in found if not entry[1]]
+    return min(found, default=(0, 0, 0, []))[3] if left else []
+
+
+def kind(id: str) -> str:
+    """A job's label without its numbers: "blind-b-i-s-e"."""
+    return re.sub(r"[\d.]+", "", id.rpartition("-")[0])
+
+
+def cards_here(ledger: Ledger, phase: str) -> Iterator[dict]:
+    """The cards of a phase's artifacts, in the study or not."""
     for folder in (ARTIFACTS, ASIDE):
         for file in sorted((ledger.root / folder / phase).glob(f"*/{CARD}")):
-            try:
-                card = read_json(file)
-            except (OSError, ValueError):
-                continue  # a damaged card explains nothing
-            if is_card(card) and card["id"] not in today:
+            if card := read_card(file):  # a damaged card explains nothing
                 yield card
+
+
+def read_card(file: Path) -> dict | None:
+    """A card, or None for a file that is not there or holds none."""
+    try:
+        card = read_json(file)
+    except (OSError, ValueError):
+        return None
+    return card if is_card(card) else None
 
 
 def is_card(card: object) -> bool:
     return isinstance(card, dict) and {"id", "settings", "code", "parents"} <= card.keys()
 
 
-def differences(old: dict, new: dict) -> list[str]:
-    """Settings with their old and new values, changed modules, and other parents, in this order."""
+def differences(old: dict, new: dict, ledger: Ledger) -> list[str]:
+    """Settings with their old and new values, changed modules, and other parents, in this order.
+
+    Of another parent what it differs in itself, if both are known.
+    """
     lines = list(setting_changes(old["settings"], new["settings"]))
     failed = [{"failed": card["failed"]} if "failed" in card else {} for card in (old, new)]
     lines += setting_changes(failed[0], failed[1])
     lines += [f"code of {module} changed" for module in changed(old["code"], new["code"])]
-    return lines + [f"parent {role} changed" for role in changed(old["parents"], new["parents"])]
+    for role in changed(old["parents"], new["parents"]):
+        before, after = (parent_card(ledger, card["parents"].get(role)) for card in (old, new))
+        inner = differences(before, after, ledger) if before and after else []
+        lines += [line if line.startswith("parent ") else f"parent {role}: {line}" for line in inner]
+        lines += [] if inner else [f"parent {role} changed"]
+    return list(dict.fromkeys(lines))
+
+
+def parent_card(ledger: Ledger, parent: dict | None) -> dict | None:
+    """The card of a parent that a card names, if it is here or of today's study."""
+    if parent is None:
+        return None
+    today = [ledger.card(job) for job in ledger.jobs if job.key == (parent["phase"], parent["id"])]
+    folders = [ledger.root / folder / parent["phase"] / parent["id"] / CARD for folder in (ARTIFACTS, ASIDE)]
+    for card in (*today, *(card for card in map(read_card, folders) if card)):
+        if digest(card) == parent["card"]:
+            return card
+    return None
 
 
 def changed(before: dict, after: dict) -> list[str]:

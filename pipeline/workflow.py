@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,15 +20,16 @@ import yaml
 from pipeline import server
 from pipeline.cards import Ledger
 from pipeline.config import ConfigError, Corpora, check_weights, load_settings
-from pipeline.failed import failure
-from pipeline.files import write_text
+from pipeline.failed import failure, noted
+from pipeline.files import one_line, write_text
 from pipeline.processes import (
     OWNER,
     OWNERS,
-    SIGNALS,
     Presence,
     at_work,
     end_with_dvc,
+    heeded,
+    let_go,
     remove_stale_locks,
     stop_jobs_below,
 )
@@ -49,6 +51,26 @@ def refuse(make: Callable[[], Made]) -> Made:
     except ConfigError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
+
+
+# Options of Snakemake's that cards give another meaning, or none.
+REFUSED = {
+    "--delete-all-output": "nothing; delete artifacts/, .study/ and what is to go of results/",
+    "--touch": "nothing: cards say what is up to date, and no date does (python -m pipeline why TARGET)",
+}
+
+
+def check_command_line(arguments: list[str], root: Path, home: Path) -> None:
+    """Refuse what would not mean what it means elsewhere. Raises ConfigError."""
+    words = ["--touch" if word == "-t" else word for word in arguments]
+    for option, allowed in REFUSED.items():
+        if any(
+            len(word) > 4 and option.startswith(word) for word in words
+        ):  # Snakemake takes any beginning of an option
+            raise ConfigError("command line", option, option, allowed)
+    if root.resolve() != home.resolve():
+        allowed = f"nothing: a study is made in the folder of its Snakefile, {home.resolve()}; another one in a clone"
+        raise ConfigError("command line", "--directory", str(root.resolve()), allowed)
 
 
 DVC_FILES = ("dvc.lock", ".dvc/tmp/rwlock")  # what DVC writes without a partial file, and refuses to work without
@@ -81,16 +103,27 @@ class Workflow:
     """The study as Snakemake sees it.
 
     `main` is false for the copies of Snakemake that a cluster's nodes run: they carry out one job and decide nothing.
-    `dry` tells, once Snakemake knows, whether it only plans (`snakemake -n`).
+    `dry` tells, once Snakemake knows, whether it only plans (`snakemake -n`), and `forced` what it shall make although it
+    is there (`--forceall`, `--force`, `--forcerun`). `home` is the folder of the Snakefile.
     """
 
-    def __init__(self, root: Path, config: dict, main: bool, dry: Callable[[], bool] = bool):
+    def __init__(
+        self,
+        root: Path,
+        config: dict,
+        main: bool,
+        dry: Callable[[], bool] = bool,
+        forced: Callable[[], list] = list,
+        home: Path | None = None,
+    ):
         if config:
             allowed = "nothing: settings are in params.yaml (edit it, or use `dvc exp run -S KEY=VALUE`)"
             print(ConfigError("command line", "--config", dict(config), allowed), file=sys.stderr)
             raise SystemExit(2)
+        refuse(lambda: check_command_line(sys.argv[1:] if main else [], root, home or root))
         gc.set_threshold(100_000, 50, 50)  # a plan makes many objects and little garbage: a tenth less CPU time
         self.root, self.main, self.dry, self.started, self.stopping = root, main, dry, False, False
+        self.asks_anew = forced
         self.ledger = open_ledger(root)
         self.study, self.settings = self.ledger.study, self.ledger.study.settings
         os.environ[OWNER] = str(os.getpid())
@@ -121,7 +154,7 @@ class Workflow:
         if self.main:
             self.started = True
             write_text(self.root / UNRECORDED, "")
-            for number in SIGNALS:
+            for number in heeded():
                 signal.signal(number, self.stop)
             if sys.stderr.isatty():
                 print("python -m pipeline status --watch, in another terminal, shows how far it is", file=sys.stderr)
@@ -129,10 +162,13 @@ class Workflow:
             server.start()
 
     def stop(self, number: int, _: object) -> None:
-        """On SIGTERM or SIGINT: tell the jobs to stop, and wait for them as Snakemake does after Ctrl-C.
+        """On SIGTERM, SIGINT or SIGHUP: tell the jobs to stop, and wait for them as Snakemake does after Ctrl-C.
 
-        Its own answer to SIGTERM is to let them run to their ends, and to Ctrl-C to trust that they heard it too.
+        Its own answer to SIGTERM is to let them run to their ends, to Ctrl-C to trust that they heard it too, and to a
+        terminal that was closed to end at once.
         """
+        if number == signal.SIGHUP:
+            let_go(1, 2)
         if self.stopping:
             return
         self.stopping = True
@@ -186,11 +222,24 @@ class Workflow:
     def job_file(self, job: Job) -> str:
         return self.ledger.job_file(job).as_posix()
 
+    @cached_property
+    def forced(self) -> bool:
+        """Whether Snakemake shall make what is there: then it must see all that a job is made from, and its order.
+
+        Nothing that is there is to be older than what it was made from, which dates alone would say of what was pulled.
+        """
+        forced = self.main and any(self.asks_anew())
+        if forced:
+            self.ledger.date_long_ago()
+        return forced
+
     def parents(self, job: Job) -> list[str]:
         """The cards of the jobs whose files a job reads. A current job needs none: it will not run.
 
         Nor is one needed that another of them will ask for itself: hundreds of edges less for a table.
         """
+        if self.forced:
+            return sorted({parent.card for parent in self.ledger.inputs(job)})
         if self.ledger.is_current(job):
             return []
         inputs = {parent.key: parent for parent in self.ledger.inputs(job)}
@@ -200,9 +249,12 @@ class Workflow:
                     inputs.pop(earlier.key, None)
         return sorted(parent.card for parent in inputs.values())
 
-    def table_inputs(self, name: str) -> dict[str, str | list[str]]:
-        """What a table's rule asks for: its expected card, and its parents' cards."""
-        return {"job": self.job_file(self.tables[name]), "parents": self.parents(self.tables[name])}
+    def table_edges(self, name: str) -> Callable:
+        """Snakemake's input function of a table: its expected card, and its parents' cards."""
+        return lambda _: self.inputs(self.tables[name])
+
+    def inputs(self, job: Job) -> dict[str, str | list[str]]:
+        return {"job": self.job_file(job), "parents": self.parents(job)}
 
     def table_cards(self, name: str) -> list[str]:
         """A table's card, and the list of what its files in results/ were made from."""
@@ -242,8 +294,7 @@ class Workflow:
             if wildcards.id not in jobs:
                 known = ", ".join(sorted(jobs))
                 raise ValueError(f"artifacts/{phase}/{wildcards.id} is not in the study of params.yaml; it has {known}")
-            job = jobs[wildcards.id]
-            return {"job": self.job_file(job), "parents": self.parents(job)}
+            return self.inputs(jobs[wildcards.id])
 
         return inputs
 
@@ -281,10 +332,13 @@ class Workflow:
             torn.unlink()
         if not complete:
             return True
-        command = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet", *complete]
+        # Not --quiet, under which DVC says nothing of what went wrong either.
+        command = [sys.executable, "-m", "dvc", "commit", "--force", *complete]
         done = subprocess.run(command, cwd=self.root, capture_output=True, text=True)
         if done.returncode:
-            print(f"dvc.lock was not updated: {done.stderr.strip()}", file=sys.stderr)
+            lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+            reasons = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
+            print(f"dvc.lock was not updated: {one_line(' '.join(reasons), 2000)}", file=sys.stderr)
         return done.returncode == 0
 
     def failures(self) -> str:
@@ -297,7 +351,9 @@ class Workflow:
                 lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
                 if lines and not lines[-1].startswith("finished"):
                     kind = "Stopped:" if lines[-1].startswith("stopped") else "Failed:"
-                    said[kind].append(f"  {job.phase} {job.id}: {lines[-1]}   ({log})")
+                    # What a job has noted is all that an error said; a log's end may be the last of its many lines.
+                    reason = noted(ledger, job) or lines[-1]
+                    said[kind].append(f"  {job.phase} {job.id}: {reason}   ({log})")
         command = "dvc repro" if "DVC_STAGE" in os.environ else shlex.join(["snakemake", *sys.argv[1:]])
         always = "Stopped:" if self.stopping else "Failed:"
         parts = [line for kind, lines in said.items() if lines or kind == always for line in (kind, *lines)]

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -330,6 +331,45 @@ def test_a_setting_changes_the_phases_that_depend_on_it(project, key, phases):
     project.set(SCALE, key, value + 1)
     new = ids(project.study())
     assert {phase for phase in PHASES if new[phase] != old[phase]} == phases
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "kept"),
+    [  # and the jobs that have no use for it, as PHASE/LABEL
+        (SCALE, "cooldown.peak_lr", 0.004, r"pretrain|(cooldown|finetune|evaluate)/\S*b(50|80)-"),
+        (SCALE, "cooldown.warmup_steps", 3, r"pretrain|(cooldown|finetune|evaluate)/\S*b(50|80)-"),
+        (SCALE, "text.peak_lr", 0.02, r"(cooldown|finetune|evaluate)/\S*b0-"),
+        (SCALE, "data.test_images", 9, r"tokenizer|shards|pretrain|cooldown|finetune|evaluate/pretrain"),
+        (SCALE, "data.captions", 99, r"(sources|features)/(text|instructions|evaluation)"),
+        (SCALE, "evaluation.text_items", 9, r"finetune|evaluate/finetune-blind"),
+        ("configs/tasks/scenes.yaml", "vision.reading.chance", 0.5, r"finetune|evaluate"),
+        ("configs/encoder/efficientnet_lite0.yaml", "trained_rate", 0.5, r"cooldown|finetune|evaluate"),
+        (PARAMS, "split", "validation", r"finetune|evaluate/pretrain"),
+    ],
+)
+def test_a_setting_that_a_job_does_not_use_is_no_part_of_its_identity(project, file, key, value, kept):
+    def made() -> set[str]:
+        return {job.id for job in project.ledger().jobs if re.match(kept, f"{job.phase}/{job.label}")}
+
+    before = made()
+    project.set(file, key, value)
+    assert before and made() == before
+
+
+def test_recipes_that_differ_in_what_a_cooldown_does_not_use_share_it(project):
+    study = project.study()
+    recipe = study.settings.params.recipe
+    only_instructions = recipe.model_copy(update={"instruction_share": 1.0})
+    others = [only_instructions.model_copy(update={"captions": "short"})]
+    assert all(study.cooldown(only_instructions) is study.cooldown(other) for other in others)
+    assert "text" not in study.cooldown(recipe.model_copy(update={"image_fraction": 1.0})).parents
+    by_branch = {job.settings["branch_step"]: job.settings for job in project.ledger().jobs if job.phase == "cooldown"}
+    assert {step: ("main" in s, "peak_lr" in s["optimisation"], "main_seed" in s) for step, s in by_branch.items()} == {
+        0: (False, True, True),
+        50: (True, False, False),
+        80: (True, False, False),
+        100: (False, True, False),
+    }
 
 
 # Cards

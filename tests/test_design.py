@@ -134,7 +134,6 @@ def plant(monkeypatch, phase: str, change: dict) -> None:
         ("cooldown", {"optimisation": {"tokens": 20480}}, "cooldown.optimisation.tokens"),
         ("cooldown", {"optimisation": {"weight_decay": 0.5}}, "cooldown.optimisation.weight_decay"),
         ("cooldown", {"seed": 8}, "cooldown.seed"),  # data order and new weights
-        ("cooldown", {"main_seed": 9}, "cooldown.main_seed"),
         ("finetune", {"seed": 8}, "finetune.seed"),
         ("finetune", {"optimisation": {"peak_lr": 0.1}}, "finetune.optimisation.peak_lr"),
     ],

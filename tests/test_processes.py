@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import psutil
 import pytest
 from conftest import SOURCE
 
-from pipeline.processes import ORPHANED, RUNNING, STOPPED, Presence, remove_stale_locks
+from pipeline.processes import ORPHANED, RUNNING, SIGNALS, STOPPED, Presence, remove_stale_locks
 from pipeline.workflow import Workflow
 
 SOON = 300.0  # seconds: a test fails after that, and never goes on because of it
@@ -398,13 +399,39 @@ def test_without_dvc_a_process_ends_when_it_likes(start, monkeypatch):
 # Stops
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_process_that_is_told_to_stop_says_so_and_ends(start, number):
     process = start(IS_ASKED, 0, 0)
     assert said(process) == "ready"
     process.send_signal(number)
     assert process.wait(timeout=SOON) == STOPPED
     assert said(process) == ""
+
+
+@pytest.mark.parametrize(("deferred", "code"), [("0", STOPPED), ("1", 0)])
+def test_a_process_whose_terminal_is_closed_stops_or_first_comes_to_a_good_point(deferred, code):
+    """What it then says goes nowhere: it is no error."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execve(
+            sys.executable, [sys.executable, "-c", IS_ASKED, deferred, "0"], os.environ | {"PYTHONPATH": str(SOURCE)}
+        )
+    with open(terminal, "rb", buffering=0, closefd=False) as screen:
+        assert screen.read(5) == b"ready"
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == code
+
+
+def test_a_process_that_nohup_started_goes_on_when_the_terminal_is_closed(start):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start(IS_ASKED, 1, 0)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert said(process) == "ready"
+    process.send_signal(signal.SIGHUP)
+    process.terminate()
+    assert said(process) == "asked by SIGTERM"
 
 
 def test_it_says_who_stopped_and_that_the_same_command_goes_on(start, tmp_path):
@@ -422,7 +449,7 @@ def test_it_says_who_stopped_and_that_the_same_command_goes_on(start, tmp_path):
     assert (tmp_path / "screen").read_text() == "pretrain text: stopped by SIGTERM; the same command goes on\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_process_may_first_come_to_a_good_point_and_is_not_stopped_after_it(start, number):
     process = start(IS_ASKED, 1, 0)
     assert said(process) == "ready"

@@ -112,11 +112,12 @@ def test_its_exit_code_is_that_of_who_asked(start, server, what, code):
     assert asker.returncode == code
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 4), (signal.SIGINT, LOST)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 4), (signal.SIGINT, LOST), (signal.SIGHUP, LOST)])
 def test_signals_are_passed_on(start, server, tmp_path, number, code):
-    """The job has a way with SIGTERM; a SIGINT is a KeyboardInterrupt."""
+    """The job has a way with SIGTERM; a SIGINT is a KeyboardInterrupt, and a SIGHUP the end. None is the server's."""
     asker = start(ASK, "wait")
     job = worker(tmp_path)
+    server.send_signal(signal.SIGHUP)
     asker.send_signal(number)
     assert asker.wait(timeout=SOON) == code
     assert is_gone(job)
@@ -135,7 +136,7 @@ def test_a_killed_job_is_named(start, server, tmp_path):
     assert read_json(note(tmp_path / "job.log")) == {"card": digest({"id": "b80"}), "reason": reason}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", processes.SIGNALS)
 def test_who_is_told_to_stop_before_its_job_has_begun_says_so(start, server, number):
     server.send_signal(signal.SIGSTOP)  # as if it were importing
     asker = start(ASK_OR_5)

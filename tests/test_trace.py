@@ -3,11 +3,12 @@
 import csv
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import SOURCE
 
-from pipeline import provenance
+from pipeline import artifacts, provenance
 from pipeline import run as runs
 from pipeline import study as studies
 from pipeline.__main__ import main
@@ -16,9 +17,14 @@ from pipeline.config import load_settings
 from pipeline.files import read_json, stable_json, write_text
 from pipeline.study import Study
 from pipeline.trace import trace
+from pipeline.why import why
 
 TABLE1 = "results/table1.csv"
 VLM_80 = "model=vlm,branch_percent=80"
+RECORD = {
+    **{"commit": "c0ffee", "uncommitted_changes": True, "host": "attic", "seconds": 12.5},
+    **{"machine": {"processor": "Z80", "cores": 1, "system": "CP/M"}, "finished": "2026-01-02T03:04:05+00:00"},
+}
 
 
 @pytest.fixture
@@ -101,7 +107,53 @@ def test_a_column_says_where_its_numbers_were_found(root, column, where):
 
 def test_what_no_run_made_says_so(root):
     lines = follow(root, "results/figures/schedules.csv", "1", "learning_rate")
-    assert lines[3] == "it comes from no run of the study: a setting, a schedule, or a figure that only the paper has"
+    assert "it comes from no run of the study: a setting, a schedule, or a figure that only the paper has" in lines
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def test_a_file_that_was_edited_by_hand_is_refused(root, capsys):
+    edit(root / TABLE1, "\nvlm,", "\nVLM,")
+    assert "is not the file that was made" in said(capsys, TABLE1, "--row", "1", "--column", "reading")
+    edit(root / TABLE1, "\nVLM,", "\nvlm,")
+    assert follow(root)
+    (root / "results/made_from/table1.json").unlink()
+    assert "what it was made from is not known" in said(capsys, TABLE1, "--row", "1", "--column", "reading")
+
+
+def test_a_file_the_artifact_here_and_todays_study_may_be_three_things(root):
+    """As after `git checkout results` where another machine had made them."""
+    study = Study(load_settings(root))
+    ledger, job = Ledger(study, root), study.tables["table1"]
+    number = [row["cell"] for row in csv.DictReader((root / TABLE1).open())].index("recipe")
+    mine = root / job.folder
+    shutil.copytree(root / "results", mine)
+    shutil.rmtree(mine / "made_from")
+    artifacts.make_manifest(mine, ledger.digest(job))
+    shutil.copy(mine / "files.json", root / job.published)  # both are of today's study, with the same bytes
+    write_text(root / f"logs/tables/{job.id}.json", stable_json(RECORD | {"card": ledger.digest(job)}))
+    lines = follow(root)
+    assert not any("made elsewhere" in line or "today's study" in line for line in lines)
+    assert any("c0ffee" in line for line in lines)
+
+    value = list(csv.DictReader((root / TABLE1).open()))[number]["vision_gain"]
+    (mine / "files.json").unlink()
+    edit(mine / "table1.csv", value, "12.34")
+    artifacts.make_manifest(mine, ledger.digest(job))
+    write_text(mine / "card.json", stable_json(ledger.card(job)))
+    lines = follow(root)
+    assert f"  the artifact here, {job.folder}, has 12.34: one of the two was made elsewhere" in lines
+    assert not any("c0ffee" in line for line in lines)
+    said = why(Ledger(study, root), TABLE1)
+    assert f"but table1.csv: other bytes than in {job.folder}; one of them was made elsewhere" in said
+
+    edit(root / job.published, ledger.digest(job), "0123456789abcdef")
+    wanted = f"  the file was made from card 0123456789abcdef, and today's study is card {ledger.digest(job)}: "
+    assert wanted + "what follows is today's" in follow(root)
 
 
 # Commit and machine
@@ -110,9 +162,7 @@ def test_what_no_run_made_says_so(root):
 def test_commit_and_machine_are_those_of_the_jobs_own_record(root):
     study = Study(load_settings(root))
     ledger, job = Ledger(study, root), study.cooldown(study.recipe)
-    machine = {"processor": "Z80", "cores": 1, "system": "CP/M"}
-    record = {"card": ledger.digest(job), "commit": "c0ffee", "uncommitted_changes": True, "machine": machine}
-    record |= {"host": "attic", "seconds": 12.5, "finished": "2026-01-02T03:04:05+00:00"}
+    record = RECORD | {"card": ledger.digest(job)}
     log = root / f"logs/cooldown/{job.id}.json"
     write_text(log, stable_json(record))
     lines = [line.strip() for line in follow(root)]

@@ -114,6 +114,22 @@ def test_the_nearest_of_all_artifacts_is_compared(project):
     assert tell(project, after.id).endswith(": stale: optimisation.weight_decay: 0.033 -> 0.5")
 
 
+def test_the_nearest_of_the_same_kind_is_compared_down_to_the_setting(project):
+    """A model that sees images differs from the blind one in less, and explains nothing."""
+    project.make()
+    project.set(PARAMS, "recipe.image_fraction", 0.2)
+    project.make("cooldown")
+    job = first(project, "finetune", "blind-b80-")
+    assert tell(project, job.id) == f"{job.id}: stale: parent branch: image_fraction: 0.1 -> 0.2"
+    assert "image_fraction: 0.1 -> 0.2" in tell(project, TABLE)
+    shutil.rmtree(project.root / "artifacts/finetune")
+    project.set(PARAMS, "recipe.image_fraction", 0.1)
+    project.make("finetune")
+    for old in project.root.glob("artifacts/finetune/b*"):  # only what the study has is left
+        assert old.is_dir()
+    assert "blind: " not in tell(project, TABLE)
+
+
 def test_many_differences_are_counted_after_three(project):
     project.make()
     for key in ("weight_decay", "clip_norm", "z_loss", "peak_lr", "warmup_fraction"):
@@ -238,6 +254,21 @@ def test_a_card_file_that_holds_no_card_still_gets_a_line(project, text):
     job = first(project, "shards")
     (project.root / job.card).write_text(text)
     assert tell(project, job.id) == f"{job.id}: stale: card.json is damaged"
+
+
+# Results that git has brought
+
+
+def test_what_git_has_brought_is_not_called_made_here_or_stale(project):
+    project.make()
+    card = project.ledger().digest(project.ledger().study.tables["table1"])
+    for folder in ("artifacts", ".study"):
+        shutil.rmtree(project.root / folder, ignore_errors=True)
+    assert tell(project, TABLE).startswith(f"{TABLE}: committed; its artifacts are not here")
+    project.set(SCALE, "cooldown.weight_decay", 0.5)
+    assert tell(project, TABLE).startswith(f"{TABLE}: committed, of another study (card {card}, today's is ")
+    project.damage("results/rows.csv")
+    assert "stale: rows.csv has other bytes than when it was made; its artifacts" in tell(project, TABLE)
 
 
 # Not made yet

@@ -53,29 +53,39 @@ def main_schedule(text: TextPhase, sequence: int) -> Schedule:
 
 
 def cooldown_schedule(
-    main: Schedule, branch_step: int, steps: int, floor: float, peak: float, warmup: int, rewarm: float | None = None
+    main: Schedule | None,
+    branch_step: int,
+    steps: int,
+    floor: float,
+    peak: float | None,
+    warmup: int,
+    rewarm: float | None = None,
 ) -> Schedule:
     """The schedule of a cooldown of `steps` updates that leaves the main run after `branch_step` updates.
 
     `peak` and `warmup` apply at the two ends of the main run (branch_step 0 and main.steps). `rewarm` is a rate to warm
-    up to in place of `peak`, and anywhere else in place of the rate that is to be continued.
+    up to in place of `peak`, and anywhere else in place of the rate that is to be continued. A branch that continues no
+    rate needs no `main`, and one that continues a rate no `peak`.
     """
-    if not 0 <= branch_step <= main.steps:
+    if main and not 0 <= branch_step <= main.steps:
         raise ValueError(f"branch step {branch_step} is outside the main run's {main.steps} steps")
-    if rewarm is not None or branch_step in (0, main.steps):
-        return Schedule(peak=peak if rewarm is None else rewarm, floor=floor, warmup=warmup, steps=steps)
-    return Schedule(peak=main.rate(branch_step), floor=floor, warmup=0, steps=steps)
+    own = peak if rewarm is None else rewarm
+    if main and rewarm is None and branch_step not in (0, main.steps):
+        return Schedule(peak=main.rate(branch_step), floor=floor, warmup=0, steps=steps)
+    if own is None:
+        raise ValueError(f"the branch at step {branch_step} has neither a rate to continue nor one of its own")
+    return Schedule(peak=own, floor=floor, warmup=warmup, steps=steps)
 
 
 def planned_cooldown(settings: dict) -> Schedule:
-    """The schedule that the settings of a cooldown's job ask for."""
+    """The schedule that the settings of a cooldown's job ask for, which lack what the branch has no use for."""
     own, sequence = settings["optimisation"], settings["model"]["sequence"]
     return cooldown_schedule(
-        main=main_schedule(TextPhase(**settings["main"]), sequence),
+        main=main_schedule(TextPhase(**settings["main"]), sequence) if "main" in settings else None,
         branch_step=settings["branch_step"],
         steps=own["tokens"] // (own["batch"] * sequence),
         floor=own["floor_lr"],
-        peak=own["peak_lr"],
-        warmup=own["warmup_steps"],
+        peak=own.get("peak_lr"),
+        warmup=own.get("warmup_steps", 0),
         rewarm=settings.get("rewarm"),
     )

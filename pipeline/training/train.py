@@ -152,7 +152,7 @@ def build_optimizer(model: VLM, optimisation: dict, encoder_rate: float = 1.0) -
         groups.setdefault((multiple, decay), []).append(parameter)
     return torch.optim.AdamW(
         [{"params": ps, "multiple": multiple, "weight_decay": decay} for (multiple, decay), ps in groups.items()],
-        lr=optimisation["peak_lr"],
+        lr=optimisation.get("peak_lr", 0.0),  # the trainer puts the schedule's in its place
         betas=(optimisation["beta1"], optimisation["beta2"]),
         eps=optimisation["epsilon"],
         fused=True,
