@@ -515,7 +515,7 @@ def test_captions_are_scored_among_the_images_of_the_split(made, monkeypatch, tm
 def test_a_state_is_asked_what_its_settings_name(made, tmp_path):
     states = {
         "cooldown": ({"vision": {}, "conditions": []}, {"captions.csv"}),
-        "blind": ({"captioning": None, "conditions": ["removed"]}, {"vision.csv"}),
+        "blind": ({"captioning": None, "conditions": ["removed"]}, {"vision.csv", "measures.csv"}),
         "text": ({"checkpoint": "text", "encoder": None, "vision": {}, "captioning": None, "conditions": []}, set()),
     }
     for name, (settings, files) in states.items():

@@ -17,11 +17,13 @@ from PIL import Image
 from pipeline.data.records import Question
 from pipeline.evaluation.metrics import parse_box
 from pipeline.evaluation.tasks import ask
+from pipeline.files import one_line
 from pipeline.reporting import scores
 from pipeline.reporting.figures import notice, save
 from pipeline.reporting.rows import Rows, write_table
 
 RIGHT, WRONG = 2, 2
+SHOWN = 120  # characters of a text
 GREEN, RED = "#1b7837", "#b2182b"
 
 
@@ -89,7 +91,7 @@ def draw(axis: Axes, row: pd.Series, file: Path) -> None:
         axis.imshow(image.convert("RGB"))
         width, height = image.size
     colour, mark = (GREEN, "right") if row["right"] else (RED, "wrong")
-    truth, given = parse_box(str(row["answer"])), parse_box(str(row["prediction"]))
+    truth, given = parse_box(row["answer"]), parse_box(row["prediction"])
     for box, style in ((truth, "-"), (given, "--")):
         if truth and box:
             x1, y1, x2, y2 = box
@@ -103,8 +105,8 @@ def draw(axis: Axes, row: pd.Series, file: Path) -> None:
                     ls=style,
                 )
             )
-    axis.set_title(row["question"], fontsize=7, wrap=True)
-    answer = "" if truth else f"{row['answer']}\n"
-    axis.text(
-        0, -0.04, f"{answer}{mark}: {row['prediction']}", fontsize=7, color=colour, va="top", transform=axis.transAxes
-    )
+    # What a model says is no mathematics, whatever dollars it holds.
+    question, right, said = (one_line(row[key], SHOWN) for key in ("question", "answer", "prediction"))
+    axis.set_title(question, fontsize=7, wrap=True, parse_math=False)
+    text = f"{mark}: {said}" if truth else f"{right}\n{mark}: {said}"
+    axis.text(0, -0.04, text, fontsize=7, color=colour, va="top", transform=axis.transAxes, parse_math=False)
