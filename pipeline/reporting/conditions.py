@@ -99,8 +99,9 @@ def measure_rows(rows: Rows, cell: Cell) -> list[dict]:
     found = pd.concat([scores.read_table(file) for file in files])
     means = found.groupby(["task", "condition", "kind", "measure"], sort=False)[["questions", "score"]].mean()
     return [
-        dict(zip(means.index.names, key))
-        | {"cell": cell.name, "questions": int(row["questions"]), "seeds": len(files), "score": row["score"]}
+        {"cell": cell.name}
+        | dict(zip(means.index.names, key))
+        | {"questions": int(row["questions"]), "seeds": len(files), "score": row["score"]}
         for key, row in means.iterrows()
     ]
 
