@@ -506,7 +506,7 @@ class DataSource(Section):
         return [*self.licences, *(Licence(name=name, used_for=key, licence=own) for name, key, own in named)]
 
 
-Scorer = Literal["vqa", "vqa_official", "vqa_as_run", "vizwiz", "textvqa", "gqa", "yes_no", "box"]
+Scorer = Literal["vqa", "vqa_official", "vqa_as_run", "vizwiz", "textvqa", "gqa", "exact", "yes_no", "box"]
 
 
 class VisionTask(Section):
@@ -530,7 +530,7 @@ class VisionTask(Section):
     average: Literal["kinds"] | None = option(
         "kinds: the score is the mean of the kinds' means; null: of the questions"
     )
-    beside: list[Scorer] | None = option("other scorers whose means are reported beside, in conventions.csv")
+    beside: list[Scorer] | None = option("other scorers whose means are reported beside, in measures.csv")
 
 
 TextBenchmark = Literal[

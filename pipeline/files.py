@@ -1,15 +1,17 @@
-"""Files that are either whole or absent: atomic writes, stable JSON, hashes; and how others' JSON and paths are read."""
+"""Files that are either whole or absent: atomic writes, stable JSON, rows, hashes; and how others' JSON and paths are read."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -144,6 +146,54 @@ def write_text(path: Path, text: str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+ANY_TEXT: Any = {
+    "encoding": "utf-8",
+    "errors": "surrogatepass",
+}  # what a model says may be any text, half a surrogate pair too
+LONGEST_CELL = 1 << 30  # characters; csv's own limit is 131,072
+
+
+def csv_cell(value: object) -> str:
+    """A value as a CSV has it, nothing for None. Python 3.11's own writer leaves a lone "\\r" bare, which ends a line."""
+    text = "" if value is None else str(value)
+    return f'"{text.replace(chr(34), chr(34) * 2)}"' if any(mark in text for mark in ',"\r\n') else text
+
+
+def write_rows(path: Path, columns: Iterable[str], rows: Iterable[Iterable]) -> int:
+    """Write a CSV that `read_rows` reads back to the letter, whatever its texts hold; returns the number of rows."""
+    count = 0
+    with open(path, "w", newline="", **ANY_TEXT) as file:
+        for row in chain([columns], rows):
+            file.write((",".join(map(csv_cell, row)) or '""') + "\n")
+            count += 1
+    return count - 1
+
+
+def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a CSV, all cells as text.
+
+    Raises OSError, and ValueError for what is no CSV or has a row of another length than the columns'.
+    """
+    csv.field_size_limit(LONGEST_CELL)
+    same: dict[str, str] = {}  # most cells are like others: one text each is kept
+    try:
+        with open(path, newline="", **ANY_TEXT) as file:
+            rows = [[same.setdefault(cell, cell) for cell in row] for row in csv.reader(file) if row]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is no CSV ({error})") from None
+    columns, rows = (rows[0], rows[1:]) if rows else ([], [])
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(columns):
+            raise ValueError(f"{path}: row {number} has {len(row)} cells, not {len(columns)}: {one_line(row, 80)}")
+    return columns, rows
+
+
+def read_records(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV by their columns, as `read_rows` reads them."""
+    columns, rows = read_rows(path)
+    return [dict(zip(columns, row)) for row in rows]
 
 
 def sync(folder: Path) -> None:

@@ -171,7 +171,9 @@ TABLES = {
     "controls": Table(
         (*both("controls"), "figures/rewarm.png", "figures/text_only.png"), ("rewarm", "text_only", "moments", "blind")
     ),
-    "conditions": Table((*both("conditions"), *both("question_types")), ("timing", "image_fraction")),
+    "conditions": Table(
+        (*both("conditions"), *both("question_types"), *both("measures")), ("timing", "image_fraction")
+    ),
     "drawings": Table(
         ("figures/schedules.png", "figures/schedules.csv", "figures/pipeline.svg", "figures/pipeline.png"),
         ("timing", "rewarm"),

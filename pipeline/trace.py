@@ -4,7 +4,6 @@ of which commit and on which machine each was made, as far as that was noted her
 
 from __future__ import annotations
 
-import csv
 import textwrap
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -13,7 +12,7 @@ from pathlib import Path
 from pipeline.artifacts import manifest_of, other_bytes
 from pipeline.cards import Ledger
 from pipeline.config import load_settings
-from pipeline.files import file_hash, one_line, read_json
+from pipeline.files import file_hash, one_line, read_json, read_records
 from pipeline.kept import is_kept, study_of
 from pipeline.provenance import git
 from pipeline.reporting.lineage import Lineage
@@ -121,8 +120,7 @@ def compare(ledger: Ledger, job: Job, name: str, number: int, column: str, elsew
 
 
 def read_rows(file: Path, target: str) -> list[dict[str, str]]:
-    with open(file, newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
+    rows = read_records(file)
     if not rows:
         raise ValueError(f"{target}: has no rows")
     return rows

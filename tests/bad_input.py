@@ -560,6 +560,7 @@ BENCHMARKS = [
     ("BoolQ: a line that is cut off", benchmark_file("boolq", "validation", b'{"passage": "a"}\n{"passage": '), "boolq/validation.json: record 1: is no record of boolq (KeyError: 'question')"),
     ("PubMedQA: invalid UTF-8", benchmark_file("pubmedqa", "test", b"\xff"), "pubmedqa/test.json: record -: cannot be read ('utf-8' codec can't decode byte 0xff"),
     ("conceptual combinations: lists in lists", benchmark_file("bigbench_conceptual_combinations", "default", b"[" * DEEP), "default.json: record -: cannot be read (nested too deeply)"),
+    ("PIQA: two answers that are the same", item("piqa", "validation", lambda r: r.update(sol1=r["sol2"])), "and the right one, choice 1, are the same tokens"),
     ("no file of the split", lambda root: (root / "source/evaluation/text/boolq/validation.json").unlink(), "boolq: record -: files validation* of one of the kinds .jsonl, .json, .parquet wanted; found nothing"),
     ("held-out text that is cut off", lambda root: (root / "source/text/heldout-00000.jsonl.zst").write_bytes(zstandard.compress(b"x" * 99)[:-3]), "source/text/heldout-00000.jsonl.zst: record -: ends in the middle of a zstandard frame"),
 ]  # fmt: skip

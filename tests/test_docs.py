@@ -373,7 +373,7 @@ def test_commands_in_the_text_name_what_there_is(page, line):
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 FILE = re.compile(r"(?:\.?[\w-]+/)*[\w-][\w.-]*\.(?:py|yaml|yml|md|csv|json|jsonl|lock|toml|png|cff|tar)|(?:[\w.-]+/)+")
 MADE = ("artifacts/", ".study/", "logs/", "dvc_plots/", "results/certificate.json")  # by runs
-INSIDE = {"card.json", "files.json", "measured.json", "quarantine.jsonl", "conventions.csv"}  # of an artifact
+INSIDE = {"card.json", "files.json", "measured.json", "quarantine.jsonl", "measures.csv"}  # of an artifact
 OTHERS = {"config.json", "manifest.jsonl", "tokenizer.json", "TASK.jsonl", "NAME.jsonl"}  # of corpora and checkpoints
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import itertools
+import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -18,16 +20,19 @@ from safetensors.torch import save_file
 from pipeline.data import formats, shards
 from pipeline.data import write_scenes as writer
 from pipeline.data.frames import Square
+from pipeline.data.records import Question
 from pipeline.data.shards import prompt_tokens
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
-from pipeline.evaluation import evaluate
+from pipeline.evaluation import evaluate, tasks
 from pipeline.evaluation.answers import Answers, helpers, read_answers
+from pipeline.evaluation.benchmarks import token_pair
 from pipeline.evaluation.metrics import cider_d, tokenise_caption
 from pipeline.evaluation.tasks import shuffled_images
 from pipeline.model import features, vision
 from pipeline.model.sizes import DecoderShape
 from pipeline.model.vision import build_encoder, decode_image
 from pipeline.model.vlm import VLM, greedy
+from pipeline.reporting import scores
 from pipeline.sections import Encoder
 
 torch.set_num_threads(1)
@@ -515,7 +520,7 @@ def test_captions_are_scored_among_the_images_of_the_split(made, monkeypatch, tm
 def test_a_state_is_asked_what_its_settings_name(made, tmp_path):
     states = {
         "cooldown": ({"vision": {}, "conditions": []}, {"captions.csv"}),
-        "blind": ({"captioning": None, "conditions": ["removed"]}, {"vision.csv"}),
+        "blind": ({"captioning": None, "conditions": ["removed"]}, {"vision.csv", "measures.csv"}),
         "text": ({"checkpoint": "text", "encoder": None, "vision": {}, "captioning": None, "conditions": []}, set()),
     }
     for name, (settings, files) in states.items():
@@ -562,3 +567,161 @@ def test_a_batch_of_texts_has_contexts_of_one_length_and_so_many_positions():
     assert [rows[n][0] for members in batches for n in members] == sorted(
         (context for context, _ in rows), key=lambda context: (len(context), context)
     )
+
+
+# --- what nobody can answer -------------------------------------------------------------------------------------------
+
+
+def choices(made: Path, folder: Path, items: list[tuple]) -> dict:
+    """Inputs with a task of one's own, `mine`: context, choices, and the right one."""
+    keys = ("context", "choices", "gold")
+    lines = [json.dumps({"id": f"item {n}"} | dict(zip(keys, item))) for n, item in enumerate(items)]
+    (folder / "evaluation" / "text").mkdir(parents=True, exist_ok=True)
+    (folder / "evaluation" / "text" / "mine.jsonl").write_text("\n".join(lines))
+    return {"checkpoint": made / "text", "text": folder}
+
+
+TEXT = {"encoder": None, "vision": {}, "captioning": None, "conditions": [], "text": {"mine": {"chance": 0.5}}}
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (("two ye", ["s dog", "s cat"], 0), r"item 1: choice 0 \('s dog'\) has no token of its own"),
+        (("two do", ["g", " cat"], 1), r"item 1: choice 0 \('g'\) has no token of its own: .*; begin it with a space"),
+        (
+            ("two", [" dog", " cat", " dog"], 2),
+            r"item 1: choice 0 \(' dog'\) and the right one, choice 2, are the same tok",
+        ),
+        (("two", [" dog", " cat", " dog"], 1), None),
+        (("two do", ["g of", "t of"], 0), None),
+        (("two do", ["g of", "g of"], 0), "are the same tokens"),
+    ],
+)
+def test_choices_that_nothing_tells_apart_are_refused(made, tmp_path, monkeypatch, item, message):
+    monkeypatch.setattr(evaluate, "load_model", lambda *_: pytest.fail("before a model is asked"))
+    job = make_job(made, tmp_path, inputs=choices(made, tmp_path, [("two", [" dog", " cat"], 0), item]), **TEXT)
+    if message is None:
+        evaluate.check(job.settings, job.inputs, job.context)
+        return
+    with pytest.raises(formats.BadRecord, match=rf"mine.jsonl: record {message}" if "item" in message else message):
+        evaluate.run(job, tmp_path / "out")
+
+
+def test_a_space_at_the_end_of_a_context_is_the_choices(made, tmp_path, monkeypatch):
+    """So that where it stands in the file changes nothing, and every choice has tokens."""
+    monkeypatch.setattr(evaluate.Evaluation, "heldout", lambda self: iter(()))
+    words = [("a picture of two", "trees", "cat"), ("yes", "no", "dog"), ("the top", "left", "apple")]
+    found = []
+    for name, before, after in (("end", " ", ""), ("begin", "", " ")):
+        items = [(context + before, [after + a, after + b], 0) for context, a, b in words]
+        run(made, tmp_path / name, inputs=choices(made, tmp_path / f"{name}-in", items), **TEXT)
+        found.append([(tmp_path / name / file).read_text() for file in ("text.csv", "measures.csv")])
+    assert found[0] == found[1]
+    (norm,) = read(tmp_path / "end" / "measures.csv")
+    assert (norm["task"], norm["measure"], norm["questions"]) == ("mine", "acc_norm", "3")
+    tokenizer = load_tokenizer(made / "tokenizer" / "tokenizer.json")
+    for context in ("two", "two ", "two \n", "", "  "):
+        for end in (True, False):
+            head, tail = token_pair(tokenizer, context, " dog", end)
+            assert tail and head and tokenizer.decode(head + tail) == f"{context} dog"
+            assert (head[0] == tokenizer.end) == (end or not context.strip())
+
+
+def test_words_for_yes_and_no_must_differ_in_their_first_token(made, tmp_path):
+    for name, words, message in (
+        (
+            "same",
+            ["yes no", "yes dog"],
+            r"vision.presence.options: 'yes no' and 'yes dog' begin with the same token \(\d+\)",
+        ),
+        ("none", ["yes", ""], "do not both have a token"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(made, tmp_path / name, vision={"presence": VISION["presence"] | {"options": words}})
+        assert not list((tmp_path / name).iterdir())
+
+
+def test_a_tie_of_yes_and_no_is_yes_and_counted(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        evaluate, "yes_or_no", lambda model, tokenizer, words, prompt: [evaluate.TIED] * len(prompt.tokens)
+    )
+    settings = {"vision": {"presence": VISION["presence"]}, "captioning": None, "conditions": ["removed"]}
+    run(made, tmp_path / "out", **settings)
+    assert {row["prediction"] for row in read(tmp_path / "out" / "vision.csv")} == {"yes"}
+    found = {(row["kind"], row["measure"]): float(row["score"]) for row in read(tmp_path / "out" / "measures.csv")}
+    assert found["", "tied"] == found["", "yes_ratio"] == found["", "recall"] == found["random", "recall"] == 1
+    assert found["", "f1"] == pytest.approx(2 / 3, abs=1e-6)  # half of the questions are to be answered with yes
+
+
+@pytest.mark.parametrize(
+    ("scorer", "answers", "message"),
+    [
+        (
+            "vqa",
+            [["lung"]],
+            r"vision.organs: question 0 has 1 answers \(and 0 more questions have so few\); the scorer vqa ",
+        ),
+        (
+            "vqa",
+            [["lung"] * 10, ["lung"] * 3, ["a", "b"]],
+            r"question 1 has 3 answers \(and 1 more .* use the scorer exact",
+        ),
+        ("textvqa", [["lung"] * 2], "the scorer textvqa needs at least 4"),
+        ("vqa", [["lung"] * 4], None),
+        ("exact", [["lung"]], None),
+        (
+            "gqa",
+            [["Lung"], ["T-shirt"]],
+            "every answer has capitals or punctuation, such as 'Lung', .* use the scorer exact",
+        ),
+        ("gqa", [["Lung"], ["lung"]], None),
+    ],
+)
+def test_a_scorer_that_can_call_no_answer_right_is_refused(scorer, answers, message):
+    questions = [Question(str(n), "organs", Path(), "?", tuple(a), "open") for n, a in enumerate(answers)]
+    for task in ({"scorer": scorer}, {"scorer": "exact", "beside": [scorer]}):
+        if message is None:
+            tasks.check_answers("organs", task, questions)
+            continue
+        with pytest.raises(ValueError, match=message):
+            tasks.check_answers("organs", task, questions)
+
+
+# --- what is measured beside the score --------------------------------------------------------------------------------
+
+
+def test_measures_are_over_the_questions_that_they_are_of():
+    def asked(answer: str, kind: str = "", structure: str = "") -> Question:
+        return Question(answer, "t", Path(), "?", (answer,), kind, structure=structure)
+
+    gqa = [asked("kite", structure="query"), asked("yes", structure="verify"), asked("Red", structure="query")]
+    task = {"scorer": "gqa", "format": "gqa", "beside": ["exact"]}
+    said = [" Kite. ", "no", "red"]
+    assert list(tasks.measures(task, gqa, said, [1.0, 0.0, 0.0])) == [
+        ("", "gqa", 3, pytest.approx(1 / 3)),
+        ("", "exact", 3, pytest.approx(2 / 3)),
+        ("", "open", 2, 0.5),
+        ("", "binary", 1, 0.0),
+    ]
+    vizwiz = [asked("soup", "answerable"), asked("unanswerable", "unanswerable"), asked("x", "unanswerable")]
+    task = {"scorer": "vqa", "format": "vizwiz"}
+    found = list(tasks.measures(task, vizwiz, ["soup", "Unanswerable.", "soup"], [0.0] * 3))
+    assert found == [("", "unanswerable_f1", 3, pytest.approx(2 / 3))]
+
+
+# --- what a model says is data ----------------------------------------------------------------------------------------
+
+
+def test_whatever_a_model_says_is_in_the_rows_as_it_was_said(made, tmp_path, monkeypatch):
+    """A lone carriage return ended a row, and nothing could be made of the table any more."""
+    said = ["\r", "dog\r", '"', "\0", "\u2028", "a\r\nb", "", ",", "x" * 200_000, "$\\frac", "1e5"]
+    turn = itertools.cycle(said)
+    monkeypatch.setattr(evaluate, "generate", lambda *a: [next(turn) for _ in a[-1].tokens])
+    run(made, tmp_path / "out")
+    vision = scores.read_scores([tmp_path / "out"], "vision.csv")
+    captions = scores.read_scores([tmp_path / "out"], "captions.csv")
+    free = vision[vision["task"] != "presence"]
+    assert len(free) > len(said) and set(free["prediction"]) == set(said)
+    assert len(captions) and set(captions["prediction"]) <= set(said)
+    assert vision["score"].between(0, 1).all() and vision["valid"].isin([0, 1]).all()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.evaluation import metrics
+from pipeline.evaluation.tasks import choose
 
 GOLDEN = Path(__file__).parent / "golden"
 quick = settings(max_examples=60, deadline=None, database=None, derandomize=True)
@@ -121,6 +122,42 @@ def test_gqa_scores(case):
             assert [round(100 * sum(members) / len(members), 2), len(members)] == expected["breakdown"][group]
 
 
+@pytest.mark.parametrize(
+    ("prediction", "answers", "right"),
+    [
+        ("lung", ["lung"], True),
+        ("Lung.", ["lung"], True),
+        ("new york", ["New York, "], True),
+        ("t-shirt", ["T-Shirt"], True),
+        ("the lung", ["lung"], False),
+        ("b", ["a", "b"], True),
+        ("", ["?"], True),
+        ("lungs", ["lung"], False),
+    ],
+)
+def test_exact_match_takes_case_and_punctuation_out_of_both_sides(prediction, answers, right):
+    assert metrics.exact_match(prediction, answers) is right
+
+
+@pytest.mark.parametrize("case", golden("pope")["sets"], ids=range(len(golden("pope")["sets"])))
+def test_detection_is_popes(case):
+    found = metrics.detection(*([said == "yes" for said in case[key]] for key in ("predictions", "labels")))
+    expected = [case["llava"][key] for key in ("precision", "recall", "f1", "yes_ratio")]
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert metrics.detection([False], [False]) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("case", golden("lm_eval_mc")["multiple_choice"], ids=lambda case: case["query"])
+def test_choices_are_lm_evals(case):
+    best, normed, _ = choose([f" {choice}" for choice in case["choices"]], case["ll"])
+    assert (best == case["gold"], normed == case["gold"]) == (case["expected"]["acc"], case["expected"]["acc_norm"])
+
+
+def test_of_equal_choices_the_first_is_taken_and_counted():
+    assert choose([" a", " bb", " c"], [-2.0, -1.0, -1.0]) == (1, 1, True)
+    assert choose(["a", "bb"], [-1.0, -1.5]) == (0, 1, False)
+
+
 # Boxes
 
 
@@ -222,7 +259,29 @@ def test_caption_words():
         ["the", "man", "'s", "t-shirt", "is", "n't", "red", "1,000", "times"]
     )
     assert metrics.tokenise_caption("Can\u2019t. \n 50% & more...") == ["ca", "n't", "50", "%", "&", "more"]
-    assert metrics.tokenise_caption("?!") == []
+    assert metrics.tokenise_caption(". ? !") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("a hat (left)", "a hat -lrb- left -rrb-"),
+        ("The man(left)and[right] {here}", "the man -lrb- left -rrb- and -lsb- right -rsb- -lcb- here -rcb-"),
+        ("\"quoted\" words and 'single' ones", "quoted words and single ones"),
+        ("a cat's toy & a dog -- on the mat - yes", "a cat 's toy & a dog on the mat yes"),
+        ("red/blue and/or green; 50% off $5.00 #1 @home", "red/blue and/or green 50 % off $ 5.00 # 1 @home"),
+        ('a t-shirt... with "stop" sign, no. 5', "a t-shirt with stop sign no. 5"),
+        ("the U.S. flag and Mr. Smith at 10:30 a.m.", "the u.s. flag and mr. smith at 10:30 a.m."),
+        ("cannot gonna 'tis can't y'all ma'am o'clock", "can not gon na 't is ca n't y' all ma'am o'clock"),
+        ("it's 3,000 people at 1/2 price 3.5 x 10-20 -5", "it 's 3,000 people at 1/2 price 3.5 x 10-20 -5"),
+        ("a + b = c * d ^ e ~ f | g _ i ` j", "a + b = c * d ^ e ~ f | g _ i j"),
+        ("no parking!? yes !! no! the plan is a.", "no parking !? yes !! no the plan is a."),
+        ("1st 2nd '90s 90's AT&T w/o 24/7", "1st 2nd '90s 90 's at&t w/o 24/7"),
+    ],
+)
+def test_caption_words_are_the_official_scorers(text, tokens):
+    """What pycocoevalcap 1.2's PTBTokenizer (Java) gave when it was run."""
+    assert metrics.tokenise_caption(text) == tokens.split()
 
 
 def test_perfect_and_empty_captions():

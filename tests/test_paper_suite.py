@@ -244,7 +244,7 @@ def rows(made, tmp_path_factory):
         with open(out / f"{name}.csv", newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
-    return read("vision"), read("conventions")
+    return read("vision"), read("measures")
 
 
 def test_all_tasks_are_asked(rows):
@@ -264,9 +264,12 @@ def test_splits_count_alike(rows):
 
 
 def test_conventions_stand_beside_the_score(rows):
-    found = {(row["task"], row["condition"], row["scorer"]): float(row["score"]) for row in rows[1]}
-    scorers = ["vqa", "vqa_official", "vqa_as_run"]
-    assert [row["scorer"] for row in rows[1]] == scorers * 2
+    found = {(row["task"], row["condition"], row["measure"]): float(row["score"]) for row in rows[1]}
+    measured = {task: [row["measure"] for row in rows[1] if row["task"] == task] for task in ("vqav2", "gqa", "pope")}
+    assert measured["vqav2"] == ["vqa", "vqa_official", "vqa_as_run"] * 2
+    assert [*dict.fromkeys(measured["gqa"])][:2] == ["gqa", "exact"]
+    assert [*dict.fromkeys(measured["pope"])] == ["precision", "recall", "f1", "yes_ratio"]
+    assert {row["kind"] for row in rows[1] if row["task"] == "pope"} == {"", "adversarial", "popular", "random"}
     vision = pd.DataFrame(rows[0]).astype({"score": float})
     for condition in ("normal", "removed"):
         mine = vision.query("task == 'vqav2' and condition == @condition")

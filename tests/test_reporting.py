@@ -373,6 +373,28 @@ def test_conditions_and_question_types(study, tmp_path):
     assert "short_answer: a" in (tmp_path / "question_types.md").read_text()
 
 
+def test_measures_are_means_over_seeds(study, tmp_path):
+    made = study("conditions", ("a", 7, {}, 0.5), ("a", 365, {}, 0.5), ("b", 7, {}, 0.5))
+    for name, f1 in (("a-7", "0.4"), ("a-365", "0.5"), ("b-7", "0.25")):
+        rows = [f"presence,{condition},,f1,40,{f1}" for condition in ("normal", "removed")]
+        text = "\n".join(["task,condition,kind,measure,questions,score", *rows, f"cloze,,,acc_norm,20,{f1}", ""])
+        (tmp_path / name / "measures.csv").write_text(text)
+    conditions.make(made, tmp_path)
+    assert (tmp_path / "measures.csv").read_text().splitlines()[:4] == [
+        "cell,task,condition,kind,measure,questions,seeds,score",
+        "a,presence,normal,,f1,40,2,0.45",
+        "a,presence,removed,,f1,40,2,0.45",
+        "a,cloze,,,acc_norm,20,2,0.45",
+    ]
+    shown = (tmp_path / "measures.md").read_text().splitlines()
+    assert shown[4:8] == [
+        "| measure | questions | a | b |",
+        "| --- | --- | --- | --- |",
+        "| presence: f1 | 40 | 45.0 | 25.0 |",
+        "| cloze: acc_norm | 20 | 45.0 | 25.0 |",
+    ]
+
+
 def test_published_points_stay_and_an_output_without_them_gives_no_lines(study, tmp_path):
     printed = {"output": "table4", "setting": "frozen", "task": "VQAv2", "value": 58.7, "unit": "percent", "note": ""}
     cell = {"cell": "recipe", "column": "vision_average"}

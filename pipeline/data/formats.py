@@ -703,6 +703,7 @@ def _gqa(paths: dict[str, Path], task: str, images: _Images, pattern: str, split
             text=_get(record, "question", str, file, where),
             answers=(_get(record, "answer", str, file, where),),
             kind=_get(types, "detailed" if types.get("detailed") else "structural", str, file, where),
+            structure=_get(types, "structural", str, file, where) if types.get("structural") else "",
         )
         yield question, record
 

@@ -28,8 +28,9 @@ class Conversation:
 class Question:
     """A bare question or referring expression, without any prompt around it; `id` is unique within the task.
 
-    `kind` is the question type ("random", "count", "left of", ...); `box` is x1, y1, x2, y2 in 0..1 of the image. An
-    image to caption is a question without text, whose answers are the reference captions.
+    `kind` is the question type ("random", "count", "left of", ...); `box` is x1, y1, x2, y2 in 0..1 of the image;
+    `structure` is GQA's structural type ("query", "verify", ...). An image to caption is a question without text, whose
+    answers are the reference captions.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Question:
     answers: tuple[str, ...]
     kind: str
     box: tuple[float, float, float, float] | None = None
+    structure: str = ""
 
 
 @dataclass(frozen=True)

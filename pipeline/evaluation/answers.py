@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.files import digest
+from pipeline.files import ANY_TEXT, digest
 from pipeline.processes import end_with
 
 
@@ -46,7 +46,7 @@ class Answers:
             self.known[key] = answer()
             if self.file:
                 entry = {"key": key, "answers": self.known[key]}
-                with open(self.file, "a", encoding="utf-8") as file:
+                with open(self.file, "a", **ANY_TEXT) as file:
                     file.write(json.dumps(entry | {"digest": digest(json.dumps(entry))}, ensure_ascii=False) + "\n")
         return self.known.get(key)
 
@@ -54,10 +54,10 @@ class Answers:
 def read_answers(file: Path) -> dict[tuple, list]:
     """Key -> answers of a file's lines; one that a kill cut off or that was damaged counts as not written."""
     found = {}
-    with open(file, encoding="utf-8", errors="replace") as lines:
+    with open(file, "rb") as lines:
         for line in lines:
             try:
-                entry = json.loads(line)
+                entry = json.loads(line.decode(**ANY_TEXT))
                 written = entry.pop("digest")
             except (ValueError, KeyError):
                 continue

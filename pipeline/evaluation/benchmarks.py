@@ -194,14 +194,12 @@ def read_records(file: Path) -> Iterator[dict]:
         raise BadRecord(file, "-", f"cannot be read ({where}{' '.join(str(error).split())})") from None
 
 
-def token_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
+def token_pair(tokenizer: Tokenizer, context: str, continuation: str, end: bool = False) -> tuple[list[int], list[int]]:
     """Context and continuation ids as lm-eval splits them for a model without a BOS.
 
-    The two are encoded together; space at the end of the context belongs to the continuation; an empty context is
-    end-of-text.
+    The two are encoded together and cut where the context's own tokens end; space at the end of the context belongs to
+    the continuation. A context without text is end-of-text; with `end`, every context begins with it, as documents do.
     """
-    bare = context.rstrip()
-    if not context:
-        return [tokenizer.end], tokenizer.encode(continuation)
-    head = tokenizer.encode(bare)
-    return head, tokenizer.encode(context + continuation)[len(head) :]
+    head = tokenizer.encode(context.rstrip())
+    tail = tokenizer.encode(context + continuation)[len(head) :]
+    return ([tokenizer.end, *head] if end or not head else head), tail

@@ -1,8 +1,9 @@
 """Phase "evaluate": one row an example, from a model's weights and files in the official formats.
 
 `vision.csv`: task, condition, id, image, kind, split, answer, prediction, valid, score (0..1), and weight (what the
-example counts for in its task's mean) where a task averages over kinds. `conventions.csv`: task, condition, scorer,
-questions, score: means under other conventions, where a task asks for them.
+example counts for in its task's mean) where a task averages over kinds. `measures.csv`: task, condition, kind, measure,
+questions, score (0..1): what is measured beside the score (`tasks.measures`), acc_norm of text tasks, and the share of
+questions whose best answers were equally likely ("tied"; the first counts as given), where there are any.
 `captions.csv`: id, image, reference (the first), prediction, score (CIDEr-D among the split's images, 0..10).
 `text.csv`: task, id, answer, prediction, score (0 or 1). `heldout.csv`: id, nats, bytes of held-out documents.
 
@@ -13,10 +14,10 @@ prompts of one length, in fp32 or bf16, on the CPU or on every visible GPU. Comp
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.data.corpora import read_splits, read_task
+from pipeline.data.formats import BadRecord
 from pipeline.data.frames import Square, move_boxes
 from pipeline.data.read_text import read_choices, read_documents
 from pipeline.data.records import MultipleChoice, Question
@@ -37,7 +39,8 @@ from pipeline.evaluation import tasks
 from pipeline.evaluation.answers import Answers, helpers
 from pipeline.evaluation.benchmarks import read_benchmark, token_pair
 from pipeline.evaluation.metrics import cider_d, tokenise_caption
-from pipeline.evaluation.tasks import FREE_TEXT, ask, asked, score_answer, shuffled_images, subset
+from pipeline.evaluation.tasks import ask, asked, score_answer, shuffled_images, subset
+from pipeline.files import one_line, write_rows
 from pipeline.model.huggingface import build_decoder
 from pipeline.model.vision import build_encoder, decode_images
 from pipeline.model.vlm import IGNORE, VLM, greedy
@@ -47,7 +50,9 @@ from pipeline.training.state import load_weights
 
 VISION_COLUMNS = ["task", "condition", "id", "image", "kind", "split", "answer", "prediction", "valid", "score"]
 CAPTION_COLUMNS = ["id", "image", "reference", "prediction", "score"]
-CONVENTION_COLUMNS = ["task", "condition", "scorer", "questions", "score"]
+MEASURE_COLUMNS = ["task", "condition", "kind", "measure", "questions", "score"]
+TEXT_COLUMNS = ["task", "id", "answer", "prediction", "score"]
+TIED = "tied"  # what stands for an answer while two are equally likely
 CPU = torch.device("cpu")
 KEPT_BYTES = 1 << 30  # features that a process on the CPU keeps in memory
 LOGITS = 512  # positions that have logits at a time: with a vocabulary of 50,000 they are 100 MB
@@ -267,12 +272,19 @@ def generate(model: VLM, tokenizer: Tokenizer, stop: int, longest: int, prompt: 
     return [tokenizer.decode(ids) for ids in greedy(model, tokens, stop, longest, features, slots)]
 
 
+def yes_no_words(task: dict) -> tuple[str, str]:
+    yes, no = task.get("options") or ("yes", "no")
+    return yes, no
+
+
 def yes_or_no(model: VLM, tokenizer: Tokenizer, words: tuple[str, str], prompt: Prompt) -> list[str]:
-    """The likelier of the words for "yes" and "no", by their first tokens (vlm-evaluation's POPE); "yes" on a tie."""
+    """The likelier of the words for "yes" and "no", by their first tokens (vlm-evaluation's POPE), or TIED."""
     hidden = model.decoder(model.embed(*prompt.to(model)))[:, -1]
     yes, no = (tokenizer.encode(word)[0] for word in words)
     logits = model.decoder.logits(hidden)
-    return ["yes" if y >= n else "no" for y, n in zip(logits[:, yes].tolist(), logits[:, no].tolist())]
+    return [
+        "yes" if y > n else "no" if y < n else TIED for y, n in zip(logits[:, yes].tolist(), logits[:, no].tolist())
+    ]
 
 
 # --- one model's evaluation -------------------------------------------------------------------------------------------
@@ -313,7 +325,7 @@ class Evaluation:
             if self.viewer and self.viewer.network:
                 halve(self.viewer.network)
         self.tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer.json")
-        self.means: list[list] = []  # rows of conventions.csv
+        self.measures: list[list] = []  # rows of measures.csv
         self.batch, self.room = settings["evaluation"]["batch"], settings["evaluation"].get("batch_tokens")
 
     def files(self) -> Iterator[tuple[str, list[str], Iterator[list]]]:
@@ -322,13 +334,16 @@ class Evaluation:
         if settings["encoder"] and settings["vision"]:
             weighted = any(task.get("average") for task in settings["vision"].values())
             yield "vision", [*VISION_COLUMNS, *(["weight"] if weighted else [])], self.vision(weighted)
-            if self.means:
-                yield "conventions", CONVENTION_COLUMNS, iter(self.means)
         if settings["encoder"] and settings["captioning"]:
             yield "captions", CAPTION_COLUMNS, self.captions()
         if settings["text"]:
-            yield "text", ["task", "id", "answer", "prediction", "score"], self.text()
+            yield "text", TEXT_COLUMNS, self.text()
             yield "heldout", ["id", "nats", "bytes"], self.heldout()
+        if self.measures:
+            yield "measures", MEASURE_COLUMNS, iter(self.measures)
+
+    def measure(self, task: str, condition: str, kind: str, measure: str, questions: int, value: float) -> None:
+        self.measures.append([task, condition, kind, measure, questions, f"{value:.6g}"])
 
     def precision(self) -> torch.autocast:
         """The context in which answers have the evaluation's precision."""
@@ -375,7 +390,7 @@ class Evaluation:
             prompts = [tuple(prompt_tokens(self.tokenizer, text)) for text in texts]
             reply = partial(generate, self.model, self.tokenizer, self.tokenizer.end_assistant, task["longest"])
             if task["scorer"] == "yes_no":
-                reply = partial(yes_or_no, self.model, self.tokenizer, task.get("options") or ("yes", "no"))
+                reply = partial(yes_or_no, self.model, self.tokenizer, yes_no_words(task))
             for condition in settings["conditions"]:
 
                 def update(share: float, before: int = done, name: str = name) -> None:
@@ -385,6 +400,9 @@ class Evaluation:
                 answers = self.answer(("vision", name, condition), prompts, shown, look, reply, task["longest"], update)
                 done += 1
                 if answers is not None:
+                    if tied := answers.count(TIED) if task["scorer"] == "yes_no" else 0:
+                        self.measure(name, condition, "", TIED, len(answers), tied / len(answers))
+                        answers = ["yes" if a == TIED else a for a in answers]  # as vlm-evaluation has it
                     seen = [file or question.image for file, question in zip(shown, questions)]
                     answers = [move_boxes(a, file, fit, "resize", decimals=6) for a, file in zip(answers, seen)]
                     yield name, task, condition, questions, answers
@@ -394,11 +412,11 @@ class Evaluation:
         splits_of = cache(partial(read_splits, self.inputs["questions"], self.settings["split"]))
         for name, task, condition, questions, answers in self.answered():
             splits = splits_of(name, task["format"])
-            for scorer in (task["scorer"], *task["beside"]) if task.get("beside") else ():
-                scores = [FREE_TEXT[scorer](text.strip(), q.answers) for q, text in zip(questions, answers)]
-                self.means.append([name, condition, scorer, len(scores), f"{sum(scores) / len(scores):.6g}"])
-            for question, prediction, weight in zip(questions, answers, tasks.weights(task, questions)):
-                valid, score = score_answer(task, question, prediction)
+            judged = [score_answer(task, question, text) for question, text in zip(questions, answers)]
+            for row in tasks.measures(task, questions, answers, [score for _, score in judged]):
+                self.measure(name, condition, *row)
+            weights = tasks.weights(task, questions)
+            for question, prediction, (valid, score), weight in zip(questions, answers, judged, weights):
                 truth = question.answers[0] if question.answers else ""
                 yield [
                     *(name, condition, question.id, question.image.name, question.kind, splits.get(question.id, "")),
@@ -430,38 +448,33 @@ class Evaluation:
 
     def text(self) -> Iterator[list]:
         """Rows of text.csv: multiple choice by log-likelihood (lm-eval's `acc`, 0-shot)."""
-        folder = self.inputs["text"] / "evaluation" / "text"
         for done, (name, task) in enumerate(self.settings["text"].items(), 1):
-            yield from (self.benchmark if task.get("benchmark") else self.choices)(name, task, folder)
+            normed, tied = [], 0
+            for item, nats in self.likelihoods(name, task):
+                best, best_normed, is_tied = tasks.choose(item.choices, nats)
+                normed.append(best_normed == item.gold)
+                tied += is_tied
+                yield [name, item.id, item.gold, best, int(best == item.gold)]
+            if normed:
+                self.measure(name, "", "", "acc_norm", len(normed), sum(normed) / len(normed))
+            if tied:
+                self.measure(name, "", "", TIED, len(normed), tied / len(normed))
             self.progress.update(done, len(self.settings["text"]), "text tasks", name)
 
-    def choices(self, name: str, task: dict, folder: Path) -> Iterator[list]:
-        """Rows of a task whose file has contexts and choices (TASK.jsonl)."""
-        items = subset(list(read_choices(folder / f"{name}.jsonl", name)), self.settings["evaluation"]["text_items"])
-        return self.choose(name, items, continuation_tokens)
+    def likelihoods(self, name: str, task: dict) -> Iterator[tuple[MultipleChoice, list[float]]]:
+        """A text task's items with the log-likelihoods of their choices; none while answers are missing."""
+        place, items, numbers = text_items(self.settings, self.inputs, name, task)
+        if self.settings.get("engine") == "lm_eval" and task.get("benchmark"):
+            from pipeline.evaluation.harness import benchmark_likelihoods
 
-    def benchmark(self, name: str, task: dict, folder: Path) -> Iterator[list]:
-        """Rows of a task whose files are in the layout of their data set, in its order."""
-        items = read_benchmark(task["benchmark"], folder / name, name, task.get("files"))
-        chosen = {item.id for item in subset(items, self.settings["evaluation"]["text_items"])}
-        numbers = [number for number, item in enumerate(items) if item.id in chosen]
-        if self.settings.get("engine") == "lm_eval":
-            from pipeline.evaluation.harness import benchmark_rows
-
-            return benchmark_rows(self, name, task, folder / name, items, numbers)
-        return self.choose(name, [items[number] for number in numbers], token_pair)
-
-    def choose(self, name: str, items: list[MultipleChoice], split: Callable) -> Iterator[list]:
-        """Rows of items: which choice is the likeliest continuation, its tokens as `split` makes them."""
-        pairs = [split(self.tokenizer, item.context, choice) for item in items for choice in item.choices]
-        scores, start = self.log_likelihoods(("text", name), pairs), 0
-        if scores is None:
+            yield from benchmark_likelihoods(self, name, task, place, items, numbers)
             return
-        for item in items:
-            mine = scores[start : start + len(item.choices)]
-            start += len(item.choices)
-            best = int(mine.argmax())
-            yield [name, item.id, item.gold, best, int(best == item.gold)]
+        chosen = [items[number] for number in numbers]
+        pairs = [pair for item in chosen for pair in choice_tokens(self.tokenizer, task, item)]
+        found = self.log_likelihoods(("text", name), pairs)
+        left = iter(() if found is None else found.tolist())
+        for item in chosen if found is not None else ():
+            yield item, list(islice(left, len(item.choices)))
 
     def heldout(self) -> Iterator[list]:
         """Rows of heldout.csv: each held-out document's negative log-likelihood and size, cut to one sequence each."""
@@ -551,28 +564,68 @@ def batch_likelihoods(model: VLM, rows: list[Row]) -> list[float]:
     return nats.sum(1).tolist()
 
 
-def continuation_tokens(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Context and continuation ids, split as lm-eval does: the two are encoded together. The context is never empty."""
-    head = tokenizer.encode(context)
-    whole = tokenizer.encode(context + continuation)
-    return [tokenizer.end, *head], whole[len(head) :]
+def text_items(
+    settings: dict, inputs: dict[str, Path], name: str, task: dict
+) -> tuple[Path, list[MultipleChoice], Sequence[int]]:
+    """Where a text task's items lie, all of them, and the numbers of those that are asked, in their order.
+
+    A benchmark's are asked in the order of its files, those of TASK.jsonl in that of a hash. Raises BadRecord.
+    """
+    folder, count = inputs["text"] / "evaluation" / "text", settings["evaluation"]["text_items"]
+    if not task.get("benchmark"):
+        place = folder / f"{name}.jsonl"
+        items = subset(list(read_choices(place, name)), count)
+        return place, items, range(len(items))
+    items = read_benchmark(task["benchmark"], folder / name, name, task.get("files"))
+    chosen = {item.id for item in subset(items, count)}
+    return folder / name, items, [number for number, item in enumerate(items) if item.id in chosen]
+
+
+def choice_tokens(tokenizer: Tokenizer, task: dict, item: MultipleChoice) -> list[tuple[list[int], list[int]]]:
+    """Token ids of the context and of each choice. Only a benchmark's contexts do not begin with end-of-text."""
+    return [token_pair(tokenizer, item.context, choice, not task.get("benchmark")) for choice in item.choices]
+
+
+def check_choices(place: Path, item: MultipleChoice, rows: list[Row]) -> None:
+    """Raises BadRecord for an item whose likelihoods say nothing of the choice that they are of."""
+    for number, (choice, row) in enumerate(zip(item.choices, rows)):
+        shown = f"choice {number} ({one_line(repr(choice), 80)})"
+        if not row[1]:
+            reason = f"{shown} has no token of its own: its first letters make one token with the context's last"
+            raise BadRecord(place, item.id, f"{reason}; begin it with a space, or end the context before a whole word")
+        if number != item.gold and row == rows[item.gold]:
+            raise BadRecord(place, item.id, f"{shown} and the right one, choice {item.gold}, are the same tokens")
+
+
+def check_words(name: str, words: Sequence[str], tokenizer: Tokenizer) -> None:
+    """Raises ValueError for words for yes and no that begin with the same token, or have none."""
+    yes, no = (tokenizer.encode(word)[:1] for word in words)
+    if not yes or not no or yes == no:
+        what = f"begin with the same token ({yes[0]})" if yes and no else "do not both have a token"
+        raise ValueError(
+            f"vision.{name}.options: {words[0]!r} and {words[1]!r} {what} in this tokenizer, so that nothing tells them "
+            "apart; name two words whose first tokens differ"
+        )
+
+
+def check(settings: dict, inputs: dict[str, Path], context: dict) -> None:
+    """Look, before anything is asked, whether all that will be asked can be answered. Raises ValueError."""
+    tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer.json")
+    for name, task in settings["vision"].items() if settings["encoder"] else ():
+        if task["scorer"] == "yes_no":
+            check_words(name, yes_no_words(task), tokenizer)
+        questions = questions_of(inputs["questions"], settings["split"], name, task["format"], context)
+        tasks.check_answers(name, task, asked(task, questions))
+    for name, task in settings["text"].items():
+        place, items, numbers = text_items(settings, inputs, name, task)
+        for item in (items[number] for number in numbers):
+            pairs = choice_tokens(tokenizer, task, item)
+            check_choices(place, item, [cut(*pair, settings["model"]["sequence"]) for pair in pairs])
 
 
 # --- the phase -------------------------------------------------------------------------------------------------------
 
 COUNTS = {"vision": "vision_rows", "captions": "caption_rows", "text": "text_rows", "heldout": "heldout_rows"}
-
-
-def write_rows(path: Path, columns: list[str], rows: Iterable[list]) -> int:
-    """Write a CSV; returns the number of rows."""
-    count = 0
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for row in rows:
-            writer.writerow(row)
-            count += 1
-    return count
 
 
 def answer_share(
@@ -601,6 +654,7 @@ def count_processes(job: Job) -> int:
 
 def run(job: Job, out: Path) -> dict:
     """Phase "evaluate": score one checkpoint on everything that its card names."""
+    check(job.settings, job.inputs, job.context)
     folder, processes = job.resume / "answers", count_processes(job)
     if processes > 1:
         arguments = (job.settings, job.inputs, job.context, folder, processes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.data.records import MultipleChoice
 from pipeline.evaluation.benchmarks import BENCHMARKS, benchmark_files
+from pipeline.evaluation.tasks import choose
 
 if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import Evaluation
@@ -24,17 +25,19 @@ if TYPE_CHECKING:
 READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}  # of the library datasets
 
 
-def benchmark_rows(
-    evaluation: Evaluation, name: str, task: dict, folder: Path, items: list[MultipleChoice], numbers: list[int]
-) -> Iterator[list]:
-    """Rows of text.csv for the items with these numbers, scored by lm-eval (`acc`); none while answers are missing.
+def benchmark_likelihoods(
+    evaluation: Evaluation, name: str, task: dict, folder: Path, items: list[MultipleChoice], numbers: Sequence[int]
+) -> Iterator[tuple[MultipleChoice, list[float]]]:
+    """The items with these numbers and their choices' log-likelihoods, asked by lm-eval; none while answers are missing.
 
-    Raises ValueError without lm-eval, or if it does not ask what the items say.
+    Raises ValueError without lm-eval, or if it does not ask what the items say or calls another answer right.
     """
     scratch = Path(tempfile.mkdtemp(prefix="lm-eval-"))
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(scratch)}
     files = benchmark_files(task["benchmark"], folder, task.get("files"))
-    few = numbers if len(numbers) < len(items) else None  # lm-eval looks for each record in the list of the chosen ones
+    few = (
+        list(numbers) if len(numbers) < len(items) else None
+    )  # lm-eval looks for each record in the list of the chosen ones
     try:
         samples = ask(evaluation, name, task["benchmark"], files, few, scratch)
     except ImportError as error:
@@ -46,8 +49,10 @@ def benchmark_rows(
         item, sample = items[number], by_number[number]
         if [(item.context, choice) for choice in item.choices] != [tuple(pair) for pair in sample["arguments"]]:
             raise ValueError(f"{name}: lm-eval asks something else than {item.id}: {sample['arguments'][0]}")
-        best = int(np.argmax([likelihood for likelihood, _ in sample["filtered_resps"]]))
-        yield [name, item.id, item.gold, best, int(sample["acc"])]
+        nats = [likelihood for likelihood, _ in sample["filtered_resps"]]
+        if int(sample["acc"]) != (choose(item.choices, nats)[0] == item.gold):
+            raise ValueError(f"{name}: lm-eval calls another answer to {item.id} right")
+        yield item, nats
 
 
 def ask(

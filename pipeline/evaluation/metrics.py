@@ -13,6 +13,7 @@ import string
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 Box = tuple[float, float, float, float]
 
@@ -55,6 +56,20 @@ def _contractions() -> dict[str, str]:
 _CONTRACTIONS = _contractions()
 
 
+def _vizwiz_contractions() -> dict[str, str]:
+    """The table of VizWiz's scorer: most apostrophes are backticks, so that "dont" becomes what no human answer has.
+
+    Its keys with backticks are never met: backticks are punctuation, which goes first.
+    """
+    right = {"aint", "arent", "cant", "couldve", "couldnt", "weve", "wheres", "whove"}
+    plain = {key: word for key, word in _CONTRACTIONS.items() if "'" not in key}
+    table = {key: word if key in right else word.replace("'", "`") for key, word in plain.items()}
+    return table | {"couldn'tve": "couldn`t`ve", "hadn'tve": "hadn`t`ve"}
+
+
+_VIZWIZ_CONTRACTIONS = _vizwiz_contractions()
+
+
 def _without_line_breaks(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
@@ -70,9 +85,9 @@ def without_punctuation(text: str) -> str:
     return _PERIOD.sub("", result, count=_PERIODS_REMOVED)
 
 
-def _normalised_words(text: str) -> str:
+def _normalised_words(text: str, contractions: dict[str, str] = _CONTRACTIONS) -> str:
     words = (_NUMBERS.get(word, word) for word in text.lower().split())
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def normalise_vqa(text: str) -> str:
@@ -87,12 +102,20 @@ def normalise_vqa(text: str) -> str:
     return _normalised_words(without_punctuation(_without_line_breaks(text)))
 
 
+def normalise_vizwiz(text: str) -> str:
+    """Normal form of a prediction in VizWiz: VQA's with another table of contractions. Source: vlm-evaluation."""
+    return _normalised_words(without_punctuation(_without_line_breaks(text)), _VIZWIZ_CONTRACTIONS)
+
+
 def normalise_textvqa(text: str) -> str:
     """Normal form of an answer in TextVQA: commas and question marks go first and "'s" becomes a word of its own.
 
     Source: the EvalAI answer processor of MMF (github.com/facebookresearch/mmf), then as in `normalise_vqa`.
     """
     return normalise_vqa(text.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
+
+
+ENOUGH_ANSWERS = 4  # of a question, for its right answer to have a soft accuracy of 1
 
 
 def _soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
@@ -116,10 +139,9 @@ def vqa_accuracy(
     """Soft accuracy of one answer against the human ones (ten in VQAv2), with both sides normalised.
 
     Each human is left out in turn, the score is min(n/3, 1) with n matches among the others, and the mean over humans
-    is returned, 0..1. Pass `normalise_textvqa` for TextVQA. `normalise_answer` is for conventions that treat human
-    answers otherwise: `without_punctuation` for the paper's VQAv2, `str` (as they are) for VizWiz, whose
-    scorer moreover has backticks in its table of contractions; here they are apostrophes.
-    Raises ValueError without answers.
+    is returned, 0..1: with fewer than ENOUGH_ANSWERS it cannot be 1. Pass `normalise_textvqa` for TextVQA.
+    `normalise_answer` is for conventions that treat human answers otherwise: `without_punctuation` for the paper's
+    VQAv2, `str` (as they are) for VizWiz, with `normalise_vizwiz`. Raises ValueError without answers.
 
     Source: Antol et al. 2015 (arXiv:1505.00468) and https://visualqa.org/evaluation.html; vlm-evaluation
     """
@@ -155,6 +177,38 @@ def gqa_match(prediction: str, answer: str) -> bool:
     Space around the prediction counts, as in vlm-evaluation: strip decoded text first.
     """
     return clean_gqa(prediction) == answer
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> bool:
+    """Whether a prediction is one of the answers but for case and ASCII punctuation, on both sides.
+
+    lmms-eval's GQA. Space around a prediction counts, as in `gqa_match`.
+    """
+    return clean_gqa(prediction) in {clean_gqa(answer.strip()) for answer in answers}
+
+
+# Yes or no
+
+
+class Detection(NamedTuple):
+    """How well one of two answers is found, 0..1: of the questions with it, and of those that were said to have it."""
+
+    precision: float
+    recall: float
+    f1: float
+    ratio: float
+
+
+def detection(found: Sequence[bool], true: Sequence[bool]) -> Detection:
+    """Precision, recall and F1 of what was found, 0 where they are of nothing, and the share of all that was found.
+
+    Of "yes" they are POPE's; F1 of "unanswerable" is VizWiz's. Source: LLaVA's eval_pope.py; vlm-evaluation.
+    """
+    hits = sum(f and t for f, t in zip(found, true, strict=True))
+    precision, recall = _ratio(hits, sum(found)), _ratio(hits, sum(true))
+    return Detection(
+        precision, recall, _ratio(2 * precision * recall, precision + recall), _ratio(sum(found), len(found))
+    )
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -208,20 +262,26 @@ def box_hit(prediction: str, box: Sequence[float], threshold: float) -> bool:
 
 # Captions
 
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_ABBREVIATIONS = "mr|mrs|ms|dr|prof|st|ave|blvd|rd|jr|sr|vs|etc|inc|corp|co|ltd|gen|gov|sen|rep|capt|lt|sgt|mt|ft"
 _CAPTION_TOKEN = re.compile(
-    r"\d+(?:[.,:]\d+)+"  # 1,000 and 3.5 and 10:30
-    r"|\w+?(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b"  # contractions split as in the Penn Treebank
-    r"|\w+(?:-\w+)*|[&%$#@+=*/]"
+    r"(?<!\S)[-+]?\d+(?:[.,:/]\d+)*(?![\w-])|\d+(?:[.,:/]\d+)+(?![\w-])"  # -5 and 1,000 and 3.5 and 10:30 and 1/2
+    r"|(?<!\w)(?:[a-z]\.)+(?:[a-z](?!\w)\.?)?"  # u.s. and a.m., and a letter at the end of a sentence
+    rf"|(?<!\w)(?:(?:{_ABBREVIATIONS})\.|no\.(?= \d))"
+    r"|(?<!\w)(?:can(?=not\b)|gon(?=na\b)|wan(?=na\b)|got(?=ta\b)|lem(?=me\b)|gim(?=me\b)|'t(?=is\b|was\b))"
+    r"|\w+?(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|(?<!\w)'\d0s\b|o'clock|ma'am|y'(?=all\b)"  # as in the Penn Treebank
+    r"|(?<!\S)[#@][a-z]\w*|[^\W_]+(?:[-/&_][^\W_]+)*|[!?]{2,}|[&%$#@+=*/^~|\\_<>°]|[][(){}]"
 )
 
 
 def tokenise_caption(text: str) -> list[str]:
-    """Lower-case words of a caption without punctuation.
+    """Lower-case words of a caption without punctuation; brackets stay, by their names in the Penn Treebank ("-lrb-").
 
-    Stands in for the Java Penn Treebank tokeniser of pycocoevalcap: the same on plain English captions, without its
-    rules for abbreviations, quotation marks and rare symbols.
+    Stands in for the Java tokeniser of pycocoevalcap, which means to take brackets out and, in lower case, does not: the
+    same on plain English captions, without its rules for addresses, smileys, rare abbreviations and rare symbols.
     """
-    return _CAPTION_TOKEN.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+    found = _CAPTION_TOKEN.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+    return [_BRACKETS.get(token, token) for token in found]
 
 
 def _check_captions(references: Sequence[Sequence[Sequence[str]]], hypotheses: Sequence[Sequence[str]]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from pipeline.data.records import Conversation, MultipleChoice, Question
 from pipeline.evaluation import metrics
+from pipeline.files import one_line
 
 Example = TypeVar("Example", Question, MultipleChoice)
 
@@ -24,10 +25,69 @@ FREE_TEXT: dict[str, Callable[[str, Sequence[str]], float]] = {
     "vqa": metrics.vqa_accuracy,
     "vqa_official": metrics.vqa_accuracy_official,
     "vqa_as_run": partial(metrics.vqa_accuracy, normalise_answer=metrics.without_punctuation),
-    "vizwiz": partial(metrics.vqa_accuracy, normalise_answer=str),
+    "vizwiz": partial(metrics.vqa_accuracy, normalise=metrics.normalise_vizwiz, normalise_answer=str),
     "textvqa": partial(metrics.vqa_accuracy, normalise=metrics.normalise_textvqa),
     "gqa": lambda prediction, answers: float(metrics.gqa_match(prediction, answers[0])),
+    "exact": lambda prediction, answers: float(metrics.exact_match(prediction, answers)),
 }
+SOFT = ("vqa", "vqa_official", "vqa_as_run", "vizwiz", "textvqa")  # several people's answers are counted
+
+
+def check_answers(name: str, task: dict, questions: Sequence[Question]) -> None:
+    """Raises ValueError where a scorer of a task can call no answer right."""
+    for scorer in (task["scorer"], *(task.get("beside") or ())):
+        few = [question for question in questions if len(question.answers) < metrics.ENOUGH_ANSWERS]
+        if scorer in SOFT and few:
+            raise ValueError(
+                f"vision.{name}: question {one_line(few[0].id)} has {len(few[0].answers)} answers (and {len(few) - 1:,} more "
+                f"questions have so few); the scorer {scorer} needs at least {metrics.ENOUGH_ANSWERS}, or the right answer "
+                "scores less than 1; use the scorer exact"
+            )
+        if scorer == "gqa" and not any(metrics.gqa_match(q.answers[0], q.answers[0]) for q in questions):
+            raise ValueError(
+                f"vision.{name}: every answer has capitals or punctuation, such as {one_line(repr(questions[0].answers[0]))}, "
+                "which the scorer gqa takes out of what a model says: no answer would be right; use the scorer exact"
+            )
+
+
+def measures(
+    task: dict, questions: Sequence[Question], predictions: Sequence[str], scores: Sequence[float]
+) -> Iterator[tuple[str, str, int, float]]:
+    """What a task measures beside its score: kind of question ("": all), name, questions, value in 0..1.
+
+    The means of other scorers; precision, recall and F1 of "yes" with the share that is said to be; F1 of
+    "unanswerable" in VizWiz; accuracy of open and binary questions in GQA.
+    """
+    said = [prediction.strip() for prediction in predictions]
+    for scorer in (task["scorer"], *task["beside"]) if task.get("beside") else ():
+        values = [FREE_TEXT[scorer](text, question.answers) for text, question in zip(said, questions)]
+        yield "", scorer, len(values), sum(values) / len(values)
+    if task["scorer"] == "yes_no":
+        kinds = sorted({question.kind for question in questions})
+        for kind in ("", *(kinds if len(kinds) > 1 else ())):
+            pairs = [(s == "yes", q.answers[0] == "yes") for s, q in zip(said, questions) if kind in ("", q.kind)]
+            ratios = metrics.detection(*zip(*pairs))
+            for measure, value in zip(("precision", "recall", "f1", "yes_ratio"), ratios):
+                yield kind, measure, len(pairs), value
+    if task["format"] == "vizwiz":
+        found = [metrics.normalise_vizwiz(text) == "unanswerable" for text in said]
+        true = [question.kind == "unanswerable" for question in questions]
+        yield "", "unanswerable_f1", len(questions), metrics.detection(found, true).f1
+    for measure, is_open in (("open", True), ("binary", False)):
+        part = [s for s, q in zip(scores, questions) if q.structure and (q.structure == "query") == is_open]
+        if part:
+            yield "", measure, len(part), sum(part) / len(part)
+
+
+def choose(choices: Sequence[str], nats: Sequence[float]) -> tuple[int, int, bool]:
+    """The likeliest choice, the likeliest for its length (lm-eval's acc_norm), and whether the first is one of equals.
+
+    Of equals the first is chosen. A length is in characters, without the space that joins a choice to its context.
+    """
+    lengths = [max(1, len(choice.removeprefix(" "))) for choice in choices]
+    best = max(range(len(choices)), key=lambda n: nats[n])
+    normed = max(range(len(choices)), key=lambda n: nats[n] / lengths[n])
+    return best, normed, list(nats).count(nats[best]) > 1
 
 
 def score_answer(task: dict, question: Question, prediction: str) -> tuple[bool, float]:

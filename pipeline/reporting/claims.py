@@ -143,7 +143,7 @@ def tasks_of(metric: str, tasks: dict) -> list[str]:
 def metric_items(folder: Path, metric: str, condition: str, tasks: dict) -> pd.DataFrame:
     """group, id, cluster, value of the items of a metric in one evaluation. Raises ValueError if there are none."""
     file = file_of(metric, tasks)
-    found = pd.read_csv(folder / file, dtype={"id": str}, keep_default_na=False)
+    found = scores.read_table(folder / file)
     if file == "heldout.csv":
         share = found["nats"] / math.log(2) / found["bytes"].mean()
         made = pd.DataFrame({"group": "all", "id": found["id"], "cluster": found["id"], "value": share})

@@ -1,4 +1,7 @@
-"""What the answers owe to the image: scores with the image removed, averaged or swapped, and by question type."""
+"""What the answers owe to the image: scores with the image removed, averaged or swapped, and by question type.
+
+Beside them measures.csv: what an evaluation measures beside the scores, means over seeds without intervals.
+"""
 
 from __future__ import annotations
 
@@ -65,6 +68,43 @@ def make(rows: Rows, out: Path) -> None:
             ]
         ),
     )
+    measures = pd.DataFrame([row for cell in cells for row in measure_rows(rows, cell)] or [{"status": "not_run"}])
+    write_table(measures, out / "measures.csv")
+    shown = measures[measures["condition"].isin(["", "normal"])].copy() if "measure" in measures else measures
+    if "measure" in shown:
+        kinds = shown["kind"].map(lambda kind: f", {kind}" if kind else "")
+        shown["measure"] = shown["task"] + kinds + ": " + shown["measure"]
+    write_text(
+        out / "measures.md",
+        "\n".join(
+            [
+                title(rows, "Beside the scores"),
+                "",
+                "Percent, with the image; means over seeds. No stable score or average has them.",
+                "",
+                *markdown_table(["measure", "questions", *names], pivot(shown, "measure", names, "questions")),
+                "",
+                *failed,
+            ]
+        ),
+    )
+
+
+def measure_rows(rows: Rows, cell: Cell) -> list[dict]:
+    """What a cell's evaluations measure beside the scores, where they measure anything."""
+    if not cell.runs:
+        return [without_figures(cell)]
+    files = [rows.folder(run) / "measures.csv" for run in cell.runs.values()]
+    if not all(file.exists() for file in files):
+        return []
+    found = pd.concat([scores.read_table(file) for file in files])
+    means = found.groupby(["task", "condition", "kind", "measure"], sort=False)[["questions", "score"]].mean()
+    return [
+        {"cell": cell.name}
+        | dict(zip(means.index.names, key))
+        | {"questions": int(row["questions"]), "seeds": len(files), "score": row["score"]}
+        for key, row in means.iterrows()
+    ]
 
 
 def condition_rows(rows: Rows, cell: Cell) -> list[dict]:

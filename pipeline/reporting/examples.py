@@ -22,11 +22,7 @@ from pipeline.reporting.figures import canvas, fitted, heading, notice, save
 from pipeline.reporting.rows import Rows, write_table
 
 RIGHT, WRONG = 2, 2
-SIDE, ROOM, LINE = (
-    2.3,
-    1.75,
-    0.12,
-)  # inches: of an image with its air, of what stands in one line, and from line to line
+SIDE, ROOM, LINE = 2.3, 1.75, 0.12  # inches: an image with its air, the width of a text, from line to line
 GREEN, RED = "#1b7837", "#b2182b"
 
 

@@ -7,7 +7,6 @@ examples are the evaluation's own, or, where they are not at hand, the contact s
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import math
 import re
@@ -21,7 +20,7 @@ from markupsafe import Markup, escape
 
 from pipeline.data.images import decode, open_image
 from pipeline.evaluation.metrics import parse_box
-from pipeline.files import read_json, write_text
+from pipeline.files import one_line, read_json, read_records, write_text
 from pipeline.reporting import charts
 from pipeline.reporting.claims import RULES
 from pipeline.reporting.lineage import Lineage
@@ -155,8 +154,7 @@ class Report:
 
     def read(self, name: str) -> list[dict[str, str]]:
         """The rows of a CSV of results/ as text; none of an experiment that was not run."""
-        with open(self.place(name), newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_records(self.place(name))
         return [row for row in rows if row.get("status") != "not_run" or name == "comparison.csv"]
 
     def link(self, table: str, row: Row, column: str, number: int = 0) -> str:
@@ -207,8 +205,7 @@ class Report:
 
     def claims(self) -> list[dict]:
         """The claims with their parts, in the order of the table."""
-        with open(self.place("claims.csv"), newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_records(self.place("claims.csv"))
         found = []
         for name, group in groupby(rows, key=lambda row: row["claim"]):
             parts = list(group)
@@ -459,9 +456,7 @@ class Report:
         is_box = boxes[0][1] is not None
         return {
             "image": thumbnail(file),
-            "question": row["question"],
-            "answer": row["answer"],
-            "prediction": row["prediction"],
+            **{key: one_line(row[key]) for key in ("question", "answer", "prediction")},
             "right": row["right"] == "True",
             "boxes": [(kind, *(100 * v for v in box)) for kind, box in boxes if is_box and box],
         }

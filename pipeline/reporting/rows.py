@@ -9,6 +9,8 @@ why. Without other seeds the row has no figures.
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +24,7 @@ import pandas as pd
 from pipeline.data.corpora import read_task, read_turns
 from pipeline.data.records import Question
 from pipeline.evaluation.statistics import Estimate, with_runs
-from pipeline.files import read_json
+from pipeline.files import read_json, write_rows
 from pipeline.reporting import scores
 
 
@@ -249,9 +251,12 @@ def stable(tasks: dict) -> dict[str, float]:
     return {name: task["chance"] for name, task in tasks.items() if task["stable"]}
 
 
-def write_table(table: pd.DataFrame, file: Path) -> None:
+def write_table(table: pd.DataFrame, file: Path, float_format: str = "%.6g") -> None:
+    """A table as CSV; numbers as pandas writes them, texts as `write_rows` does."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
+    text = table.to_csv(index=False, float_format=float_format, lineterminator="\r\n")  # so that each "\r" is quoted
+    columns, *lines = csv.reader(io.StringIO(text, newline=""))
+    write_rows(file, columns, lines)
 
 
 def runs_of(row: pd.Series | dict) -> str:

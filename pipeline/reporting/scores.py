@@ -10,18 +10,36 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from pipeline.data.records import Conversation, Question
 from pipeline.evaluation.statistics import Estimate, mean_of_means, wilson
 from pipeline.evaluation.tasks import ask, asked, majority_answers, score_answer
+from pipeline.files import read_rows
 
 KEY = ["task", "id"]
+NUMBERS = {"score": float, "weight": float, "nats": float, "bytes": int, "valid": int, "questions": int}
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """Rows of an evaluation's file: the columns of NUMBERS as numbers, all others as the texts that they are.
+
+    Raises ValueError for a cell that is no number.
+    """
+    columns, rows = read_rows(file)
+    table = pd.DataFrame(rows, columns=columns, dtype=object)
+    for name in NUMBERS.keys() & set(columns):
+        try:
+            table[name] = np.array([NUMBERS[name](cell) for cell in table[name]], NUMBERS[name])
+        except ValueError as error:
+            raise ValueError(f"{file}: column {name}: {error}") from None
+    return table
 
 
 def read_scores(folders: list[Path], file: str) -> pd.DataFrame:
     """Rows of one file, scores averaged over the folders (seeds). Raises ValueError if their ids differ."""
-    frames = [pd.read_csv(folder / file, dtype={"id": str}, keep_default_na=False) for folder in folders]
+    frames = [read_table(folder / file) for folder in folders]
     key = [column for column in ("task", "condition", "id") if column in frames[0]]
     first = frames[0].set_index(key).sort_index()
     scores = []

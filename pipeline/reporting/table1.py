@@ -32,7 +32,7 @@ def make(rows: Rows, out: Path) -> None:
     points = timing_points(models)
     write_table(points, out / "figures/timing.csv")
     timing_figure(points, text, out / "figures/timing.png")
-    loss_curves(rows, cells).to_csv(out / "figures/loss.csv", index=False, float_format="%.5g", lineterminator="\n")
+    write_table(loss_curves(rows, cells), out / "figures/loss.csv", "%.5g")
     write_text(out / "metrics.json", stable_json(headline(models)))
 
 
