@@ -143,6 +143,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         if arguments.command == "plan":
+            ledger.check_checkpoints()
             costs = Plan(ledger, arguments.target)
             print(costs)
             costs.check(arguments.budget)

@@ -164,8 +164,10 @@ class LibraryDecoder(nn.Module):
 
     def __init__(self, config: WhenImagesConfig):
         super().__init__()
-        described = config.language_model or {}  # copied: the library writes into mappings that it is given
-        text = AutoConfig.for_model(**{key: dict(v) if isinstance(v, dict) else v for key, v in described.items()})
+        described: dict[str, Any] = config.language_model or {}
+        # Mappings are copied, as the library writes into those that it is given.
+        given: dict[str, Any] = {key: dict(v) if isinstance(v, dict) else v for key, v in described.items()}
+        text = AutoConfig.for_model(**given)
         self.network = AutoModel.from_config(text)
         self.head = None if text.tie_word_embeddings else nn.Linear(text.hidden_size, text.vocab_size, bias=False)
 
@@ -253,6 +255,7 @@ class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[m
                 raise ValueError(f"{int(places.sum())} image tokens in the prompts, and {lacking}")
             return x
         self.images_of_rows(input_ids, image_features)
+        assert self.projector is not None, "images_of_rows has looked"
         return x.masked_scatter(places[..., None], self.projector(image_features.to(x.dtype)).flatten(0, 1))
 
     def forward(
@@ -287,16 +290,16 @@ class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[m
         if (config.use_cache if use_cache is None else use_cache) and cache is None:
             cache = DynamicCache()
         past = cache.get_seq_length() if cache is not None else 0
-        x = self.embed(input_ids, image_features, past) if inputs_embeds is None else inputs_embeds
+        x = inputs_embeds if input_ids is None else self.embed(input_ids, image_features, past)
         every = bool(config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         states = self.decoder(x, attention_mask, cache, every)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.decoder.logits(states[-1][:, kept])
-        loss = None
+        loss: Any = None
         if labels is not None:  # the library's own, which knows how a Trainer counts over several batches
             loss = self.loss_function(logits, labels, vocab_size=config.vocab_size, **kwargs)
-        states = states if every else None
-        found = CausalLMOutputWithPast(loss=loss, logits=logits, hidden_states=states, **{CACHE: cache})
+        given: dict[str, Any] = {CACHE: cache, "hidden_states": states if every else None}
+        found = CausalLMOutputWithPast(loss=loss, logits=logits, **given)
         return found if (config.return_dict if return_dict is None else return_dict) else found.to_tuple()
 
     def prepare_inputs_for_generation(
@@ -308,11 +311,11 @@ class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[m
         seen = cache is not None and cache.get_seq_length() > 0
         return inputs | {"image_features": None if seen else image_features}
 
-    def _expand_inputs_for_generation(
+    def _expand_inputs_for_generation(  # type: ignore[override]  # there a static method, which sees no images
         self,
         expand_size: int = 1,
         is_encoder_decoder: bool = False,
-        input_ids: Tensor | None = None,
+        input_ids: Any = None,
         image_features: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
