@@ -20,6 +20,7 @@ from pipeline.changed import find_changed, listed
 from pipeline.config import ConfigError, Corpora, check_paths, find_tokenizer
 from pipeline.failed import read_kept
 from pipeline.files import date_now, digest, file_hash, read_json, stable_json, write_text
+from pipeline.sections import ModelSize
 from pipeline.study import PHASES, STAGES, Job, Study, lineage
 
 LONG_AGO = 946_684_800  # 2000-01-01: older than any output, so it never asks for a rerun
@@ -339,6 +340,27 @@ class Ledger:
                     allowed = f"another one, as {place} has changed since it was indexed; increase it and rerun"
                     raise ConfigError(where["file"], f"source.{'.'.join(keys)}.revision", section["revision"], allowed)
 
+    def check_checkpoints(self) -> None:
+        """Refuse checkpoints that are here, if a job is left that reads them, with configs that do not fit.
+
+        Raises ConfigError.
+        """
+        checkpoints = self.study.settings.checkpoints
+        for job in (job for job in self.jobs if "checkpoint" in job.settings and not self.is_current(job)):
+            from pipeline.training.checkpoints import check_config  # PyTorch's seconds, for such a study alone
+
+            assert checkpoints
+            revision = job.settings["checkpoint"]["revision"]
+            path = Path(str(checkpoints.places()[revision]["path"]))
+            try:
+                if path.exists():
+                    check_config(checkpoints.layout, path, ModelSize(**job.settings["model"]))
+            except ValueError as error:
+                file = f"configs/scale/{self.study.settings.params.preset}.yaml"
+                raise ConfigError(
+                    file, f"text.from: {revision}", str(path), f"a checkpoint that fits; {error}"
+                ) from None
+
     def check_paths(self) -> None:
         """Refuse corpora and checkpoints that are not there, if any job is left that reads them. Raises ConfigError."""
         for job in (job for job in self.jobs if "checkpoint" in job.settings and not self.is_current(job)):
@@ -349,6 +371,7 @@ class Ledger:
                 key = f"text.from: {job.settings['checkpoint']['revision']}"
                 file = f"configs/scale/{self.study.settings.params.preset}.yaml"
                 raise ConfigError(file, key, path, "an existing folder or file (see configs/checkpoints)")
+        self.check_checkpoints()
         readers = [job for job in self.jobs if job.phase in ("sources", "shards", "evaluate")]
         if all(self.is_current(job) for job in readers):
             return

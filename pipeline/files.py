@@ -204,6 +204,14 @@ def sync(folder: Path) -> None:
                 os.fsync(opened.fileno())
 
 
+def share(folder: Path) -> None:
+    """Let those read the files below a folder who may read the folder itself: some libraries write for the owner alone."""
+    readers = folder.stat().st_mode & 0o444
+    for file in folder.rglob("*"):
+        if file.is_file() and (mode := file.stat().st_mode) | readers != mode:
+            file.chmod(mode & 0o777 | readers)
+
+
 @contextmanager
 def atomic_folder(final: Path, partial: Path) -> Iterator[Path]:
     """A fresh folder to fill, which takes the place of `final` when the block ends without an error.
@@ -219,6 +227,7 @@ def atomic_folder(final: Path, partial: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
+    share(partial)
     sync(partial)
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():

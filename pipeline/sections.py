@@ -47,7 +47,7 @@ class ModelSize(Section):
     width: int = Field(ge=8, description="d_model")
     sequence: int = Field(ge=16, description="positions a training sequence")
     family: Family | None = option("an architecture of transformers, by its model_type; null: OpenLM's")
-    config: dict[str, bool | int | float | str | None] | None = option(
+    config: dict[str, bool | int | float | str | dict[str, bool | int | float | str | None] | None] | None = option(
         "of a family: the other keys of its config.json that say what is computed; null: transformers' defaults"
     )
 

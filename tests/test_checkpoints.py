@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from pipeline.__main__ import main
 from pipeline.config import ConfigError, find_tokenizer
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, write_shards
 from pipeline.data.tokenizer import load_tokenizer
@@ -34,13 +35,23 @@ from pipeline.training.schedule import planned_cooldown
 
 ROWS, LAYERS, HEADS, WIDTH, SEQUENCE = 320, 2, 4, 32, 64
 OPENLM = ModelSize(vocabulary=ROWS, layers=LAYERS, heads=HEADS, width=WIDTH, sequence=SEQUENCE)
+LLAMA_3 = {
+    **{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "original_max_position_embeddings": 16,
+}
 # Architectures with their less usual options: those are what an adapter gets wrong.
 FAMILIES = {
     "gpt_neox": ("gpt_neox", {"intermediate_size": 96, "rotary_pct": 0.5}),
-    "gpt_neox_sequential": ("gpt_neox", {"intermediate_size": 96, "use_parallel_residual": False}),
+    "gpt_neox_sequential": (
+        "gpt_neox",
+        {"intermediate_size": 96, "use_parallel_residual": False, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    ),
     "olmo": ("olmo", {"intermediate_size": 96, "tie_word_embeddings": True}),
     "olmo_clipped": ("olmo", {"intermediate_size": 96, "clip_qkv": 0.05}),
-    "llama": ("llama", {"intermediate_size": 96, "num_key_value_heads": 2, "rope_theta": 500.0}),
+    "llama": (
+        "llama",
+        {"intermediate_size": 96, "num_key_value_heads": 2, "rope_theta": 500.0, "rope_scaling": LLAMA_3},
+    ),
 }
 CLASSES = {
     "gpt_neox": transformers.GPTNeoXForCausalLM,
@@ -246,6 +257,14 @@ DCLM_CONFIG = {
         **{"dim": WIDTH, "n_layers": LAYERS, "n_heads": HEADS, "vocab_size": ROWS, "seq_len": 2048},
         **{"model_norm": "gain_only_lp_layer_norm", "qk_norm": True, "norm_eps": 1e-5, "ffn_type": "swiglu_torch"},
         **{"positional_embedding_type": "rotary", "post_embed_norm": False, "weight_tying": False},
+        **{
+            "attn_name": "auto",
+            "attn_activation": None,
+            "moe_freq": 0,
+            "moe_num_experts": None,
+            "lr": 0.01,
+            "fsdp": True,
+        },
     },
 }
 
@@ -377,11 +396,11 @@ HF_FAULTS = {
         "num_hidden_layers: found 3, wanted 2 (the study's model.layers)",
     ),
     "how it computes": (
-        lambda f: edited(f / "config.json", lambda c: c.update(rotary_pct=1.0)),
+        lambda f: edited(f / "config.json", lambda c: c.update(rotary_pct=1.0, partial_rotary_factor=1.0)),
         "rotary_pct: found 1.0, wanted 0.5 (the study's config.rotary_pct)",
     ),
     "a default left out": (
-        lambda f: edited(f / "config.json", lambda c: c.pop("rotary_pct")),
+        lambda f: edited(f / "config.json", lambda c: (c.pop("rotary_pct"), c.pop("partial_rotary_factor"))),
         "rotary_pct: found 0.25, wanted 0.5",
     ),
     "unknown architecture": (
@@ -402,11 +421,49 @@ HF_FAULTS = {
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]),
         "model.safetensors: not a whole safetensors file",
     ),
-    "pickles alone": (
+    "no torch file": (
         lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
-        "found pickles alone (pytorch_model.bin), wanted model.safetensors or model.safetensors.index.json",
+        "pytorch_model.bin: not a torch file of tensors and plain values alone",
     ),
-    "nothing": (lambda f: (f / "model.safetensors").unlink(), "found neither, wanted model.safetensors"),
+    "a torch file with code": (
+        lambda f: (
+            (f / "model.safetensors").unlink(),
+            torch.save({"gpt_neox.final_layer_norm.bias": Wiretap(f / "heard")}, f / "pytorch_model.bin"),
+        ),
+        "pytorch_model.bin: not a torch file of tensors and plain values alone",
+    ),
+    "nothing": (lambda f: (f / "model.safetensors").unlink(), "has no weights, wanted one of model.safetensors"),
+    **{
+        f"config of {key}": (
+            lambda f, key=key, value=value: edited(f / "config.json", lambda c: c.update({key: value})),
+            line,
+        )
+        for key, value, line in (
+            ("rope_layers", [1], "rope_layers: found [1], and nothing here knows this key of gpt_neox"),
+            ("quantization_config", {"bits": 4}, "quantization_config: found {'bits': 4}, and nothing here knows"),
+            ("auto_map", {"AutoModel": "own.Model"}, "auto_map: found"),
+            ("add_cross_attention", True, "add_cross_attention: found True, wanted False"),
+            ("rope_theta", 500000.0, "rotary_emb_base: found both 500000.0 and 10000"),
+            ("rope_parameters", {"rope_theta": 500000.0}, "rotary_emb_base: found both 10000 and 500000.0"),
+            (
+                "rope_parameters",
+                {"rope_type": "yarn", "factor": 2.0},
+                "rope_scaling: found 'yarn' in gpt_neox, known are linear, llama3",
+            ),
+            (
+                "rope_parameters",
+                {"rope_type": "linear", "factor": 2.0},
+                "rope_scaling: found both None and {'rope_type': 'linear'",
+            ),
+            (
+                "rope_scaling",
+                {"type": "linear", "factor": 2.0},
+                "rope_scaling: found {'rope_type': 'linear', 'factor': 2.0}, wanted None",
+            ),
+            ("rope_scaling", LLAMA_3 | {"sharpness": 1}, "'sharpness': 1}, wanted numbers for llama3: factor, high"),
+            ("rope_scaling", "linear", "rope_scaling: found 'linear', wanted null or a mapping"),
+        )
+    },
     "an index that lies": (
         lambda f: (f / "model.safetensors.index.json").write_text(
             json.dumps({"weight_map": {"lost.weight": "model.safetensors"}})
@@ -428,6 +485,62 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(fault, tmp_path):
     damage, line = HF_FAULTS[fault]
     damage(tmp_path)
     assert line in refusal("huggingface", tmp_path, size_of("gpt_neox"))
+    assert not (tmp_path / "heard").exists()
+
+
+# What version 5 of transformers writes of RoPE, and of the version's own.
+def as_version_5(config: dict) -> None:
+    base, share, _ = (config.pop(key, None) for key in ("rotary_emb_base", "rotary_pct", "partial_rotary_factor"))
+    theta = config.pop("rope_theta", None)
+    rope = {"rope_theta": base or theta} | ({"partial_rotary_factor": share} if share else {})
+    config["rope_parameters"] = rope | (config.pop("rope_scaling", None) or {"rope_type": "default"})
+    config["dtype"], config["transformers_version"] = config.pop("dtype", "float32"), "5.24.0"
+
+
+@torch.no_grad()
+def test_a_folder_that_transformers_5_has_saved_is_read(saved):
+    name, folder, model = saved
+    edited(folder / "config.json", as_version_5)
+    assert "rope_theta" not in read_json(folder / "config.json")
+    ids = tokens(1, 30)
+    assert (run(imported(name, folder), ids) - model(ids).logits).abs().max() < 1e-5
+    edited(folder / "config.json", lambda config: config["rope_parameters"].update(rope_theta=500000.0))
+    own = "rotary_emb_base" if name.startswith("gpt_neox") else "rope_theta"
+    assert f"{own}: found 500000.0, wanted " in refusal("huggingface", folder, size_of(name))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["one file", "legacy", "several"])
+def test_weights_in_torchs_own_files_are_read(form, tmp_path):
+    model = reference("llama")
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    if form == "several":
+        parts = [dict(list(tensors.items())[:5]), dict(list(tensors.items())[5:])]
+        places = {name: f"pytorch_model-0000{n + 1}-of-00002.bin" for n in (0, 1) for name in parts[n]}
+        for part in parts:
+            torch.save(part, tmp_path / places[next(iter(part))])
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    else:
+        torch.save(tensors, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=form == "one file")
+    ids = tokens(1, 9)
+    assert (run(imported("llama", tmp_path), ids) - model(ids).logits).abs().max() < 1e-5
+
+
+def test_rope_scalings_that_are_not_known_are_refused():
+    for family, scaling, line in (
+        (
+            "llama",
+            {"rope_type": "dynamic", "factor": 2.0},
+            "found 'dynamic' in llama, known are linear, llama3 in llama",
+        ),
+        ("llama", {"rope_type": "llama3", "factor": 8.0}, "wanted numbers for llama3: factor, high_freq_factor, low_"),
+        ("olmo", {"type": "linear", "factor": 2.0}, "found 'linear' in olmo"),
+    ):
+        size = OPENLM.model_copy(update={"family": family, "config": {"rope_scaling": scaling}})
+        with pytest.raises(ValueError, match=line):
+            build_decoder(size)
 
 
 def set_openlm(key: str, value):
@@ -458,6 +571,17 @@ OPENLM_FAULTS = {
     "other positions": (
         set_openlm("positional_embedding_type", "head_rotary"),
         "positional_embedding_type: found 'head_rotary'",
+    ),
+    "a key that nobody knows": (
+        set_openlm("rotary_twist", 2),
+        "rotary_twist: found 2, and nothing here knows this key of",
+    ),
+    "another turn": (set_openlm("rotary_old", True), "rotary_old: found True, wanted False"),
+    "experts": (set_openlm("moe_freq", 2), "moe_freq: found 2, wanted 0"),
+    "another activation": (set_openlm("attn_activation", "relu"), "attn_activation: found 'relu', wanted null"),
+    "said twice": (
+        lambda f: edited(f / "config.json", lambda c: c.update(n_heads=8)),  # whatever the arguments below it say
+        "n_heads: found 8, wanted 4",
     ),
     "tied": (set_openlm("weight_tying", True), "weight_tying: found True, wanted False"),
     "another model": (
@@ -695,6 +819,8 @@ REFUSALS = [
     (CHECKPOINTS, "checkpoints.0.tokens", 10**9, f"{CHECKPOINTS}: checkpoints.tokens: found 1000000000", "at most schedule.tokens"),
     (CHECKPOINTS, "checkpoints.0.sha256", {"model.safetensors": "1"}, f"{CHECKPOINTS}: checkpoints.0.sha256.model.safetensors: found '1'", "match"),
     (CHECKPOINTS, "tokenizer", "none.json", f"{CHECKPOINTS}: tokenizer: found 'none.json'", "gpt_neox or a tokenizer.json"),
+    (CHECKPOINTS, "decay", "wsd", f"{CHECKPOINTS}: decay: found 'wsd'", "'cosine'"),
+    (CHECKPOINTS, "config.rotary_pct", [0.5], f"{CHECKPOINTS}: config.rotary_pct", "found [0.5]"),
     (CHECKPOINTS, "schedule.peak", 1, f"{CHECKPOINTS}: schedule.peak: found 1", "did you mean 'peak_lr'?"),
 ]  # fmt: skip
 
@@ -713,6 +839,19 @@ def test_a_checkpoint_that_is_not_on_disk_is_named_before_anything_runs(publishe
     (published.root / "weights/step79").rename(published.root / "weights/elsewhere")
     with pytest.raises(ConfigError, match=r"text.from: step79: found 'weights/step79', allowed: an existing folder"):
         published.ledger().check_paths()
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_by_the_plan(published, capsys):
+    folder = published.root / "weights/step79"
+    edited(folder / "config.json", lambda config: config.update(rotary_pct=1.0, partial_rotary_factor=1.0))
+    assert main(["plan"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{SCALE}: text.from: step79: found 'weights/step79', allowed: a checkpoint that fits; ")
+    assert line.endswith("config.json: rotary_pct: found 1.0, wanted 0.5 (the study's config.rotary_pct)")
+    with pytest.raises(ConfigError, match="a checkpoint that fits"):
+        published.ledger().check_paths()
+    folder.rename(folder.with_name("elsewhere"))  # a study is planned where its weights are not, too
+    assert main(["plan"]) == 0
 
 
 def test_the_plan_counts_no_training_of_the_text_run(published):

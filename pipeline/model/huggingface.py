@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.files import one_line
 from pipeline.model.decoder import Decoder, segment_mask
 from pipeline.model.sizes import DecoderShape
+from pipeline.model.torch_file import brief
 from pipeline.sections import ModelSize
 
 if TYPE_CHECKING:
@@ -45,6 +47,81 @@ IDLE = {
     *("attention_dropout", "hidden_dropout", "classifier_dropout", "initializer_range", "use_cache"),
     *("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "pretraining_tp"),
 }
+# Keys that any config of the library may have besides, and that say nothing of what a network computes.
+BESIDES = {
+    *(
+        "architectures",
+        "model_type",
+        "transformers_version",
+        "_name_or_path",
+        "tokenizer_class",
+        "torch_dtype",
+        "dtype",
+    ),
+    *("_attn_implementation", "_attn_implementation_autoset", "use_bfloat16", "torchscript", "tf_legacy_loss"),
+    *("output_attentions", "output_hidden_states", "output_scores", "return_dict", "return_dict_in_generate"),
+    *("id2label", "label2id", "problem_type", "finetuning_task", "task_specific_params", "prefix", "is_decoder"),
+    *("sep_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "max_sequence_length"),
+    *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
+    *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
+    *("encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "remove_invalid_values"),
+    *("exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens"),
+}
+# Keys of any config that would change what is computed, at the values that leave it alone.
+PLAIN: dict[str, Any] = {
+    **{"is_encoder_decoder": False, "add_cross_attention": False, "cross_attention_hidden_size": None},
+    **{"tie_encoder_decoder": False, "chunk_size_feed_forward": 0, "pruned_heads": {}, "partial_rotary_factor": 1.0},
+}
+# Keys of RoPE's that a family calls by names of its own.
+OWN_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
+# Ways to stretch RoPE that are the same for rows of any length, with their numbers; and the families that have them.
+SCALINGS = {
+    "linear": {"factor"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+}
+SCALED = ("llama", "gpt_neox")
+
+
+def rope_scaling(value: object, family: str) -> dict[str, Any] | None:
+    """A config's `rope_scaling` in one form: None where nothing is scaled. Raises ValueError for what is not known."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError(f"rope_scaling: found {one_line(repr(value))}, wanted null or a mapping")
+    numbers = {key: number for key, number in value.items() if key not in ("type", "rope_type")}
+    kind = value.get("rope_type", value.get("type", "default"))
+    if kind == "default" and not numbers:
+        return None
+    if not isinstance(kind, str) or kind not in SCALINGS or family not in SCALED:
+        known = f"{', '.join(SCALINGS)} in {' and '.join(SCALED)}"
+        raise ValueError(f"rope_scaling: found {one_line(repr(kind))} in {family}, known are {known}")
+    fits = numbers.keys() == SCALINGS[kind] and all(type(number) in (int, float) for number in numbers.values())
+    if not fits:
+        wanted = ", ".join(sorted(SCALINGS[kind]))
+        raise ValueError(f"rope_scaling: found {one_line(repr(numbers))}, wanted numbers for {kind}: {wanted}")
+    return {"rope_type": kind} | {key: float(n) if "factor" in key else n for key, n in numbers.items()}
+
+
+def spelled_alike(found: dict[str, Any], family: str) -> dict[str, Any]:
+    """The keys of a config.json under the names that transformers 4 has for a family.
+
+    Version 5 puts what RoPE has into `rope_parameters`. Raises ValueError where a file says two things of one key.
+    """
+    rope = found.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        raise ValueError(f"rope_parameters: found {one_line(repr(rope))}, wanted a mapping")
+    alone = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+    said = [*((key, value) for key, value in found.items() if key != "rope_parameters"), *alone.items()]
+    if rope:
+        said.append(("rope_scaling", {key: value for key, value in rope.items() if key not in alone}))
+    spelled: dict[str, Any] = {}
+    for key, value in said:
+        name = OWN_NAMES.get(family, {}).get(key, key)
+        meant = rope_scaling(value, family) if name == "rope_scaling" else value
+        if name in spelled and spelled[name] != meant:
+            raise ValueError(f"{name}: found both {one_line(repr(spelled[name]))} and {one_line(repr(meant))}")
+        spelled[name] = meant
+    return spelled
 
 
 def config_keys(config: PretrainedConfig) -> set[str]:
@@ -57,9 +134,14 @@ def network_config(size: ModelSize) -> PretrainedConfig:
     from transformers import AutoConfig
 
     sizes = {theirs: getattr(size, ours) for theirs, ours in SIZES.items()}
-    given = size.config or {}
+    given = dict(size.config or {})
     assert size.family, "a size without one is OpenLM's"
-    config = AutoConfig.for_model(size.family, **sizes, **given)
+    try:
+        if "rope_scaling" in given:
+            given["rope_scaling"] = rope_scaling(given["rope_scaling"], size.family)
+        config = AutoConfig.for_model(size.family, **sizes, **given)
+    except Exception as error:  # the library's own, of any kind, for values that it cannot use
+        raise ValueError(f"model.config: not a config of {size.family} ({brief(error)})") from None
     for key in given:
         if key not in config_keys(config) - sizes.keys():
             allowed = ", ".join(sorted(config_keys(config) - sizes.keys()))

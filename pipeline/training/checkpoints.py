@@ -2,8 +2,10 @@
 
 openlm       OpenLM's own file (`epoch_N.pt`: a torch file with "state_dict"; Adam's moments in `optimizer_N.pt`), or a
              folder as DCLM publishes it: config.json and safetensors, every name with "model." before it.
-huggingface  A folder: config.json and safetensors, in one file or several with their index.
+huggingface  A folder: config.json and weights, in one file or several with their index: safetensors, or torch's own files
+             (pytorch_model.bin) where there are none.
 
+A key of a config.json is compared, or known to change nothing, or refused: what nobody here knows is no agreement.
 Reading runs no code: safetensors, or torch files with `weights_only`. Whatever does not fit raises ValueError with one
 line that names the file, the tensor or key, what was found and what is wanted.
 """
@@ -11,7 +13,8 @@ line that names the file, the tensor or key, what was found and what is wanted.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,22 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.files import one_line, parse_json
-from pipeline.model.huggingface import FAMILIES, SIZES, effective, network_config
+from pipeline.model.huggingface import (
+    BESIDES,
+    FAMILIES,
+    IDLE,
+    PLAIN,
+    SIZES,
+    effective,
+    network_config,
+    spelled_alike,
+)
+from pipeline.model.sizes import DecoderShape
 from pipeline.model.torch_file import brief, read_torch
 from pipeline.sections import ModelSize
 
-ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# One file or the index of several, in the order in which they are looked for.
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 VOCABULARY = ("embedding.weight", "head.weight", "network.embed_in.weight", "network.embed_tokens.weight")
 # Tables that older versions of the libraries stored with the weights; they follow from the config.
 TABLES = re.compile(r"(rotary_emb|pos_embed)\.inv_freq$|\.attention\.(bias|masked_bias)$")
@@ -44,7 +58,38 @@ OPENLM = {
     ("positional_embedding_type",): ("rotary",),
     ("post_embed_norm",): (False,),
     ("weight_tying",): (False,),
+    ("n_heads_kv",): "heads",
+    ("intermediate_dim_ffn",): "feed_forward",
+    ("rotary_base_frequency",): (10_000,),
+    ("rotary_scale",): (1.0,),
+    ("rotary_old",): (False,),
+    ("moe_freq",): (0,),
+    ("attn_name",): ("auto", "xformers_attn", "xformers_attn_variable_length", "torch_attn"),
+    # Wanted at null, which says nothing.
+    ("attn_activation", "attn_seq_scalar", "attn_seq_scalar_alpha", "use_bnb_linear", "hf_model"): (),
 }
+# What OpenLM's configs say besides: how experts would be mixed, and how the run was trained.
+OPENLM_TRAINING = """
+  params params_args_dict auto_map model seq_len
+  moe_num_experts moe_weight_parallelism moe_expert_model_parallelism moe_capacity_factor moe_loss_weight moe_top_k
+  train_data train_data_mix_weights train_data_upsampling_factors val_data data_key val_data_key train_num_samples
+  val_num_samples dataset_type dataset_resampled dataset_manifest disable_buffer data_tolerate_error_p
+  data_tolerate_num_ckpts multiple_data_passes squash_num_tokens sample_by_tokens shard_shuffle_size skip_tokens
+  ignore_parse_errors target_mask_left target_mask_individual workers global_batch_size per_gpu_batch_size
+  global_val_batch_size per_gpu_val_batch_size val_max_pop_ci val_iter_ci val_seq_ci val_tok_ci val_frequency
+  epochs epochs_cooldown optimizer lr beta1 beta2 eps wd warmup z_loss_coefficient log_logit_mean log_avg_model_training_loss
+  use_bn_sync skip_scheduler lr_scheduler lr_cooldown_end lr_cooldown_power force_min_lr grad_clip_norm accum_freq
+  precision average average_coefficients averagers distill_model distill_pretrained hf_seq_len hf_fsdp_block
+  pretrained load_pretrained_state resume resume_latest save_frequency save_most_recent save_logs max_checkpoints_per_epoch
+  delete_previous_checkpoint torchcompile torchscript trace grad_checkpointing seed debug config
+  dist_url dist_backend ddp_static_graph no_set_device_rank distributed force_distributed rank local_rank world_size
+  preset_world_size device fsdp fsdp_cpu_offload fsdp_use_orig_params fsdp_amp fsdp_pure_bf16 fsdp_backward_prefetch
+  fsdp_hybrid fsdp_hybrid_o2 fsdp_checkpoint fsdp_limit_all_gathers experimental_meta_device
+  logs log_local log_path log_level log_every_n_steps name report_to wandb wandb_notes wandb_project_name tensorboard
+  tensorboard_path checkpoint_path failed_checkpoint_path copy_codebase remote_sync remote_sync_frequency
+  remote_sync_protocol
+"""
+OPENLM_IDLE = BESIDES | set(OPENLM_TRAINING.split())
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -71,24 +116,30 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
     """The tensors of a folder: one file, or those that its index names."""
-    if not (folder / INDEX).exists():
-        if (folder / ONE_FILE).exists():
-            return read_safetensors(folder / ONE_FILE)
-        pickles = sorted(file.name for file in folder.glob("*.bin"))
-        found = f"pickles alone ({', '.join(pickles)})" if pickles else "neither"
-        raise ValueError(f"{folder}: found {found}, wanted {ONE_FILE} or {INDEX}")
-    places = read_json_file(folder / INDEX).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
-        raise ValueError(f"{folder / INDEX}: weight_map: wanted names of tensors with their files")
+    names = [name for one in WEIGHTS for name in (f"{one}.index.json", one)]
+    name = next((name for name in names if (folder / name).exists()), None)
+    if name is None:
+        raise ValueError(f"{folder}: has no weights, wanted one of {', '.join(names)}")
+    file = folder / name
+    if name in WEIGHTS:
+        return read_file(file)
+    places = read_json_file(file).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(part, str) for part in places.values()):
+        raise ValueError(f"{file}: weight_map: wanted names of tensors with their files")
     tensors: dict[str, Tensor] = {}
-    for file in sorted(set(places.values())):
-        if Path(file).name != file:
-            raise ValueError(f"{folder / INDEX}: weight_map: found the file {file!r}, wanted names of files beside it")
-        tensors |= read_safetensors(folder / file)
+    for part in sorted(set(places.values())):
+        if Path(part).name != part:
+            raise ValueError(f"{file}: weight_map: found the file {part!r}, wanted names of files beside it")
+        tensors |= read_file(folder / part)
     lost = sorted(places.keys() - tensors.keys())
     if lost:
-        raise ValueError(f"{folder / places[lost[0]]}: lacks the tensor {lost[0]} that {INDEX} says it has")
+        raise ValueError(f"{folder / places[lost[0]]}: lacks the tensor {lost[0]} that {name} says it has")
     return tensors
+
+
+def read_file(file: Path) -> dict[str, Tensor]:
+    """One file of a folder, by its suffix."""
+    return read_torch(file, mmap=zipfile.is_zipfile(file)) if file.suffix == ".bin" else read_safetensors(file)
 
 
 # --- what fits -------------------------------------------------------------------------------------------------------
@@ -170,15 +221,31 @@ def check_openlm_config(file: Path, size: ModelSize) -> None:
     arguments = config.get("params_args_dict") or {}
     if not isinstance(arguments, dict):
         raise ValueError(f"{file}: params_args_dict: found a {type(arguments).__name__}, wanted a JSON object")
-    said = config | arguments
-    for keys, wanted in OPENLM.items():
-        allowed = (getattr(size, wanted),) if isinstance(wanted, str) else wanted
-        for key in keys:
-            rows = key == "vocab_size" and isinstance(said.get(key), int) and said[key] <= allowed[0]
-            if said.get(key) is not None and said[key] not in allowed and not rows:
+    sizes = size.model_dump() | {"feed_forward": DecoderShape.of(size.model_dump()).hidden}
+    known = {key: wanted for keys, wanted in OPENLM.items() for key in keys}
+    for key, value in [*config.items(), *arguments.items()]:
+        if key not in known:
+            refuse_unknown(file, key, value, OPENLM_IDLE, "OpenLM")
+        elif value is not None:
+            wanted = known[key]
+            allowed: Collection[Any] = (sizes[wanted],) if isinstance(wanted, str) else wanted
+            rows = key == "vocab_size" and isinstance(value, int) and value <= size.vocabulary
+            if value not in allowed and not rows:
                 raise ValueError(
-                    f"{file}: {key}: found {one_line(repr(said[key]))}, wanted {' or '.join(map(repr, allowed))}"
+                    f"{file}: {key}: found {one_line(repr(value))}, wanted {' or '.join(map(repr, allowed)) or 'null'}"
                 )
+
+
+def refuse_unknown(file: Path, key: str, value: object, idle: Collection[str], what: str) -> None:
+    """Raises ValueError for a key of a config that is not among those which change nothing, or has not their value."""
+    if key in PLAIN:
+        if value != PLAIN[key]:
+            raise ValueError(f"{file}: {key}: found {one_line(repr(value))}, wanted {PLAIN[key]!r}")
+    elif key not in idle:
+        raise ValueError(
+            f"{file}: {key}: found {one_line(repr(value))}, and nothing here knows this key of {what}; if it does not"
+            " change what the model computes, take it out of the file"
+        )
 
 
 def read_openlm(path: Path, decoder: nn.Module, size: ModelSize) -> dict[str, Tensor]:
@@ -241,9 +308,17 @@ def check_huggingface_config(file: Path, size: ModelSize) -> None:
         raise ValueError(
             f"{file}: model_type: found {found.get('model_type')!r}, wanted {size.family!r} (known are {known})"
         )
-    wanted = effective(network_config(size))
+    config = network_config(size)
+    wanted = effective(config)
     try:
-        theirs = effective(CONFIG_MAPPING[size.family].from_dict(found))
+        found = spelled_alike(found, size.family)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    for key, value in found.items():
+        if key not in wanted:
+            refuse_unknown(file, key, value, IDLE | BESIDES, size.family)
+    try:
+        theirs = effective(CONFIG_MAPPING[size.family].from_dict({key: v for key, v in found.items() if key in wanted}))
     except Exception as error:  # the library's own, of any kind, for values that it cannot use
         raise ValueError(f"{file}: not a config of {size.family} ({brief(error)})") from None
     for key, value in wanted.items():
@@ -258,13 +333,21 @@ def check_huggingface_config(file: Path, size: ModelSize) -> None:
 def read_huggingface(path: Path, decoder: nn.Module, size: ModelSize) -> dict[str, Tensor]:
     """Our adapter's tensors from a folder in the Hugging Face layout."""
     if not path.is_dir():
-        raise ValueError(f"{path}: not a folder, wanted one with config.json and {ONE_FILE}")
+        raise ValueError(f"{path}: not a folder, wanted one with config.json and weights")
     assert size.family, "a size without one is OpenLM's"
     check_huggingface_config(path / "config.json", size)
     tensors = {name: tensor for name, tensor in read_folder(path).items() if not TABLES.search(name)}
     if "head.weight" not in decoder.state_dict():  # a tied head is stored once or twice
         tensors.pop(f"{FAMILIES[size.family].head}.weight", None)
     return fit(tensors, huggingface_names(decoder, size.family), shapes_of(decoder), path)
+
+
+def check_config(layout: str, path: Path, size: ModelSize) -> None:
+    """Raises ValueError for a checkpoint whose config does not fit, before its weights are read."""
+    if layout == "huggingface":
+        check_huggingface_config(path / "config.json", size)
+    elif path.is_dir():
+        check_openlm_config(path / "config.json", size)
 
 
 def read_weights(layout: str, path: Path, decoder: nn.Module, size: ModelSize) -> dict[str, Tensor]:
