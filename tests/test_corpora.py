@@ -24,12 +24,12 @@ import torch
 import yaml
 import zstandard
 from conftest import SCALE, SOURCE, Project
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from official import picture, prose, sha256, uid
 
 from pipeline.config import ConfigError
-from pipeline.data import convert, formats
+from pipeline.data import convert, formats, open_text
 from pipeline.data.corpora import read_splits, read_task, read_turns
 from pipeline.data.formats import BadRecord
 from pipeline.data.frames import Square
@@ -193,7 +193,7 @@ def test_another_list_than_expected_is_refused(real, corpora, heldout):
     assert "dclm: the list of its files has the digest" in refused(real, "sources", "text")
     shutil.rmtree(corpora / "dclm-baseline-1.0")
     (corpora / "dclm-baseline-1.0").mkdir()
-    assert "no .jsonl.zst or .jsonl file here" in refused(real, "sources", "text")
+    assert "no .jsonl or .json (also with .gz, .zst, .zstd) file here" in refused(real, "sources", "text")
 
 
 def spoil_frame(path: Path) -> None:
@@ -280,11 +280,12 @@ def test_tokenized_text_becomes_batches(real, corpora, heldout):
     ("wrong", "reason"),
     [
         ([7] * SEQUENCE, f"has {SEQUENCE} tokens, not {SEQUENCE + 1}"),
-        ([7] * SEQUENCE + [300], "has the id 300, which is no token of text"),
-        ([7] * SEQUENCE + [-1], "has the id -1, which is no token of text"),
+        ([300] + [7] * SEQUENCE, "has the id 300, which is no token of text"),
+        ([-1] + [7] * SEQUENCE, "has the id -1, which is no token of text"),
         ([7] * SEQUENCE + [1], "has the id 1, which is no token of text"),  # the image token
         ([7] * SEQUENCE + [7.5], "is not a list of whole numbers"),
         ({"tokens": [7]}, "is not a list of whole numbers"),
+        ([300] * (SEQUENCE + 1), "is padding alone"),
     ],
 )
 def test_wrong_token_lists_are_quarantined(real, corpora, heldout, wrong, reason):
@@ -608,24 +609,28 @@ def test_json_lists_are_read_item_by_item(data):
     items = data.draw(st.lists(values, max_size=5))
     text = json.dumps(items, indent=data.draw(st.sampled_from([None, 1])), ensure_ascii=False)
     content = data.draw(st.sampled_from(["", " \n"])) + text + data.draw(st.sampled_from(["", "\n"]))
-    formats.JSON_CHUNK, before = data.draw(st.integers(1, 40)), formats.JSON_CHUNK
+    before = open_text.CHUNK, open_text.JSON_CHUNK
+    open_text.CHUNK = open_text.JSON_CHUNK = data.draw(st.integers(1, 40))
     try:
-        assert list(formats.json_items(bytes_of(content), "x.json")) == items
-        cut = data.draw(st.integers(0, len(content.rstrip()) - 1))
-        with pytest.raises(BadRecord):
-            list(formats.json_items(bytes_of(content[:cut]), "x.json"))
+        assert records(content) == list(enumerate(items))
+        cut = data.draw(st.integers(1, len(content.rstrip()) - 1))
+        assume(content[:cut].strip())
+        assert isinstance(records(content[:cut])[-1][1], BadRecord)
     finally:
-        formats.JSON_CHUNK = before
+        open_text.CHUNK, open_text.JSON_CHUNK = before
 
 
 def bytes_of(text: str) -> io.BytesIO:
     return io.BytesIO(text.encode("utf-8", "surrogatepass"))
 
 
-@pytest.mark.parametrize("content", ['{"a": 1}', "[1 2]", "[1,,2]", "[1,]", "[1] x", "[,1]", "", "[1", '["\\ud83d'])
+def records(text: str) -> list:
+    return list(open_text.json_records(bytes_of(text), "x.json"))
+
+
+@pytest.mark.parametrize("content", ["", " \n", "[1 2]", "[1,,2]", "[1,]", "[1] x", "[,1]", "[1", '["\\ud83d'])
 def test_what_is_no_json_list_is_refused(content):
-    with pytest.raises(BadRecord, match="is not (a )?JSON"):
-        list(formats.json_items(bytes_of(content), "x.json"))
+    assert "is not JSON" in records(content)[-1][1].reason
 
 
 # --- the same bits ----------------------------------------------------------------------------------------------------

@@ -344,7 +344,7 @@ def test_bad_files(tmp_path):
         with pytest.raises(BadRecord, match=reason):
             list(read_documents(source))
     (tmp_path / "a.jsonl.zst").unlink()
-    with pytest.raises(BadRecord, match="no .jsonl.zst or .jsonl file"):
+    with pytest.raises(BadRecord, match=r"no .jsonl or .json \(also with .gz, .zst, .zstd\) file"):
         list(read_documents(tmp_path))
 
 

@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from pipeline.data.corpora import read_splits, read_task
+from pipeline.data.corpora import left_out_of, read_splits, read_task
 from pipeline.data.frames import Square, move_boxes
 from pipeline.data.read_text import read_choices, read_documents
-from pipeline.data.records import MultipleChoice, Question
+from pipeline.data.records import LeftOut, MultipleChoice, Question
 from pipeline.data.shards import prompt_tokens
 from pipeline.data.store import FeatureStore, image_id
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
@@ -313,6 +313,7 @@ class Evaluation:
             if self.viewer and self.viewer.network:
                 halve(self.viewer.network)
         self.tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer.json")
+        self.left_out: dict[str, LeftOut] = {}  # bad items by task
         self.means: list[list] = []  # rows of conventions.csv
         self.batch, self.room = settings["evaluation"]["batch"], settings["evaluation"].get("batch_tokens")
 
@@ -442,7 +443,8 @@ class Evaluation:
 
     def benchmark(self, name: str, task: dict, folder: Path) -> Iterator[list]:
         """Rows of a task whose files are in the layout of their data set, in its order."""
-        items = read_benchmark(task["benchmark"], folder / name, name, task.get("files"))
+        left_out = self.left_out[name] = LeftOut(task.get("left_out_at_most", 0))
+        items = read_benchmark(task["benchmark"], folder / name, name, task.get("files"), left_out)
         chosen = {item.id for item in subset(items, self.settings["evaluation"]["text_items"])}
         numbers = [number for number, item in enumerate(items) if item.id in chosen]
         if self.settings.get("engine") == "lm_eval":
@@ -607,12 +609,15 @@ def run(job: Job, out: Path) -> dict:
         with helpers(answer_share, processes - 1, *arguments, Silent()):
             answer_share(*arguments, job.progress, 0)
     evaluation = Evaluation(job.settings, job.inputs, job.context, Answers(folder), job.progress)
-    counts: dict[str, int] = {}
+    counts: dict[str, Any] = {}
     with evaluation.precision():
         for name, columns, rows in evaluation.files():
             count = write_rows(out / f"{name}.csv", columns, rows)
             counts |= {COUNTS[name]: count} if name in COUNTS else {}
-    return counts
+    left_out = {name: found for name, bad in evaluation.left_out.items() if (found := bad.say(name))}
+    for source in (job.inputs[name] for name in ("questions", "text") if name in job.inputs):
+        left_out |= left_out_of(source)
+    return counts | ({"left_out": left_out} if left_out else {})
 
 
 class Silent:
