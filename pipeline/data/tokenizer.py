@@ -121,6 +121,8 @@ def load_tokenizer(path: Path, end: str | None = None) -> Tokenizer:
 
 def with_special_tokens(form: dict, end: str | None) -> dict:
     """A tokenizer's JSON with all of our special tokens: as it is, as EleutherAI has GPT-NeoX's, or with its ids kept."""
+    if not isinstance(form["model"]["vocab"], dict):
+        raise ValueError(f"its model is {form['model'].get('type')}, not BPE")
     names = {*form["model"]["vocab"], *(token["content"] for token in form["added_tokens"])} if end is None else set()
     if names >= set(SPECIAL):
         return form
@@ -146,8 +148,6 @@ def as_neox(form: dict) -> dict:
 def with_ids_kept(form: dict, end: str | None) -> dict:
     """A tokenizer's JSON in which the token `end` is called <|endoftext|>, and our other special tokens come last."""
     vocab, added = form["model"]["vocab"], form["added_tokens"]
-    if not isinstance(vocab, dict):
-        raise ValueError(f"its model is {form['model'].get('type')}, not BPE")
     ids = vocab | {token["content"]: token["id"] for token in added}
     if end == END and set(SPECIAL) <= ids.keys():  # of a model of this package
         return form

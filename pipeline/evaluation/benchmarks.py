@@ -231,9 +231,8 @@ def named_docs(file: Path) -> dict | None:
     try:
         test = load_json(file.with_name(TEST_IDS))
     except BadRecord as error:
-        raise BadRecord(
-            file, "-", f"holds all splits; PubMedQA's {TEST_IDS} beside it names those asked ({error.reason})"
-        ) from None
+        reason = f"holds all splits; {TEST_IDS} beside it has to name the questions of the test ({error.reason})"
+        raise BadRecord(file, "-", reason) from None
     if missing := [name for name in test if name not in docs] if isinstance(test, dict) else ["an object"]:
         raise BadRecord(file.with_name(TEST_IDS), "-", f"names {missing[0]}, which {file.name} does not have")
     return {name: docs[name] for name in test}
