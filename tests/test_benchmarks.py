@@ -7,12 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
+import official
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from pipeline import config
 from pipeline.data.formats import BadRecord
+from pipeline.data.records import LeftOut
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.evaluation import benchmarks, evaluate
 from pipeline.evaluation.benchmarks import BENCHMARKS, read_benchmark, token_pair
@@ -234,6 +236,44 @@ def test_a_bad_record_is_named(tmp_path, name, change, reason):
     assert "\n" not in str(error.value)
 
 
+BAD = {"mathqa": {"options": "a ) 1 ; b ) 2 ; c ) 3 ; d ) 4 ; e ) 5"}, "agieval_sat_en": {"gold": [4]}}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_stated_number_of_bad_items_is_left_out_and_counted(tmp_path, name, capsys):
+    good, bad = RECORDS[name][0], RECORDS[name][1] | BAD[name]
+    write(tmp_path, name, [good, bad, RECORDS[name][1], bad], ".jsonl")
+    found = LeftOut(2)
+    assert [item.context for item in read_benchmark(name, tmp_path, name, left_out=found)] == [
+        BENCHMARKS[name].ask(record)[0] for record in RECORDS[name]
+    ]
+    assert found.say(name) == {"left_out": 2} and f"{name}: left out: " in capsys.readouterr().out
+    for most, also in ((0, ""), (1, r" \(and so 1 more\)")):
+        said = rf"test.jsonl: record 2: has the answers .*{also}; allowed to be left out: {most} \(left_out_at_most of"
+        with pytest.raises(BadRecord, match=said):
+            read_benchmark(name, tmp_path, name, left_out=LeftOut(most))
+
+
+def test_the_data_sets_own_files_are_read(tmp_path):
+    """AGIEval's sat-en.jsonl and PubMedQA's ori_pqal.json ask what lm-eval's copies of them ask."""
+    passage, options = "This passage is about whales.\n\n", ["(A)krill", "(B)grass"]
+    own = {"passage": passage, "question": "What do whales eat?", "options": options, "label": "A", "other": None}
+    official.dump(tmp_path / "agieval/sat-en.jsonl", own)
+    write(tmp_path / "lm-eval", "agieval_sat_en", RECORDS["agieval_sat_en"][:1], ".jsonl")
+    mine, theirs = (read_benchmark("agieval_sat_en", tmp_path / name, "t") for name in ("agieval", "lm-eval"))
+    assert mine == theirs
+    first, second = RECORDS["pubmedqa"]
+    official.dump(tmp_path / "pubmedqa/ori_pqal.json", {"11": first, "22": second, "33": first})
+    with pytest.raises(BadRecord, match="ori_pqal.json: record -: holds all splits; test_ground_truth.json beside it"):
+        read_benchmark("pubmedqa", tmp_path / "pubmedqa", "t")
+    official.dump(tmp_path / "pubmedqa/test_ground_truth.json", {"11": "maybe", "22": "yes"})
+    write(tmp_path / "lists", "pubmedqa", RECORDS["pubmedqa"], ".json")
+    theirs = read_benchmark("pubmedqa", tmp_path / "lists", "t")
+    assert read_benchmark("pubmedqa", tmp_path / "pubmedqa", "t") == theirs
+    (tmp_path / "pubmedqa/ori_pqal.json").rename(tmp_path / "pubmedqa/test_set.json")  # what its own script makes
+    assert len(read_benchmark("pubmedqa", tmp_path / "pubmedqa", "t")) == 3
+
+
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(BadRecord, match=r"validation\* of one of the kinds .*; found nothing"):
         read_benchmark("piqa", tmp_path, "piqa")
@@ -241,7 +281,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(BadRecord, match=r"files test\* .*; found train.jsonl, validation.jsonl"):
         read_benchmark("piqa", tmp_path, "piqa", "test*")
     file.write_text('{"goal": "To', encoding="utf-8")
-    with pytest.raises(BadRecord, match="validation.jsonl: record -: cannot be read"):
+    with pytest.raises(BadRecord, match="validation.jsonl: record 1: is not JSON"):
         read_benchmark("piqa", tmp_path, "piqa")
     file.write_text("\n", encoding="utf-8")
     with pytest.raises(BadRecord, match="has no items of piqa"):

@@ -85,7 +85,7 @@ OUT_OF_RANGE = [
     (PARAMS, "recipe.moments", "kepp", "did you mean 'keep'?"),
     (PARAMS, "split", "train", "'test' or 'validation'"),
     (PARAMS, "experiments.timing.branch_percent.0", 120, "(from 0 to 100)"),
-    (SCALE, "model.vocabulary", 70000, "(from 300 to 65536)"),
+    (SCALE, "model.vocabulary", 2_000_000, "(from 300 to 1048576)"),
     (SCALE, "model.layers", 0, "greater than or equal to 1"),
     (SCALE, "text.peak_lr", 0, "(from 0 to 1)"),
     (SCALE, "text.peak_lr", 2, "(from 0 to 1)"),

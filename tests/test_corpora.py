@@ -27,21 +27,24 @@ import yaml
 import zstandard
 from conftest import SCALE, SOURCE, Project
 from faults.holding import is_gone, wait
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from official import picture, prose, sha256, uid
 
 from pipeline.config import ConfigError
-from pipeline.data import convert, formats
-from pipeline.data.corpora import read_splits, read_task, read_turns
+from pipeline.data import convert, formats, open_text
+from pipeline.data.corpora import left_out_of, read_splits, read_task, read_turns
 from pipeline.data.formats import BadRecord
 from pipeline.data.frames import Square
 from pipeline.data.images import undecodable
-from pipeline.data.read_text import read_documents
-from pipeline.data.read_text import token_lists as token_lists_of
-from pipeline.data.store import verify_shards
+from pipeline.data.read_text import read_choices, read_documents
+from pipeline.data.read_text import token_lists as read_token_lists
+from pipeline.data.records import Use
+from pipeline.data.store import is_padding, verify_shards
+from pipeline.data.text import data_folder
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.files import folder_hashes, read_json
+from pipeline.model.vlm import IGNORE
 from pipeline.run import run_job
 from pipeline.study import Job
 from pipeline.training.batches import Collate, OrderedDataset
@@ -197,7 +200,21 @@ def test_another_list_than_expected_is_refused(real, corpora, heldout):
     assert "dclm: the list of its files has the digest" in refused(real, "sources", "text")
     shutil.rmtree(corpora / "dclm-baseline-1.0")
     (corpora / "dclm-baseline-1.0").mkdir()
-    assert "no .jsonl.zst or .jsonl file here" in refused(real, "sources", "text")
+    assert "no .jsonl or .json (also with .gz, .zst, .zstd) file here" in refused(real, "sources", "text")
+
+
+def test_files_of_text_in_every_form_are_listed_and_what_is_not_read_is_said(real, corpora, heldout, capfd):
+    folder, text = corpora / "dclm-baseline-1.0", "".join(json.dumps({"text": prose(n)}) + "\n" for n in range(30))
+    packed = {"a.jsonl.zst": zstandard.compress, "b.jsonl.gz": gzip.compress, "c.jsonl.zstd": zstandard.compress}
+    packed |= {"d.json.gz": gzip.compress, "sub/e.json": bytes, "x.parquet": bytes, "y.parquet": bytes, "z.csv": bytes}
+    for name, pack in (packed | {"._a.jsonl.zst": bytes}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(pack(text.encode()))
+    _, measured = made(real, "text")
+    assert measured["corpora"]["dclm"]["records"] == 150 and measured["corpora"]["dclm"].get("bad", 0) == 0
+    source = read_json(real.root / job_of(real, "sources", "text").folder / "measured.json")["corpora"]["dclm"]
+    assert (source["files"], source["not_read"]) == (5, {"._* of macOS": 1, ".csv": 1, ".parquet": 2})
+    assert "dclm: 4 files are not read: 1 ._* of macOS, 1 .csv, 2 .parquet" in capfd.readouterr().out
 
 
 def spoil_frame(path: Path) -> None:
@@ -280,15 +297,47 @@ def test_tokenized_text_becomes_batches(real, corpora, heldout):
     assert batch["tokens"].tolist()[0] in [ids[:-1] for mine in sequences for ids in mine]
 
 
+def test_padding_at_the_end_of_token_lists_is_masked_and_counted(real, corpora, heldout, capfd):
+    """As DCLM fills up its last sequence: with ids that the tokenizer does not have."""
+    sequences = token_lists(2, 8)
+    sequences[0][2][40:], sequences[1][7][-1:] = [302] * (SEQUENCE - 39), [-1]
+    tokenized(real, corpora, sequences)
+    folder, measured = made(real, "text")
+    mine = measured["corpora"]["dclm"]
+    assert (mine["padding"], mine["padded_sequences"], mine.get("bad", 0)) == (26, 2, 0)
+    assert measured["sequences"] == 16 and measured["labels"] == 16 * SEQUENCE - 26 == mine["labels"]
+    assert "dclm: 2 sequences end in padding: 26 ids without loss" in capfd.readouterr().out
+    kinds, tokens, targets = zip(
+        *((b["kinds"], b["tokens"], b["targets"]) for b in batches({"text": folder}, {"text": 16}))
+    )
+    assert sum(kind["padding"] for kind in kinds) == 26 and sum(kind["labels"] for kind in kinds) == 16 * SEQUENCE - 26
+    assert all(sum(kind[k] for k in ("text", "image", "image_text", "padding")) == kind["positions"] for kind in kinds)
+    assert torch.cat(tokens).max() < 300 and (torch.cat(targets) == IGNORE).sum() == 26
+
+
+def test_dclms_own_padding_is_known(tmp_path):
+    """tokshuf fills up with 50256 for GPT-NeoX (its 50254 merged tokens and 2 more), which is also 22 blanks."""
+    path = data_folder().parent / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
+    uses = load_tokenizer(path).uses()
+    text, length = [510, 5798, 0, 253], 8
+    for pads, found in (([50256] * 4, 4), ([50279] * 4, 4), ([-1] * 4, 4), ([50277, 9, 9, 9], None), ([15, 50256], 0)):
+        ids = (text * 2)[: length - len(pads)] + pads
+        official.dclm_tokenized(tmp_path, [[ids]])
+        with open(tmp_path / "00000000.tar", "rb") as file:
+            (one,) = read_token_lists(file, "0.tar", length, uses)
+        assert isinstance(one, BadRecord) if found is None else is_padding(one).sum() == found
+
+
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
         ([7] * SEQUENCE, f"has {SEQUENCE} tokens, not {SEQUENCE + 1}"),
-        ([7] * SEQUENCE + [300], "has the id 300, which is no token of text"),
-        ([7] * SEQUENCE + [-1], "has the id -1, which is no token of text"),
+        ([300] + [7] * SEQUENCE, "has the id 300, which is no token of text"),
+        ([-1] + [7] * SEQUENCE, "has the id -1, which is no token of text"),
         ([7] * SEQUENCE + [1], "has the id 1, which is no token of text"),  # the image token
         ([7] * SEQUENCE + [7.5], "is not a list of whole numbers"),
         ({"tokens": [7]}, "is not a list of whole numbers"),
+        ([300] * (SEQUENCE + 1), "is padding alone"),
     ],
 )
 def test_wrong_token_lists_are_quarantined(real, corpora, heldout, wrong, reason):
@@ -309,7 +358,7 @@ def test_token_tars_are_read_as_other_tars_are():
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
         file.seek(0)
-        found = list(token_lists_of(file, "a.tar", 2, np.ones(9, bool), counts))
+        found = list(read_token_lists(file, "a.tar", 2, np.full(9, Use.TEXT), counts=counts))
         return [one.reason if isinstance(one, BadRecord) else one.tolist() for one in found], counts
 
     assert read("./._0.json.gz", "./0.json.gz", "v1.0/0.json.gz") == ([[7, 7], [7, 7]], {"members_not_read": 1})
@@ -680,24 +729,28 @@ def test_json_lists_are_read_item_by_item(data):
     items = data.draw(st.lists(values, max_size=5))
     text = json.dumps(items, indent=data.draw(st.sampled_from([None, 1])), ensure_ascii=False)
     content = data.draw(st.sampled_from(["", " \n"])) + text + data.draw(st.sampled_from(["", "\n"]))
-    formats.JSON_CHUNK, before = data.draw(st.integers(1, 40)), formats.JSON_CHUNK
+    before = open_text.CHUNK, open_text.JSON_CHUNK
+    open_text.CHUNK = open_text.JSON_CHUNK = data.draw(st.integers(1, 40))
     try:
-        assert list(formats.json_items(bytes_of(content), "x.json")) == items
-        cut = data.draw(st.integers(0, len(content.rstrip()) - 1))
-        with pytest.raises(BadRecord):
-            list(formats.json_items(bytes_of(content[:cut]), "x.json"))
+        assert records(content) == list(enumerate(items))
+        cut = data.draw(st.integers(1, len(content.rstrip()) - 1))
+        assume(content[:cut].strip())
+        assert isinstance(records(content[:cut])[-1][1], BadRecord)
     finally:
-        formats.JSON_CHUNK = before
+        open_text.CHUNK, open_text.JSON_CHUNK = before
 
 
 def bytes_of(text: str) -> io.BytesIO:
     return io.BytesIO(text.encode("utf-8", "surrogatepass"))
 
 
-@pytest.mark.parametrize("content", ['{"a": 1}', "[1 2]", "[1,,2]", "[1,]", "[1] x", "[,1]", "", "[1", '["\\ud83d'])
+def records(text: str) -> list:
+    return list(open_text.json_records(bytes_of(text), "x.json"))
+
+
+@pytest.mark.parametrize("content", ["", " \n", "[1 2]", "[1,,2]", "[1,]", "[1] x", "[,1]", "[1", '["\\ud83d'])
 def test_what_is_no_json_list_is_refused(content):
-    with pytest.raises(BadRecord, match="is not (a )?JSON"):
-        list(formats.json_items(bytes_of(content), "x.json"))
+    assert "is not JSON" in records(content)[-1][1].reason
 
 
 # --- the same bits ----------------------------------------------------------------------------------------------------
@@ -873,6 +926,34 @@ def test_a_tokenizer_that_does_not_fit_is_refused(real, corpora):
     assert "has 50282 ids, the model's vocabulary has room for 512" in make(real, job)
 
 
+def test_a_tokenizer_that_cannot_be_taken_is_refused_before_any_job(real, corpora):
+    official.dclm_raw(corpora / "dclm-baseline-1.0")
+    change(real, tokenizer="gpt_neox")
+    with pytest.raises(ConfigError, match=r"source.tokenizer: found 'gpt_neox', .*has 50282 ids, .* has room for 512"):
+        real.ledger().check_paths()
+    change(real, tokenizer="other.json")
+    (corpora / "other.json").write_text('{"model": {"type": "Unigram", "vocab": [["a", 0]]}, "added_tokens": []}')
+    with pytest.raises(ConfigError, match=r"other.json: not a tokenizer this package can use .*its model is Unigram"):
+        real.ledger().check_paths()
+    form = json.loads((corpora / "tokenizer.json").read_text())
+    ends = form["added_tokens"][:1]
+    ends[0]["content"] = "<stop>"
+    form["model"]["vocab"]["<stop>"] = form["model"]["vocab"].pop("<|endoftext|>")
+    form["added_tokens"] = ends
+    for token in ("<|img_patch|>", "<|a|>", "<|/a|>", "<|h|>", "<|/h|>"):
+        del form["model"]["vocab"][token]
+    (corpora / "other.json").write_text(json.dumps(form))
+    with pytest.raises(ConfigError, match=r"none of the end-of-text tokens .*; set `end`"):
+        real.ledger().check_paths()
+    change(real, end="<stop>")
+    with contextlib.suppress(ConfigError):  # of corpora that are not there
+        real.ledger().check_paths()
+    job = next(job for job in real.ledger().jobs if job.phase == "tokenizer")
+    assert make(real, job) == ""
+    tokenizer = load_tokenizer(real.root / job.folder / "tokenizer.json")
+    assert (tokenizer.end, tokenizer.image, tokenizer.vocabulary) == (0, 300, 305)
+
+
 def test_a_changed_tokenizer_is_another_study(real, corpora):
     before = next(job for job in real.ledger().jobs if job.phase == "tokenizer")
     train_tokenizer(map(prose, range(90, 99)), 280, corpora / "tokenizer.json")
@@ -968,6 +1049,27 @@ def test_a_benchmark_lists_its_files_and_the_images_that_it_uses(real, benchmark
     manifest = read_json(folder / "manifest.json")["corpora"]["vqav2"]
     assert (manifest["questions"], manifest["images"], manifest["files"]) == (2, 2, 4)
     assert str(real.root) not in (folder / "evaluation/test/vqav2/questions.jsonl").read_text()
+
+
+def test_bad_items_that_may_be_left_out_are_counted(real, benchmarks, heldout):
+    official.dclm_raw(benchmarks / "dclm-baseline-1.0", files=1)
+    half = benchmarks / FOLDERS["vqav2"] / "val2014/COCO_val2014_000000000042.jpg"
+    half.unlink()
+    assert "no image" in (said := refused(real, "sources", "evaluation")) and "allowed to be left out: 0" in said
+    change(real, choices=PAPER["source"]["choices"])
+    item = {"id": "a", "context": "c", "choices": [" x", " y"], "gold": 1}
+    (benchmarks / "text-tasks").mkdir()
+    (benchmarks / "text-tasks/copa.json").write_text(json.dumps([item, item | {"id": "b", "gold": 2}]))
+    assert "copa.json: record 1: 'gold' is 2 with 2 choices; allowed to be left out: 0" in refused(
+        real, "sources", "text"
+    )
+    real.set(TASKS, "vision.vqav2.left_out_at_most", 1)
+    real.set(TASKS, "text.copa.left_out_at_most", 1)
+    asked, text = questions(real), job_of(real, "sources", "text")
+    assert len(asked["vqav2"]) == 1 and make(real, text) == ""
+    assert left_out_of(real.root / job_of(real, "sources", "evaluation").folder) == {"vqav2": {"left_out": 1}}
+    assert left_out_of(real.root / text.folder) == {"copa": {"left_out": 1}}
+    assert [one.id for one in read_choices(real.root / text.folder / "evaluation/text/copa.jsonl", "copa")] == ["a"]
 
 
 def no_image(folder: Path) -> None:

@@ -19,6 +19,7 @@ from pipeline.data import write_scenes as writer
 from pipeline.data.corpora import read_splits as splits_of_task
 from pipeline.data.corpora import read_task, read_turns
 from pipeline.data.formats import BadRecord, captions, read_captions, read_conversations, read_questions, read_splits
+from pipeline.data.records import LeftOut
 from pipeline.data.tokenizer import train_tokenizer
 
 SETTINGS = SimpleNamespace(
@@ -542,6 +543,31 @@ def test_captions_of_coco_are_read_in_any_order_and_number(copy):
 def test_a_box_that_touches_the_border_is_clipped(copy):
     edit(copy / "boxes" / "instances.json", lambda v: v["annotations"][0].update(bbox=[-0.3, 0.0, 128.5, 64]))
     assert next(read_questions("refcoco", copy / "boxes")).box == (0, 0, 1, 0.5)
+
+
+@pytest.mark.parametrize(("box", "clipped"), [([-2, -0.2, 131, 64.2], 1), ([-0.5, 0, 128.5, 64], 0)])
+def test_a_box_up_to_two_pixels_outside_is_clipped_and_counted(copy, box, clipped):
+    edit(copy / "boxes" / "instances.json", lambda v: v["annotations"][0].update(bbox=box))
+    found = LeftOut()
+    first, *_ = read_questions("refcoco", copy / "boxes", left_out=found)
+    assert first.box[:3:2] == (0, 1) and found.clipped == clipped
+    edit(copy / "boxes" / "instances.json", lambda v: v["annotations"][0].update(bbox=[-2.1, 0, 64, 64]))
+    with pytest.raises(BadRecord, match="outside the 128 x 128 image"):
+        list(read_questions("refcoco", copy / "boxes"))
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+def test_a_stated_number_of_bad_items_is_left_out(copy, task):
+    """An image that is missing stands for whatever is wrong with an item."""
+    whole, images = list(read_questions(ALL_TASKS[task], copy / task)), copy / "images"
+    gone = whole[0].image.name
+    (images / gone).unlink()
+    left = [question for question in whole if question.image.name != gone]
+    found = LeftOut(len(whole))
+    assert list(read_questions(ALL_TASKS[task], copy / task, left_out=found)) == left
+    assert 0 < len(found.found) <= len(whole) - len(left)
+    with pytest.raises(BadRecord, match=f"no image .*{gone}.*; allowed to be left out: 0 .left_out_at_most"):
+        list(read_questions(ALL_TASKS[task], copy / task, left_out=LeftOut(0)))
 
 
 # --- questions: what is wrong is said -------------------------------------------------------------------------------------

@@ -33,11 +33,12 @@ from pipeline.config import ConfigError, load_yaml
 from pipeline.data import formats
 from pipeline.data.convert import Unit, conversations, synthetic
 from pipeline.data.corpora import dclm_counts, img2dataset_counts
-from pipeline.data.formats import BadRecord, json_items, read_conversations, read_questions
+from pipeline.data.formats import BadRecord, read_conversations, read_questions
 from pipeline.data.frames import Square
 from pipeline.data.images import undecodable
+from pipeline.data.open_text import json_records
 from pipeline.data.read_text import documents, read_choices, token_lists
-from pipeline.data.records import Caption, Conversation, Document, MultipleChoice, Question
+from pipeline.data.records import Caption, Conversation, Document, MultipleChoice, Question, strict
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.evaluation.benchmarks import BENCHMARKS, read_benchmark
 from pipeline.files import parse_json, path_fault
@@ -268,7 +269,7 @@ def test_conversations(llava, records):
 @given(st.one_of(raw, spoilt(json.dumps([TURNS, 1.5, "x"]).encode())))
 def test_json_lists_of_any_bytes(content):
     with contextlib.suppress(BadRecord):
-        list(json_items(io.BytesIO(content), "all.json"))
+        list(strict(value for _, value in json_records(io.BytesIO(content), "all.json")))
 
 
 @many
@@ -517,7 +518,7 @@ def long_item() -> Callable[[], None]:
 
     def read() -> None:
         with pytest.raises(BadRecord, match="record 0: is not JSON"):
-            list(json_items(content, "all.json"))
+            list(strict(value for _, value in json_records(content, "all.json")))
 
     return read
 

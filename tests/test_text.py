@@ -8,12 +8,19 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import zstandard
+from streaming import LocalDataset
+from tokenizers import Tokenizer as Engine
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from pipeline.data import text, text_tasks
 from pipeline.data.formats import BadRecord
 from pipeline.data.read_text import read_choices, read_documents
+from pipeline.data.records import Use
+from pipeline.data.shards import text_sequences
+from pipeline.data.store import TEXT_COLUMNS, token_type, with_tokens, write_shards
 from pipeline.data.text import clean, goal_and_answer, write_text
 from pipeline.data.text_words import Overlap, plain
 from pipeline.data.tokenizer import SPECIAL, first_bytes, load_tokenizer, train_tokenizer
@@ -344,7 +351,7 @@ def test_bad_files(tmp_path):
         with pytest.raises(BadRecord, match=reason):
             list(read_documents(source))
     (tmp_path / "a.jsonl.zst").unlink()
-    with pytest.raises(BadRecord, match="no .jsonl.zst or .jsonl file"):
+    with pytest.raises(BadRecord, match=r"no .jsonl or .json \(also with .gz, .zst, .zstd\) file"):
         list(read_documents(tmp_path))
 
 
@@ -430,3 +437,79 @@ def test_bad_tokenizer_files(tmp_path):
     for name, reason in (("bad.json", "not a tokenizer"), ("none.json", "cannot be read")):
         with pytest.raises(ValueError, match=reason):
             load_tokenizer(tmp_path / name)
+
+
+def other_tokenizer(path: Path, kind: str) -> Engine:
+    """A small tokenizer as another model has it, written to a file."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if kind in ("gpt2", "llama3"):
+        engine, first = Engine(models.BPE()), []
+        engine.pre_tokenizer, engine.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        last = ["<|endoftext|>"] if kind == "gpt2" else ["<|begin_of_text|>", "<|end_of_text|>"]
+    elif kind == "llama":
+        alphabet, last = [], []
+        first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+        engine = Engine(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+        engine.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        engine.decoder = decoders.Sequence(steps)
+    else:
+        alphabet, first, last = [], ["[UNK]", "</s>"], []
+        engine = Engine(models.WordLevel(unk_token="[UNK]"))
+        engine.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = {"lossy": trainers.WordLevelTrainer(special_tokens=first)}.get(kind) or trainers.BpeTrainer(
+        vocab_size=len(first) + len(alphabet) + 60, special_tokens=first, initial_alphabet=alphabet, show_progress=False
+    )
+    engine.train_from_iterator(["the cat sees the dog", "a dog near the house"] * 9, trainer)
+    if kind == "llama":  # its bytes are no special tokens
+        form = json.loads(engine.to_str())
+        form["added_tokens"] = form["added_tokens"][:3]
+        engine = Engine.from_str(json.dumps(form))
+    engine.add_special_tokens(last)
+    path.write_text(engine.to_str())
+    return engine
+
+
+@pytest.mark.parametrize(("kind", "end"), [("gpt2", "<|endoftext|>"), ("llama3", "<|end_of_text|>"), ("llama", "</s>")])
+def test_tokenizers_of_others_keep_their_ids_and_get_rows_for_our_tokens(tmp_path, kind, end):
+    theirs = other_tokenizer(tmp_path / "tokenizer.json", kind)
+    ours = load_tokenizer(tmp_path / "tokenizer.json")
+    size = theirs.get_vocab_size()
+    assert ours.special == [theirs.token_to_id(end), *range(size, size + 5)] and ours.vocabulary == size + 5
+    for one in ("the cat sees a naïve 東京 dog\n", "12  houses", f"{end} <|h|> <|endoftext|> <s>"):
+        if end not in one:
+            assert ours.encode(one) == theirs.encode(one, add_special_tokens=False).ids
+        assert ours.decode(ours.encode(one)) == one and not set(ours.encode(one)) & set(ours.special)
+    written = tmp_path / "written.json"
+    written.write_text(ours.to_json())
+    assert load_tokenizer(written).special == ours.special == load_tokenizer(written, "<|endoftext|>").special
+    uses = ours.uses()
+    assert set(uses[size:]) == {Use.PADDING} and uses[ours.end] == Use.TEXT
+
+
+def test_what_cannot_be_taken_is_refused(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    other_tokenizer(path, "lossy")
+    with pytest.raises(ValueError, match="it loses text: .* comes back as"):
+        load_tokenizer(path)
+    engine = other_tokenizer(path, "gpt2")
+    engine.add_special_tokens(["<|h|>"])
+    path.write_text(engine.to_str())
+    with pytest.raises(ValueError, match=r"<\|h\|> is in it already"):
+        load_tokenizer(path)
+    other_tokenizer(path, "llama")
+    with pytest.raises(ValueError, match="it has no token '<eos>'"):
+        load_tokenizer(path, "<eos>")
+
+
+def test_ids_beyond_sixteen_bits_are_stored_as_they_are(tmp_path):
+    """dolma2's 100,278 tokens."""
+    tokenizer = load_tokenizer(text.data_folder().parent / "tokenizers" / "allenai_dolma2.json")
+    assert tokenizer.special == [100257, *range(100278, 100283)] and tokenizer.vocabulary == 100283
+    ids = [*tokenizer.encode("a naïve cat"), tokenizer.end] * 20
+    dtype, columns = token_type(tokenizer.vocabulary), with_tokens(TEXT_COLUMNS, tokenizer.vocabulary)
+    (first, *_) = made = list(text_sequences([ids], tokenizer.end, 32, dtype=dtype))
+    write_shards(tmp_path / "mds", columns, ({"tokens": one} for one in made))
+    (sample, *_) = LocalDataset(str(tmp_path / "mds"))
+    assert sample["tokens"].tolist() == first.tolist() == ids[:33] and max(ids) > 65535
+    assert (token_type(65535), token_type(65536)) == (np.uint16, np.uint32)

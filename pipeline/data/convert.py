@@ -29,15 +29,14 @@ from typing import TextIO, TypeVar
 from urllib.parse import quote
 
 import fsspec
-import numpy as np
 
 from pipeline.data import formats
 from pipeline.data.corpora import image_name, is_corpora, listed_corpora, read_bytes, read_list
-from pipeline.data.formats import BadRecord, Stream
 from pipeline.data.frames import Fit
 from pipeline.data.images import undecodable
+from pipeline.data.open_text import Stream, good, json_records
 from pipeline.data.read_text import documents, token_lists
-from pipeline.data.records import Caption, Conversation
+from pipeline.data.records import BadRecord, Caption, Conversation
 from pipeline.data.shards import (
     Piece,
     caption_piece,
@@ -48,7 +47,7 @@ from pipeline.data.shards import (
     text_sequences,
 )
 from pipeline.data.shards import run as write_sequences
-from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, write_shards
+from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, is_padding, token_type, with_tokens, write_shards
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.files import atomic_folder, join, path_fault, read_json, stable_json, write_text
 from pipeline.phase import Job
@@ -182,17 +181,18 @@ def raw_text(work: Work, unit: Unit, file: Stream, tally: Tally, rest: list[int]
     """Text samples of documents; what is left for no whole sequence goes to `rest`."""
     tokenizer = tokenizer_at(work.tokenizer)
     texts = (tokenizer.encode(document.text) for document in tally.good(documents(file, unit.file)))
-    for tokens in text_sequences(texts, tokenizer.end, work.sequence, rest):
+    for tokens in text_sequences(texts, tokenizer.end, work.sequence, rest, token_type(tokenizer.vocabulary)):
         yield {"tokens": tokens}
 
 
 def tokenized_text(work: Work, unit: Unit, file: Stream, tally: Tally, rest: list[int]) -> Iterator[dict]:
-    """Text samples of token lists."""
+    """Text samples of token lists; the padding of their last ones is counted."""
     tokenizer = tokenizer_at(work.tokenizer)
-    allowed = np.ones(tokenizer.vocabulary, bool)
-    allowed[[tokenizer.image, tokenizer.human, tokenizer.end_human]] = False
-    allowed[[tokenizer.assistant, tokenizer.end_assistant]] = False
-    for tokens in tally.good(token_lists(file, unit.file, work.sequence + 1, allowed, tally.counts)):
+    dtype = token_type(tokenizer.vocabulary)
+    for tokens in tally.good(token_lists(file, unit.file, work.sequence + 1, tokenizer.uses(), dtype, tally.counts)):
+        padding = int(is_padding(tokens).sum())
+        tally.counts["padding"] += padding
+        tally.counts["padded_sequences"] += padding > 0
         yield {"tokens": tokens}
 
 
@@ -281,9 +281,9 @@ def pieces(work: Work, unit: Unit, found: Iterable[Pair | BadRecord], tally: Tal
 
 def packed(work: Work, tally: Tally, found: Iterable[Piece]) -> Iterator[dict]:
     """Samples of captions or conversations."""
-    padding = tokenizer_at(work.tokenizer).end
+    tokenizer = tokenizer_at(work.tokenizer)
     for group in pack(found, work.sequence + 1):
-        sample = packed_sample(group, work.sequence, padding)
+        sample = packed_sample(group, work.sequence, tokenizer.end, token_type(tokenizer.vocabulary))
         tally.counts["pieces"] += len(group)
         tally.counts["labels"] += int(sample["loss"].sum())
         tally.counts["image_positions"] += len(sample["images"]) * work.patches
@@ -324,12 +324,14 @@ def write_part(work: Work, unit: Unit, out: Path) -> None:
             else:
                 found = conversations(work, unit, file, tally)
             columns, samples = PACKED_COLUMNS, packed(work, tally, pieces(work, unit, found, tally))
-        tally.counts["sequences"] = write_shards(out / SHARDS, columns, samples)
+        tally.counts["sequences"] = write_shards(
+            out / SHARDS, with_tokens(columns, tokenizer_at(work.tokenizer).vocabulary), samples
+        )
         tally.check_number()
         if work.part != "instructions":
             listed.finish()
     if work.part == "text":
-        tally.counts["labels"] = tally.counts["sequences"] * work.sequence
+        tally.counts["labels"] = tally.counts["sequences"] * work.sequence - tally.counts["padding"]
     write_text(out / COUNTS, stable_json({"counts": tally.counts, "rest": rest}))
 
 
@@ -362,7 +364,7 @@ def divide(work: Work, unit: Unit) -> list[Unit]:
     if not done.exists():
         with fsspec.open(unit.place, "rb") as file, atomic_folder(done, done.with_suffix(".partial")) as out:
             listed = Hashed(file, unit)
-            items = enumerate(formats.json_items(listed, unit.file))
+            items = ((number, good(value)) for number, value in json_records(listed, unit.file))
             for number, stretch in groupby(items, key=lambda item: item[0] // RECORDS):
                 with open(out / f"{number:05d}.jsonl", "w", encoding="utf-8") as lines:
                     lines.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in stretch)
@@ -586,11 +588,12 @@ def gather(work: Work, units: list[Unit], out: Path) -> Counter:
             os.link(file, folder / file.name)
     if work.part == "text":
         rests = (read_json(work.part_of(unit) / COUNTS)["rest"] for unit in units)
-        end = tokenizer_at(work.tokenizer).end
+        tokenizer = tokenizer_at(work.tokenizer)
+        end, dtype = tokenizer.end, token_type(tokenizer.vocabulary)
         rest: list[int] = []
-        joined = text_sequences((tokens[:-1] for tokens in rests if tokens), end, work.sequence, rest)
-        folder = out / f"{len(units):05d}"
-        counts["sequences"] = write_shards(folder, TEXT_COLUMNS, ({"tokens": tokens} for tokens in joined))
+        joined = text_sequences((tokens[:-1] for tokens in rests if tokens), end, work.sequence, rest, dtype)
+        folder, columns = out / f"{len(units):05d}", with_tokens(TEXT_COLUMNS, tokenizer.vocabulary)
+        counts["sequences"] = write_shards(folder, columns, ({"tokens": tokens} for tokens in joined))
         counts["labels"] = counts["sequences"] * work.sequence
         counts["unused_tokens"] = len(rest)
     indexes = sorted(out.glob("*/index.json"))
@@ -647,6 +650,10 @@ def convert_corpora(job: Job, out: Path) -> dict:
         if corpus["format"] == "datacompdr":
             counts[name].update(count_missing(work, name, units))
         print(said_of(name, counts[name], out / QUARANTINE), flush=True)
+        if padded := counts[name]["padded_sequences"]:
+            print(
+                f"{name}: {padded:,} sequences end in padding: {counts[name]['padding']:,} ids without loss", flush=True
+            )
     keys = ("sequences", "pieces", "labels", "image_positions", "padding")
     return {
         **{key: total[key] for key in keys},

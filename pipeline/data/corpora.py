@@ -29,15 +29,16 @@ import zstandard
 
 from pipeline.data import formats
 from pipeline.data.images import undecodable
-from pipeline.data.read_text import documents, read_choices
-from pipeline.data.records import Conversation, Question
+from pipeline.data.open_text import SUFFIXES, good, json_records, not_read, said, say_not_read, suffix_of
+from pipeline.data.read_text import choices, documents
+from pipeline.data.records import BadRecord, Conversation, LeftOut, Question, strict
 from pipeline.files import join, one_line, parse_json, path_fault, read_json, stable_json, write_text
 from pipeline.phase import Job
 
 CHUNK = 1 << 20  # bytes read at a time
 MANIFEST = "manifest.json"
 DATA_FILES = {
-    "dclm_raw": (".jsonl.zst", ".jsonl"),
+    "dclm_raw": SUFFIXES,
     "dclm_tokenized": (".tar",),
     "img2dataset": (".tar",),
     "datacompdr": (".tar",),
@@ -49,22 +50,26 @@ def is_corpora(source: Path) -> bool:
     return (source / MANIFEST).exists()
 
 
-def files_below(place: str, suffixes: tuple[str, ...]) -> dict[str, int]:
-    """Bytes of every file below a folder (or of the one file) that ends so, by its name relative to the folder.
+def files_below(place: str, suffixes: tuple[str, ...]) -> tuple[dict[str, int], set[str]]:
+    """Bytes of every file below a folder (or of the one file) that ends so, by its name relative to it; the others' names.
 
-    Raises ValueError if there is none, or one that is no file or has a name that no list can hold.
+    What macOS adds to a file (._NAME) is none of them. Raises ValueError if there is none, or one that is no file or has
+    a name that no list can hold.
     """
     system, folder = fsspec.core.url_to_fs(place)
     found = system.find(folder, detail=True)
     names = {path: PurePosixPath(path).relative_to(folder).as_posix() for path in found}
-    sizes = {names[path]: found[path]["size"] for path in sorted(found) if path.endswith(suffixes)}
+    wanted = (path for path in sorted(found) if path.endswith(suffixes) and "/._" not in f"/{names[path]}")
+    sizes = {names[path]: found[path]["size"] for path in wanted}
+    others = set(names.values()) - set(sizes)
     if not sizes:
-        raise ValueError(f"{place}: no {' or '.join(suffixes)} file here")
+        here = "".join(f", but {count:,} {kind}" for kind, count in not_read(others).items())
+        raise ValueError(f"{place}: no {said(suffixes)} file here{here}")
     if odd := [name for path, name in names.items() if name in sizes and found[path]["type"] == "other"]:
         raise ValueError(f"{join(place, odd[0])}: is no file, or a link to nothing; take it away")
     if odd := [name for name in sizes if name != name.encode(errors="replace").decode()]:
         raise ValueError(f"{place}: the name of {one_line(odd[0])} is not UTF-8; rename the file")
-    return {PurePosixPath(folder).name if name == "." else name: size for name, size in sizes.items()}
+    return {PurePosixPath(folder).name if name == "." else name: size for name, size in sizes.items()}, others
 
 
 def read_bytes(place: str) -> bytes:
@@ -170,8 +175,10 @@ def write_list(out: Path, name: str, corpus: dict, lines: Iterable[dict]) -> dic
 
 def list_tree(job: Job, out: Path, name: str, corpus: dict, place: str, format: str) -> dict:
     """List the files of a corpus that is a folder of one kind of file."""
-    sizes = files_below(place, DATA_FILES[format])
+    sizes, others = files_below(place, DATA_FILES[format])
     expected = EXPECTED.get(format, lambda *_: {})(place, list(sizes))
+    others -= {"manifest.jsonl"} if format == "dclm_tokenized" else {f"{file[:-4]}_stats.json" for file in expected}
+    skipped = skip(name, others)
     hashes = Hashes(job, name, job.context["corpora"]["workers"])
     found = zip(sizes, hashes.of(join(place, file) for file in sizes))
 
@@ -182,7 +189,13 @@ def list_tree(job: Job, out: Path, name: str, corpus: dict, place: str, format: 
             records = {"records": expected[file]} if file in expected else {}
             yield {"file": file, "bytes": entry["bytes"], "sha256": entry["sha256"]} | records
 
-    return write_list(out, name, corpus, lines())
+    return write_list(out, name, corpus, lines()) | skipped
+
+
+def skip(name: str, others: set[str]) -> dict:
+    """Say which files of a folder are not read; returns their number by suffix, as what is counted of a corpus has it."""
+    say_not_read(name, counts := not_read(others))
+    return {"not_read": counts} if counts else {}
 
 
 def count_of(record: Any, key: str) -> int:
@@ -240,7 +253,7 @@ def list_llava(job: Job, out: Path, name: str, corpus: dict, place: str) -> dict
     """List the JSON file and the images that it names. Images that are missing are counted."""
     json_place, missing = f"{place}/{corpus['file']}", 0
     with fsspec.open(json_place, "rb") as file:
-        items = (item for item in formats.json_items(file, corpus["file"]) if isinstance(item, dict))
+        items = (item for _, value in json_records(file, corpus["file"]) if isinstance(item := good(value), dict))
         named = {image for item in items if isinstance(image := item.get("image"), str)}
     images = sorted(image for image in named if not path_fault(image))
     hashes = Hashes(job, name, job.context["corpora"]["workers"])
@@ -270,9 +283,11 @@ def list_benchmark(job: Job, out: Path, name: str, corpus: dict, place: str) -> 
     options = {key: corpus[key] for key in ("files", "image_name", "split")}
     if missing := set(formats.FILES[corpus["format"]]) - set(corpus["files"]):
         raise ValueError(f"{name}: files names no {' and no '.join(sorted(missing))}")
-    questions = list(formats.read_questions(corpus["format"], folder, task=name, images=images, **options))
+    left_out = LeftOut(job.settings.get("left_out_at_most", {}).get(name, 0))
+    found = formats.read_questions(corpus["format"], folder, task=name, images=images, left_out=left_out, **options)
+    questions = list(found)
     if not questions:
-        raise formats.BadRecord(folder, "-", f"has no questions of {name}")
+        raise BadRecord(folder, "-", f"has no questions of {name}")
     used = sorted({question.image for question in questions})
     files = sorted({*corpus["files"].values()})
     hashes = Hashes(job, name, job.context["corpora"]["workers"])
@@ -281,14 +296,14 @@ def list_benchmark(job: Job, out: Path, name: str, corpus: dict, place: str) -> 
         for paths, check in (([folder / file for file in files], None), (used, undecodable)):
             for path, entry in zip(paths, hashes.of(map(str, paths), check)):
                 if entry.get("fault"):
-                    raise formats.BadRecord(path, "-", entry["fault"])
+                    raise BadRecord(path, "-", entry["fault"])
                 yield {"file": os.path.relpath(path, folder), "bytes": entry["bytes"], "sha256": entry["sha256"]}
 
     listed = write_list(out, name, corpus, lines())
     records = (asdict(question) | {"image": question.image.relative_to(images).as_posix()} for question in questions)
     text = "".join(json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n" for record in records)
     write_text(out / "evaluation" / split / name / "questions.jsonl", text)
-    return listed | {"questions": len(questions), "images": len(used)}
+    return listed | {"questions": len(questions), "images": len(used)} | left_out.say(name)
 
 
 def read_task(source: Path, split: str, task: str, format: str, context: dict) -> Iterator[Question]:
@@ -329,10 +344,11 @@ def read_turns(source: Path, context: dict) -> Iterator[Conversation]:
     for name, listed in listed_corpora(source).items():
         corpus, place = listed["settings"], context["corpora"]["instructions"][name]["path"]
         with fsspec.open(f"{place}/{corpus['file']}", "rb") as file:
-            for number, record in enumerate(formats.json_items(file, corpus["file"])):
+            for number, value in json_records(file, corpus["file"]):
+                record = good(value)
                 if corpus["without_image"] == "drop" and formats.is_chat(record):
                     continue
-                with suppress(formats.BadRecord):
+                with suppress(BadRecord):
                     yield formats.conversation(record, corpus["file"], number, lambda image, where: None)
 
 
@@ -344,9 +360,11 @@ def write_heldout(job: Job, out: Path) -> dict:
     heldout = job.settings["heldout"]
     place, wanted = job.context["corpora"]["heldout"]["path"], heldout["documents"]
     lines: list[str] = []
-    for name in files_below(place, DATA_FILES["dclm_raw"]):
+    names, others = files_below(place, DATA_FILES["dclm_raw"])
+    skipped = skip("heldout", others)
+    for name in names:
         with fsspec.open(join(place, name), "rb") as file:
-            for document in formats.strict(documents(file, name)):
+            for document in strict(documents(file, name)):
                 if len(lines) == wanted:
                     break
                 lines.append(json.dumps({"text": document.text, "metadata": {"id": document.id}}, ensure_ascii=False))
@@ -355,24 +373,40 @@ def write_heldout(job: Job, out: Path) -> dict:
     data = zstandard.ZstdCompressor().compress("".join(line + "\n" for line in lines).encode())
     (out / "text").mkdir()
     (out / "text" / "heldout-00000.jsonl.zst").write_bytes(data)
-    return {"documents": len(lines)}
+    return {"documents": len(lines)} | skipped
 
 
-def copy_choices(job: Job, out: Path) -> dict:
-    """The multiple-choice files: TASK.jsonl, which must be whole, and folders TASK of a data set's own, as they are."""
+def copy_choices(job: Job, out: Path, left_out: dict[str, dict[str, int]]) -> dict:
+    """The multiple-choice files: a task's own as TASK.jsonl; folders TASK of a data set's, as they are.
+
+    A task's own must be whole, but for items that may be left out, which are counted in `left_out`.
+    """
     place, counts = job.context["corpora"]["choices"]["path"], {}
-    for name in files_below(place, (".jsonl", ".json", ".parquet")):
+    names, others = files_below(place, (*SUFFIXES, ".parquet"))
+    for name in names:
         path = out / "evaluation" / "text" / name
+        suffix = suffix_of(name)
+        own = name == path.name and suffix in SUFFIXES
+        if own and (path := path.with_name(name.removesuffix(suffix) + ".jsonl")).exists():
+            raise ValueError(f"{join(place, name)}: there is another file of the task {path.stem}; take one away")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(read_bytes(join(place, name)))
-        if path.suffix == ".jsonl" and name == path.name:
-            try:
-                counts[name] = sum(1 for _ in read_choices(path, path.stem))
-            except formats.BadRecord as error:
-                raise formats.BadRecord(join(place, name), error.record, error.reason) from None  # not of the copy
-        else:
+        if not own:
+            path.write_bytes(read_bytes(join(place, name)))
             counts[name] = path.stat().st_size
-    return counts
+            continue
+        with fsspec.open(join(place, name), "rb") as file:
+            records = ((number, good(value)) for number, value in json_records(file, join(place, name)))
+            bad = LeftOut(job.settings.get("left_out_at_most", {}).get(path.stem, 0))
+            items = list(choices(records, join(place, name), path.stem, bad))
+        if found := bad.say(path.stem):
+            left_out[path.stem] = found
+        if suffix == ".jsonl" and not found:
+            path.write_bytes(read_bytes(join(place, name)))
+        else:
+            made = ({key: value for key, value in asdict(item).items() if key != "task"} for item in items)
+            write_text(path, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in made))
+        counts[name] = len(items)
+    return counts | skip("choices", others)
 
 
 def list_corpora(job: Job, out: Path) -> dict:
@@ -398,7 +432,9 @@ def list_corpora(job: Job, out: Path) -> dict:
     counts: dict = {"corpora": listed}
     if part == "text":
         counts["heldout"] = write_heldout(job, out)
-        counts["choices"] = copy_choices(job, out) if settings["choices"] else {}
+        left_out: dict[str, dict[str, int]] = {}
+        counts["choices"] = copy_choices(job, out, left_out) if settings["choices"] else {}
+        counts |= {"left_out": left_out} if left_out else {}
     write_text(out / MANIFEST, stable_json(counts))
     return counts
 
@@ -412,3 +448,13 @@ def read_list(source: Path, name: str) -> Iterator[dict]:
 def listed_corpora(source: Path) -> dict[str, dict]:
     """The corpora of a source's artifact, as its manifest has them."""
     return read_json(source / MANIFEST)["corpora"]
+
+
+def left_out_of(source: Path) -> dict[str, dict[str, int]]:
+    """How many items of tasks a source has left out, and boxes it has clipped, by task: see `LeftOut.say`."""
+    if not is_corpora(source):
+        return {}
+    manifest = read_json(source / MANIFEST)
+    tasks = manifest["corpora"] | manifest.get("left_out", {})
+    counts = {name: {key: n for key, n in one.items() if key in LeftOut.COUNTS} for name, one in tasks.items()}
+    return {name: count for name, count in counts.items() if count}

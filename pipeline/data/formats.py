@@ -9,9 +9,7 @@ bytes are looked at (and the header, where a box in px needs the image's size).
 
 from __future__ import annotations
 
-import codecs
 import hashlib
-import json
 import pickle
 import re
 import tarfile
@@ -20,12 +18,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import Any
 
 from pipeline.data.frames import Box, turn_box
 from pipeline.data.images import ALLOWED, DAMAGED, is_image, stored_size, turned_size
-from pipeline.data.records import Caption, Conversation, Question
-from pipeline.files import after_space, decode_json, one_line, parse_json, path_fault
+from pipeline.data.open_text import Stream as Stream
+from pipeline.data.open_text import load_json, open_file, read_records
+from pipeline.data.records import BadRecord as BadRecord
+from pipeline.data.records import Caption, Conversation, LeftOut, Question
+from pipeline.data.records import strict as strict
+from pipeline.files import parse_json, path_fault
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 MARKER = "<image>"  # stands for the image in LLaVA's texts
@@ -46,67 +48,13 @@ FILES = {
 }
 # How an image id becomes a file name, where the format gives an id.
 IMAGE_NAMES = {"vqav2": "{:012d}.jpg", "gqa": "{}.jpg", "textvqa": "{}.jpg"}
-JSON_CHUNK = 1 << 20  # bytes of a JSON list that are read at a time
-LONGEST_ITEM = 1 << 26  # characters of one item of a JSON list
 LARGEST_MEMBER = 1 << 28  # bytes of one file in a tar
 LARGEST_SIDE = 1e9  # px; numbers beyond it are no sizes and no places
 # OCID counts the objects on the table: up to here they stand free, touch, are stacked.
 OCID_CLUTTER = ((9, "minimum"), (16, "medium"), (20, "maximum"))
 
 
-class BadRecord(ValueError):
-    """A file that cannot be read, or a record in it that is missing something.
-
-    `broken_at`: the byte from which on nothing of the file could be read, if it breaks off there. `records`: how many
-    records it stands for; none if what it is about has been counted before.
-    """
-
-    advice = "mend or replace the file, then run the same command again"
-
-    def __init__(self, file: object, record: object, reason: str, broken_at: int | None = None, records: int = 1):
-        self.file, self.record = str(file), record if isinstance(record, int) else one_line(record)
-        self.reason, self.broken_at, self.records = one_line(reason), broken_at, records
-        super().__init__(f"{one_line(file)}: record {self.record}: {self.reason}")
-
-    def __reduce__(self) -> tuple:
-        return BadRecord, (
-            self.file,
-            self.record,
-            self.reason,
-            self.broken_at,
-            self.records,
-        )  # from one process to another
-
-
-Found = TypeVar("Found")
-
-
-def strict(found: Iterable[Found | BadRecord]) -> Iterator[Found]:
-    """What was read. Raises the first BadRecord among it."""
-    for one in found:
-        if isinstance(one, BadRecord):
-            raise one
-        yield one
-
-
-def open_file(path: Path) -> BinaryIO:
-    """A local file, open for reading. Raises BadRecord."""
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise BadRecord(path, "-", f"cannot be read ({error.strerror})") from None
-
-
 # --- small checks -----------------------------------------------------------------------------------------------------
-
-
-def _load(path: Path) -> Any:
-    try:
-        return parse_json(Path(path).read_bytes())
-    except OSError as error:
-        raise BadRecord(path, "-", f"cannot be read ({error.strerror})") from None
-    except ValueError as error:  # undecodable text as well as undecodable JSON
-        raise BadRecord(path, "-", f"is not JSON ({error})") from None
 
 
 def _get(record: object, key: str, kind: type | tuple[type, ...], file: object, where: object) -> Any:
@@ -124,12 +72,6 @@ def _get(record: object, key: str, kind: type | tuple[type, ...], file: object, 
         raise BadRecord(file, where, f"{key!r} is a number of more than 64 bits")
     if isinstance(value, str) and value != value.encode(errors="replace").decode():
         raise BadRecord(file, where, f"{key!r} has half of a surrogate pair, which is no character")
-    return value
-
-
-def _list(value: object, file: object) -> list:
-    if not isinstance(value, list):
-        raise BadRecord(file, "-", f"holds {type(value).__name__}, not a list")
     return value
 
 
@@ -181,8 +123,14 @@ class _Images:
         return box if size == turned_size(stored, turn) != stored else turn_box(box, turn)
 
 
-def _box(corners: Any, width: float, height: float, file: object, where: object) -> tuple[float, float, float, float]:
-    """x1, y1, x2, y2 in px of a width x height image -> shares of it. Refuses empty boxes and boxes outside."""
+def _box(
+    corners: Any, width: float, height: float, file: object, where: object, left_out: LeftOut
+) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 in px of a width x height image -> shares of it. Refuses empty boxes and boxes outside.
+
+    Up to 2 px outside is clipped, and counted beyond half a pixel: COCO's boxes are rounded to hundredths and some touch
+    the border.
+    """
     numbers = isinstance(corners, list | tuple) and all(
         isinstance(side, int | float) and not isinstance(side, bool) and abs(side) < LARGEST_SIDE for side in corners
     )
@@ -191,10 +139,11 @@ def _box(corners: Any, width: float, height: float, file: object, where: object)
     if not (1 <= width < LARGEST_SIDE and 1 <= height < LARGEST_SIDE):
         raise BadRecord(file, where, f"is of an image of {width} x {height} px")
     x1, y1, x2, y2 = corners
-    # Half a pixel of tolerance: COCO's boxes are rounded to hundredths and some touch the border.
-    if not (-0.5 <= x1 < x2 <= width + 0.5 and -0.5 <= y1 < y2 <= height + 0.5):
-        raise BadRecord(file, where, f"box is empty or outside the {width} x {height} image: {corners!r}")
     clipped = (max(x1, 0) / width, max(y1, 0) / height, min(x2, width) / width, min(y2, height) / height)
+    outside = max(-x1, -y1, x2 - width, y2 - height)
+    if outside > 2 or not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
+        raise BadRecord(file, where, f"box is empty or outside the {width} x {height} image: {corners!r}")
+    left_out.clipped += outside > 0.5
     return clipped
 
 
@@ -263,12 +212,6 @@ def captions(file: Stream, name: object, verify: bool, field: str | None) -> Ite
             yield error
         else:
             yield Caption(uid, image, text)
-
-
-class Stream(Protocol):
-    """What can be read from its beginning to its end."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 class _Counted:
@@ -417,7 +360,7 @@ def caption_text(name: object, key: str, members: Members, facts: dict, field: s
     if field is None and "txt" not in members:
         raise lacking(name, key, members, ".txt", ("txt",))
     try:
-        text = members["txt"].decode("utf-8") if field is None else _get(facts, field, str, name, key)
+        text = members["txt"].decode("utf-8-sig") if field is None else _get(facts, field, str, name, key)
     except UnicodeDecodeError as error:
         raise BadRecord(name, key, f"text cannot be decoded ({error})") from None
     if not text.strip():
@@ -441,50 +384,8 @@ def read_conversations(json_path: Path, image_root: Path) -> Iterator[Conversati
     def look(image: str, where: str) -> bytes:
         return images.path(image, json_path, where).read_bytes()
 
-    for number, record in enumerate(_list(_load(json_path), json_path)):
+    for number, record in read_records(json_path):
         yield conversation(record, json_path, number, look)
-
-
-def json_items(file: Stream, name: object) -> Iterator[Any]:
-    """The items of a JSON list, one by one: LLaVA's is a gigabyte. Raises BadRecord for what is not such a list."""
-    text, rest, number, place = codecs.getincrementaldecoder("utf-8")(), "", 0, 0
-    while True:
-        data = file.read(max(JSON_CHUNK, len(rest) - place))  # twice as much each time that it is not enough
-        try:
-            rest, place = rest[place:] + text.decode(data, final=not data), 0
-            while found := _json_item(rest, place, first=number == 0):
-                item, place = found
-                yield item
-                number += 1
-        except ValueError as error:
-            # What is no item yet may be one when more of it is read.
-            if not data or len(rest) - place > LONGEST_ITEM or isinstance(error, UnicodeDecodeError):
-                raise BadRecord(name, number, f"is not JSON ({error})") from None
-        else:
-            break
-    while data := file.read(JSON_CHUNK):
-        if data.strip():
-            raise BadRecord(name, number, "is not JSON (something follows the list)")
-
-
-def _json_item(text: str, place: int, first: bool) -> tuple[object, int] | None:
-    """The item of a JSON list after its "[" or a ",", and the place of the next "," or "]"; None at the list's end.
-
-    Raises ValueError if there is no whole item.
-    """
-    place, opening = after_space(text, place), "[" if first else ","
-    if not first and text[place:] and text[place] == "]" and not text[place + 1 :].strip():
-        return None
-    if text[place : place + 1] != opening:
-        raise json.JSONDecodeError(f"Expecting {opening!r}", text, place)
-    place = after_space(text, place + 1)
-    if first and text[place:].rstrip() == "]":
-        return None
-    item, end = decode_json(text, place)
-    end = after_space(text, end)
-    if text[end : end + 1] not in (",", "]"):  # a number may go on
-        raise json.JSONDecodeError("Expecting ',' or ']'", text, end)
-    return item, end
 
 
 def conversation(record: Any, file: object, number: int, look: Callable[[str, str], bytes | None]) -> Conversation:
@@ -561,6 +462,7 @@ def read_questions(
     files: Mapping[str, str] | None = None,
     image_name: str | None = None,
     split: str | None = None,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Question]:
     """Questions of a task in one of the formats of FILES: "vqav2", "pope", "gqa", "textvqa", "vizwiz", "refcoco", "ocid", ...
 
@@ -569,10 +471,11 @@ def read_questions(
     images      the image root; `folder`/../images by default
     image_name  how an image id becomes a file name, such as "COCO_val2014_{:012d}.jpg" (vqav2, gqa, textvqa)
     split       of RefCOCO: only refer records of this split ("val", "testA", ...)
+    left_out    takes the bad items that may be left out, and counts boxes that are clipped; none by default
 
     Raises ValueError for an unknown format or role, BadRecord for anything wrong in the files.
     """
-    for question, _ in _read(format, Path(folder), task, images, files, image_name, split):
+    for question, _ in _read(format, Path(folder), task, images, files, image_name, split, left_out):
         yield question
 
 
@@ -581,7 +484,7 @@ def read_splits(format: str, folder: Path, **options: Any) -> dict[str, str]:
 
     Takes the options of `read_questions`.
     """
-    keys = ("task", "images", "files", "image_name", "split")
+    keys = ("task", "images", "files", "image_name", "split", "left_out")
     read = _read(format, Path(folder), *(options.get(key) for key in keys))
     return {question.id: record["split"] for question, record in read if "split" in record}
 
@@ -594,6 +497,7 @@ def _read(
     files: Mapping[str, str] | None,
     image_name: str | None,
     split: str | None,
+    left_out: LeftOut | None,
 ) -> Iterator[tuple[Question, dict]]:
     """Questions with their records, each question id once."""
     if format not in FILES:
@@ -605,7 +509,7 @@ def _read(
     task = task or folder.name
     pattern = image_name or IMAGE_NAMES.get(format, "{}")
     seen: set[str] = set()
-    for question, record in READERS[format](paths, task, look, pattern, split):
+    for question, record in READERS[format](paths, task, look, pattern, split, left_out or LeftOut()):
         if question.id in seen:
             raise BadRecord(folder, question.id, "id occurs twice")
         seen.add(question.id)
@@ -622,25 +526,28 @@ def _name(pattern: str, image_id: object, file: Path, where: object) -> str:
         raise BadRecord(file, where, f"image id {image_id!r} does not fit the pattern {pattern!r}") from None
 
 
-def _vqav2(paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None) -> Read:
+def _vqav2(
+    paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None, left_out: LeftOut
+) -> Read:
     file, answers_file = paths["questions"], paths["annotations"]
-    found = _get(_load(answers_file), "annotations", list, answers_file, "-")
+    found = _get(load_json(answers_file), "annotations", list, answers_file, "-")
     annotations = _by_id(found, "question_id", (int, str), answers_file, "annotation")
-    for number, record in enumerate(_get(_load(file), "questions", list, file, "-")):
-        where = _get(record, "question_id", (int, str), file, number)
-        if where not in annotations:
-            raise BadRecord(answers_file, where, "has no annotation")
-        annotation = annotations[where]
-        image_id = _get(record, "image_id", (int, str), file, where)
-        question = Question(
-            id=str(where),
-            task=task,
-            image=images.path(_name(pattern, image_id, file, where), file, where),
-            text=_get(record, "question", str, file, where),
-            answers=_soft_answers(annotation, answers_file, where),
-            kind=_get(annotation, "question_type", str, answers_file, where),
-        )
-        yield question, record
+    for number, record in enumerate(_get(load_json(file), "questions", list, file, "-")):
+        with left_out:
+            where = _get(record, "question_id", (int, str), file, number)
+            if where not in annotations:
+                raise BadRecord(answers_file, where, "has no annotation")
+            annotation = annotations[where]
+            image_id = _get(record, "image_id", (int, str), file, where)
+            question = Question(
+                id=str(where),
+                task=task,
+                image=images.path(_name(pattern, image_id, file, where), file, where),
+                text=_get(record, "question", str, file, where),
+                answers=_soft_answers(annotation, answers_file, where),
+                kind=_get(annotation, "question_type", str, answers_file, where),
+            )
+            yield question, record
 
 
 def _by_id(entries: list, key: str, kind: type | tuple[type, ...], file: Path, part: str) -> dict[Any, dict]:
@@ -654,96 +561,93 @@ def _by_id(entries: list, key: str, kind: type | tuple[type, ...], file: Path, p
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadRecord(path, "-", f"cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise BadRecord(path, "-", f"is not text ({error})") from None
-    for number, line in enumerate(text.split("\n"), start=1):  # not at every separator that a text may have
-        if line.strip():
-            try:
-                yield number, parse_json(line)
-            except ValueError as error:
-                raise BadRecord(path, f"line {number}", f"is not JSON ({error})") from None
-
-
-def _pope(paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None) -> Read:
+def _pope(
+    paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None, left_out: LeftOut
+) -> Read:
     for kind, file in paths.items():
-        for number, record in _lines(file):
-            where = _get(record, "question_id", (int, str), file, f"line {number}")
-            label = _get(record, "label", str, file, where)
-            if label not in ("yes", "no"):
-                raise BadRecord(file, where, f"label is neither yes nor no: {label!r}")
-            # The official ids start again in each of the three files.
+        for number, record in read_records(file):
+            with left_out:
+                where = _get(record, "question_id", (int, str), file, number)
+                label = _get(record, "label", str, file, where)
+                if label not in ("yes", "no"):
+                    raise BadRecord(file, where, f"label is neither yes nor no: {label!r}")
+                # The official ids start again in each of the three files.
+                question = Question(
+                    id=f"{kind}-{where}",
+                    task=task,
+                    image=images.path(_get(record, "image", str, file, where), file, where),
+                    text=_get(record, "text", str, file, where),
+                    answers=(label,),
+                    kind=kind,
+                )
+                yield question, record
+
+
+def _gqa(
+    paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None, left_out: LeftOut
+) -> Read:
+    file = paths["questions"]
+    questions = load_json(file)
+    if not isinstance(questions, dict):
+        raise BadRecord(file, "-", f"holds {type(questions).__name__}, not an object")
+    for where, record in questions.items():
+        with left_out:
+            image_id = _get(record, "imageId", str, file, where)
+            types = _get(record, "types", dict, file, where)
             question = Question(
-                id=f"{kind}-{where}",
+                id=where,
                 task=task,
-                image=images.path(_get(record, "image", str, file, where), file, where),
-                text=_get(record, "text", str, file, where),
-                answers=(label,),
-                kind=kind,
+                image=images.path(_name(pattern, image_id, file, where), file, where),
+                text=_get(record, "question", str, file, where),
+                answers=(_get(record, "answer", str, file, where),),
+                kind=_get(types, "detailed" if types.get("detailed") else "structural", str, file, where),
+                structure=_get(types, "structural", str, file, where) if types.get("structural") else "",
             )
             yield question, record
 
 
-def _gqa(paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None) -> Read:
+def _textvqa(
+    paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None, left_out: LeftOut
+) -> Read:
     file = paths["questions"]
-    questions = _load(file)
-    if not isinstance(questions, dict):
-        raise BadRecord(file, "-", f"holds {type(questions).__name__}, not an object")
-    for where, record in questions.items():
-        image_id = _get(record, "imageId", str, file, where)
-        types = _get(record, "types", dict, file, where)
-        question = Question(
-            id=where,
-            task=task,
-            image=images.path(_name(pattern, image_id, file, where), file, where),
-            text=_get(record, "question", str, file, where),
-            answers=(_get(record, "answer", str, file, where),),
-            kind=_get(types, "detailed" if types.get("detailed") else "structural", str, file, where),
-            structure=_get(types, "structural", str, file, where) if types.get("structural") else "",
-        )
-        yield question, record
+    for number, record in enumerate(_get(load_json(file), "data", list, file, "-")):
+        with left_out:
+            where = _get(record, "question_id", (int, str), file, number)
+            image_id = _get(record, "image_id", str, file, where)
+            answers = _get(record, "answers", list, file, where)
+            if not answers or not all(isinstance(answer, str) for answer in answers):
+                raise BadRecord(file, where, "answers are not a list of texts")
+            question = Question(
+                id=str(where),
+                task=task,
+                image=images.path(_name(pattern, image_id, file, where), file, where),
+                text=_get(record, "question", str, file, where),
+                answers=tuple(answers),
+                kind="word",
+            )
+            yield question, record
 
 
-def _textvqa(paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None) -> Read:
-    file = paths["questions"]
-    for number, record in enumerate(_get(_load(file), "data", list, file, "-")):
-        where = _get(record, "question_id", (int, str), file, number)
-        image_id = _get(record, "image_id", str, file, where)
-        answers = _get(record, "answers", list, file, where)
-        if not answers or not all(isinstance(answer, str) for answer in answers):
-            raise BadRecord(file, where, "answers are not a list of texts")
-        question = Question(
-            id=str(where),
-            task=task,
-            image=images.path(_name(pattern, image_id, file, where), file, where),
-            text=_get(record, "question", str, file, where),
-            answers=tuple(answers),
-            kind="word",
-        )
-        yield question, record
-
-
-def _vizwiz(paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None) -> Read:
+def _vizwiz(
+    paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None, left_out: LeftOut
+) -> Read:
     """One question an image; the image's name without its suffix is the id. Every question says if it can be answered."""
     file = paths["questions"]
-    for number, record in enumerate(_list(_load(file), file)):
-        name = _get(record, "image", str, file, number)
-        answerable = _get(record, "answerable", (int, float), file, name)
-        if answerable not in (0, 1):
-            raise BadRecord(file, name, f"answerable is neither 0 nor 1: {answerable!r}")
-        question = Question(
-            id=PurePosixPath(name).stem,
-            task=task,
-            image=images.path(name, file, name),
-            text=_get(record, "question", str, file, name),
-            answers=_soft_answers(record, file, name),
-            kind="answerable" if answerable else "unanswerable",
-        )
-        yield question, record
+    for number, record in read_records(file):
+        with left_out:
+            name = _get(record, "image", str, file, number)
+            answerable = _get(record, "answerable", (int, float), file, name)
+            if answerable not in (0, 1):
+                raise BadRecord(file, name, f"answerable is neither 0 nor 1: {answerable!r}")
+            question = Question(
+                id=PurePosixPath(name).stem,
+                task=task,
+                image=images.path(name, file, name),
+                text=_get(record, "question", str, file, name),
+                answers=_soft_answers(record, file, name),
+                kind="answerable" if answerable else "unanswerable",
+            )
+            yield question, record
 
 
 def _soft_answers(record: object, file: Path, where: object) -> tuple[str, ...]:
@@ -757,32 +661,44 @@ def _soft_answers(record: object, file: Path, where: object) -> tuple[str, ...]:
     return tuple(answer["answer"] for answer in answers)
 
 
-def _refcoco(paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None) -> Read:
+def _refcoco(
+    paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None, left_out: LeftOut
+) -> Read:
     file = paths["instances"]
-    instances = _load(file)
+    instances = load_json(file)
     by_id = {
         part: _by_id(_get(instances, part, list, file, "-"), "id", int, file, part)
         for part in ("images", "annotations")
     }
     refs_file = paths["refs"]
-    load = _load_pickle if refs_file.suffix in (".p", ".pkl", ".pickle") else _load
-    for number, ref in enumerate(_list(load(refs_file), refs_file)):
-        ref_id = _get(ref, "ref_id", int, refs_file, number)
-        if split is not None and _get(ref, "split", str, refs_file, ref_id) != split:
-            continue
-        annotation = by_id["annotations"].get(_get(ref, "ann_id", int, refs_file, ref_id))
-        image = by_id["images"].get(_get(ref, "image_id", int, refs_file, ref_id))
-        if annotation is None or image is None:
-            raise BadRecord(refs_file, ref_id, f"{file.name} has no such {'image' if annotation else 'annotation'}")
-        width, height = (_get(image, side, int, file, ref_id) for side in ("width", "height"))
-        box = _box(_corners(_get(annotation, "bbox", list, file, ref_id)), width, height, file, ref_id)
-        path = images.path(_get(image, "file_name", str, file, ref_id), file, ref_id)
-        box = images.upright(box, (width, height), path, file, ref_id)
-        for sentence in _get(ref, "sentences", list, refs_file, ref_id):
-            sent_id = _get(sentence, "sent_id", int, refs_file, ref_id)
-            text = _get(sentence, "sent", str, refs_file, ref_id)
-            question = Question(f"{ref_id}-{sent_id}", task, path, text, (box_text(box),), "object", box)
-            yield question, sentence
+    for number, ref in _refs(refs_file):
+        with left_out:
+            ref_id = _get(ref, "ref_id", int, refs_file, number)
+            if split is not None and _get(ref, "split", str, refs_file, ref_id) != split:
+                continue
+            annotation = by_id["annotations"].get(_get(ref, "ann_id", int, refs_file, ref_id))
+            image = by_id["images"].get(_get(ref, "image_id", int, refs_file, ref_id))
+            if annotation is None or image is None:
+                raise BadRecord(refs_file, ref_id, f"{file.name} has no such {'image' if annotation else 'annotation'}")
+            width, height = (_get(image, side, int, file, ref_id) for side in ("width", "height"))
+            box = _box(_corners(_get(annotation, "bbox", list, file, ref_id)), width, height, file, ref_id, left_out)
+            path = images.path(_get(image, "file_name", str, file, ref_id), file, ref_id)
+            box = images.upright(box, (width, height), path, file, ref_id)
+            for sentence in _get(ref, "sentences", list, refs_file, ref_id):
+                sent_id = _get(sentence, "sent_id", int, refs_file, ref_id)
+                text = _get(sentence, "sent", str, refs_file, ref_id)
+                question = Question(f"{ref_id}-{sent_id}", task, path, text, (box_text(box),), "object", box)
+                yield question, sentence
+
+
+def _refs(path: Path) -> Iterator[tuple[int, Any]]:
+    """RefCOCO's refer records, of a pickle or of JSON."""
+    if path.suffix not in (".p", ".pkl", ".pickle"):
+        return read_records(path)
+    found = _load_pickle(path)
+    if not isinstance(found, list):
+        raise BadRecord(path, "-", f"holds {type(found).__name__}, not a list")
+    return iter(enumerate(found))
 
 
 class _DataUnpickler(pickle._Unpickler):
@@ -815,33 +731,38 @@ def _corners(bbox: list) -> Any:
         return bbox
 
 
-def _ocid(paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None) -> Read:
+def _ocid(
+    paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None, left_out: LeftOut
+) -> Read:
     file = paths["expressions"]
-    expressions = _load(file)
+    expressions = load_json(file)
     if not isinstance(expressions, dict):
         raise BadRecord(file, "-", f"holds {type(expressions).__name__}, not an object")
     for where, record in expressions.items():
-        path = images.path(_get(record, "scene_path", str, file, where), file, where)
-        corners = _get(record, "bbox", (str, list), file, where)
-        if isinstance(corners, str):  # the original stores the list as text
-            try:
-                corners = parse_json(corners)
-            except ValueError:
-                raise BadRecord(file, where, f"bbox is not a list: {corners!r}") from None
-        size, _ = images.stored(path, file, where)
-        box = images.upright(_box(corners, *size, file, where), size, path, file, where)
-        take = _get(record, "take_id", int, file, where)
-        kind = next((name for last, name in OCID_CLUTTER if 0 <= take <= last), None)
-        if kind is None:
-            raise BadRecord(file, where, f"take_id is not in 0..20: {take}")
-        text = _get(record, "sentence", str, file, where)
-        yield Question(where, task, path, text, (box_text(box),), kind, box), record
+        with left_out:
+            path = images.path(_get(record, "scene_path", str, file, where), file, where)
+            corners = _get(record, "bbox", (str, list), file, where)
+            if isinstance(corners, str):  # the original stores the list as text
+                try:
+                    corners = parse_json(corners)
+                except ValueError:
+                    raise BadRecord(file, where, f"bbox is not a list: {corners!r}") from None
+            size, _ = images.stored(path, file, where)
+            box = images.upright(_box(corners, *size, file, where, left_out), size, path, file, where)
+            take = _get(record, "take_id", int, file, where)
+            kind = next((name for last, name in OCID_CLUTTER if 0 <= take <= last), None)
+            if kind is None:
+                raise BadRecord(file, where, f"take_id is not in 0..20: {take}")
+            text = _get(record, "sentence", str, file, where)
+            yield Question(where, task, path, text, (box_text(box),), kind, box), record
 
 
-def _coco_captions(paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None) -> Read:
+def _coco_captions(
+    paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None, left_out: LeftOut
+) -> Read:
     """An image a question without text; its captions are the answers."""
     file = paths["captions"]
-    content = _load(file)
+    content = load_json(file)
     images_by_id = _by_id(_get(content, "images", list, file, "-"), "id", int, file, "images")
     captions: dict[int, list[str]] = {image_id: [] for image_id in images_by_id}
     for number, annotation in enumerate(_get(content, "annotations", list, file, "-")):
@@ -851,10 +772,11 @@ def _coco_captions(paths: dict[str, Path], task: str, images: _Images, pattern: 
             raise BadRecord(file, where, f"is of an image that is not listed: {image_id}")
         captions[image_id].append(_get(annotation, "caption", str, file, where))
     for where, record in images_by_id.items():
-        if not captions[where]:
-            raise BadRecord(file, where, "has no caption")
-        path = images.path(_get(record, "file_name", str, file, where), file, where)
-        yield Question(str(where), task, path, "", tuple(captions[where]), "caption"), record
+        with left_out:
+            if not captions[where]:
+                raise BadRecord(file, where, "has no caption")
+            path = images.path(_get(record, "file_name", str, file, where), file, where)
+            yield Question(str(where), task, path, "", tuple(captions[where]), "caption"), record
 
 
 READERS: dict[str, Callable[..., Read]] = {

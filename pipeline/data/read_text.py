@@ -1,4 +1,4 @@
-"""Readers of text files: DCLM-style documents (jsonl.zst), DCLM's token lists (tars), lm-eval-like multiple choice (jsonl).
+"""Readers of text files: DCLM-style documents, DCLM's token lists (tars), lm-eval-like multiple choice.
 
 They serve the embedded corpus and real ones alike. Whatever is missing or malformed raises BadRecord with one
 line that names the file, the line (from 1) and the reason; nothing is skipped. `documents` and `token_lists` give it
@@ -17,21 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zstandard
 
-from pipeline.data.formats import BadRecord, Members, Stream, lacking, open_file, strict, tar_samples
-from pipeline.data.records import Document, MultipleChoice
+from pipeline.data.formats import Members, lacking, tar_samples
+from pipeline.data.open_text import LONGEST_LINE, SUFFIXES, Stream, json_records, open_file, read_records, said
+from pipeline.data.records import BadRecord, Document, LeftOut, MultipleChoice, Use, strict
 from pipeline.files import parse_json
-
-CHUNK = 1 << 14  # bytes read at a time
-PIECE = 1 << 20  # bytes that are divided into lines at a time
-BITE = 1 << 10  # compressed bytes that are unpacked at a time: a zstandard block of 4 bytes can hold 128 KB
-LONGEST_LINE = 1 << 26  # bytes; DCLM's longest documents are a few megabytes
-SUFFIXES = (".jsonl.zst", ".jsonl")
 
 
 def read_documents(source: str | Path | Iterable[Path]) -> Iterator[Document]:
-    """Documents of a folder's .jsonl.zst and .jsonl files in name order, of one file, or of the given files.
+    """Documents of a folder's files of JSON (see `open_text.SUFFIXES`) in name order, of one file, or of the given files.
 
     Only the key `text` is needed (DCLM's own files have no id that is unique); a document's id is its
     `metadata.id` where there is one, else the first 16 hex digits of the SHA-256 of its text. Raises
@@ -45,9 +39,9 @@ def read_documents(source: str | Path | Iterable[Path]) -> Iterator[Document]:
 def documents(file: Stream, name: object) -> Iterator[Document | BadRecord]:
     """The documents of an open file, in the place of each that cannot be read a BadRecord.
 
-    `name` (of the file) says whether it is compressed. Nothing follows the BadRecord of a damaged frame.
+    `name` (of the file) says how it is read: see `open_text`. Nothing follows the BadRecord of a damaged file.
     """
-    for number, record in _records(file, name):
+    for number, record in json_records(file, name):
         if isinstance(record, BadRecord):
             yield record
             continue
@@ -64,24 +58,36 @@ def documents(file: Stream, name: object) -> Iterator[Document | BadRecord]:
 
 
 def token_lists(
-    file: Stream, name: object, length: int, allowed: np.ndarray, counts: Counter[str] | None = None
+    file: Stream,
+    name: object,
+    length: int,
+    uses: np.ndarray,
+    dtype: type[np.unsignedinteger] = np.uint16,
+    counts: Counter[str] | None = None,
 ) -> Iterator[np.ndarray | BadRecord]:
-    """The sequences of one of DCLM's tokenized tars, uint16 [length]; a BadRecord for each that cannot be read.
+    """The sequences of one of DCLM's tokenized tars, `dtype` [length]; a BadRecord for each that cannot be read.
 
-    A member is a gzipped JSON list of `length` ids. `allowed` (bool, by id) says which ids text may have. `counts` as
-    of `tar_samples`.
+    A member is a gzipped JSON list of `length` ids. `uses` says by id what each may be: see `records.Use`. Padding at
+    a list's end becomes the largest number of the type. `counts` as of `tar_samples`.
     """
     for key, members in tar_samples(file, name, (".json.gz",), counts):
         if isinstance(members, BadRecord):
             yield members
             continue
         try:
-            yield _token_list(key, members, name, length, allowed)
+            yield _token_list(key, members, name, length, uses, dtype)
         except BadRecord as error:
             yield error
 
 
-def _token_list(key: str, members: Members, name: object, length: int, allowed: np.ndarray) -> np.ndarray:
+def _token_list(
+    key: str,
+    members: Members,
+    name: object,
+    length: int,
+    uses: np.ndarray,
+    dtype: type[np.unsignedinteger],
+) -> np.ndarray:
     if "json.gz" not in members:
         raise lacking(name, key, members, ".json.gz", ("json.gz",))
     try:
@@ -96,36 +102,51 @@ def _token_list(key: str, members: Members, name: object, length: int, allowed: 
         raise BadRecord(name, key, "is not a list of whole numbers")
     if len(found) != length:
         raise BadRecord(name, key, f"has {len(found)} tokens, not {length}")
-    if min(found) < 0 or max(found) >= len(allowed) or not allowed[found].all():
-        wrong = next(one for one in found if not 0 <= one < len(allowed) or not allowed[one])
-        raise BadRecord(name, key, f"has the id {wrong}, which is no token of text")
-    return np.array(found, np.uint16)
+    text = found[: length - _padding(found, uses)]
+    if not text:
+        raise BadRecord(name, key, "is padding alone")
+    for one in dict.fromkeys(text):
+        if not 0 <= one < len(uses) or uses[one] in (Use.NONE, Use.PADDING):
+            raise BadRecord(name, key, f"has the id {one}, which is no token of text")
+    return np.array(text + [np.iinfo(dtype).max] * (length - len(text)), dtype)
+
+
+def _padding(ids: list[int], uses: np.ndarray) -> int:
+    """How many ids at the end of a list are padding: of one that no text has, or several of one that text may have once.
+
+    DCLM fills the last sequence of a run with the id after its count of tokens: of GPT-NeoX 50256, which is 22 blanks.
+    """
+    last = ids[-1]
+    count = next((place for place, one in enumerate(reversed(ids)) if one != last), len(ids))
+    use = uses[last] if 0 <= last < len(uses) else Use.PADDING
+    return count if use == Use.PADDING or (use == Use.ONCE and count > 1) else 0
 
 
 def read_choices(path: str | Path, task: str) -> Iterator[MultipleChoice]:
-    """Items of a .jsonl file with the keys id, context, choices, gold (index). Raises BadRecord."""
-    path, seen = Path(path), set()
-    for number, record in _strict_records(path):
-        name = _field(record, "id", str, path, number)
-        context = _field(record, "context", str, path, number)
-        choices = _field(record, "choices", list, path, number)
-        gold = _field(record, "gold", int, path, number)
-        if name in seen:
-            raise BadRecord(path, number, f"id {name!r} occurs twice")
-        if len(choices) < 2 or not all(isinstance(choice, str) and choice for choice in choices):
-            raise BadRecord(path, number, "'choices' is not a list of two or more texts")
-        if not 0 <= gold < len(choices):
-            raise BadRecord(path, number, f"'gold' is {gold} with {len(choices)} choices")
-        seen.add(name)
-        yield MultipleChoice(name, task, context, tuple(choices), gold)
+    """Items of a file of JSON with the keys id, context, choices, gold (index). Raises BadRecord."""
+    yield from choices(read_records(Path(path)), path, task)
 
 
-def _strict_records(path: Path) -> Iterator[tuple[int, dict]]:
-    with open_file(path) as file:
-        for number, record in _records(file, path):
-            if isinstance(record, BadRecord):
-                raise record
-            yield number, record
+def choices(
+    records: Iterable[tuple[int, Any]], path: object, task: str, left_out: LeftOut | None = None
+) -> Iterator[MultipleChoice]:
+    """Items of records of a file: see `read_choices`. `left_out` takes the bad ones that may be left out."""
+    seen = set()
+    left_out = left_out or LeftOut()
+    for number, record in records:
+        with left_out:
+            name = _field(record, "id", str, path, number)
+            context = _field(record, "context", str, path, number)
+            choices = _field(record, "choices", list, path, number)
+            gold = _field(record, "gold", int, path, number)
+            if name in seen:
+                raise BadRecord(path, number, f"id {name!r} occurs twice")
+            if len(choices) < 2 or not all(isinstance(choice, str) and choice for choice in choices):
+                raise BadRecord(path, number, "'choices' is not a list of two or more texts")
+            if not 0 <= gold < len(choices):
+                raise BadRecord(path, number, f"'gold' is {gold} with {len(choices)} choices")
+            seen.add(name)
+            yield MultipleChoice(name, task, context, tuple(choices), gold)
 
 
 def text_id(text: str) -> str:
@@ -144,74 +165,13 @@ def _paths(source: str | Path | Iterable[Path]) -> list[Path]:
         return [folder]
     paths = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES))
     if not paths:
-        raise BadRecord(folder, "-", f"no {' or '.join(SUFFIXES)} file in this folder")
+        raise BadRecord(folder, "-", f"no {said(SUFFIXES)} file in this folder")
     return paths
 
 
-def _records(file: Stream, name: object) -> Iterator[tuple[int, dict | BadRecord]]:
-    """(line number, object) of every line that is not blank."""
-    for number, line in enumerate(_lines(file, name), 1):
-        if isinstance(line, BadRecord):
-            yield number, line
-        elif line.strip():
-            try:
-                record = parse_json(line)
-            except ValueError as error:  # undecodable text as well as undecodable JSON
-                record = BadRecord(name, number, f"is not JSON ({error})")
-            good = isinstance(record, dict | BadRecord)
-            yield number, record if good else BadRecord(name, number, "is not an object")
-
-
-def _lines(file: Stream, name: object) -> Iterator[bytes | BadRecord]:
-    """Lines, a BadRecord in the place of one that is too long, and one for the end of a file that breaks off."""
-    parts: list[bytes] = []  # of the line that has begun
-    size, number = 0, 1
-    try:
-        for chunk in _chunks(file, name):
-            *ends, rest = chunk.split(b"\n")
-            for end in ends:
-                if size <= LONGEST_LINE:
-                    yield b"".join([*parts, end]) if parts else end
-                parts, size, number = [], 0, number + 1
-            if size <= LONGEST_LINE < size + len(rest):
-                yield BadRecord(name, number, f"is longer than {LONGEST_LINE:,} bytes")
-                parts = []
-            size += len(rest)
-            if size <= LONGEST_LINE:
-                parts.append(rest)
-    except BadRecord as error:
-        yield error
-        return
-    if parts:
-        yield b"".join(parts)
-
-
-def _chunks(file: Stream, name: object) -> Iterator[bytes]:
-    """Decompressed bytes. A file that was cut off is an error, which zstandard's own stream reader hides."""
-    if not str(name).endswith(".zst"):
-        while chunk := file.read(CHUNK):
-            yield chunk
-        return
-    position = 0
-    try:
-        frame, waiting = zstandard.ZstdDecompressor().decompressobj(), b""
-        while chunk := waiting or file.read(CHUNK):
-            position += 0 if waiting else len(chunk)
-            if frame.eof:  # a file may hold several frames
-                frame = zstandard.ZstdDecompressor().decompressobj()
-            bite, waiting = chunk[:BITE], chunk[BITE:]
-            unpacked = frame.decompress(bite)
-            for start in range(0, len(unpacked), PIECE):
-                yield unpacked[start : start + PIECE]
-            if frame.eof:
-                waiting = frame.unused_data + waiting
-        if not frame.eof:
-            raise BadRecord(name, "-", "ends in the middle of a zstandard frame", position)
-    except zstandard.ZstdError as error:
-        raise BadRecord(name, "-", f"is not readable zstandard ({error})", max(0, position - CHUNK)) from None
-
-
-def _field(record: dict, key: str, kind: type, path: object, number: int) -> Any:
+def _field(record: Any, key: str, kind: type, path: object, number: int) -> Any:
+    if not isinstance(record, dict):
+        raise BadRecord(path, number, "is not an object")
     if key not in record:
         raise BadRecord(path, number, f"has no {key!r}")
     value = record[key]

@@ -1,7 +1,7 @@
 """Training sequences as MDS shards, every one with exactly `sequence` positions to train on.
 
 A sample's `tokens` has sequence + 1 ids: position t reads tokens[t] and predicts tokens[t + 1]. Text is documents
-joined by the end-of-text token and cut. Captions and conversations are packed: several to a sample, each a segment that
+joined by the end-of-text token and cut; token lists of others may end in padding (`store.is_padding`). Captions and conversations are packed: several to a sample, each a segment that
 sees only itself, image first. Their samples also have `loss` (1 where the token is a label), `segments` (0 for padding,
 then 1, 2, ...) and `images` (content hash and first position of each image, and the size of its file in `pixels`).
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.frames import Fit, move_boxes
-from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, image_id, write_shards
+from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, image_id, token_type, with_tokens, write_shards
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.files import folder_hashes
 from pipeline.phase import Job
@@ -36,14 +36,18 @@ class Piece:
 
 
 def text_sequences(
-    documents: Iterable[list[int]], end: int, sequence: int, rest: list[int] | None = None
+    documents: Iterable[list[int]],
+    end: int,
+    sequence: int,
+    rest: list[int] | None = None,
+    dtype: type[np.unsignedinteger] = np.uint16,
 ) -> Iterator[np.ndarray]:
-    """Documents joined by `end` and cut into uint16 [sequence + 1]; what is left for an incomplete one goes to `rest`."""
+    """Documents joined by `end` and cut into ids [sequence + 1]; what is left for an incomplete one goes to `rest`."""
     waiting: list[int] = [] if rest is None else rest
     for document in documents:
         waiting += [*document, end]
         while len(waiting) > sequence:
-            yield np.array(waiting[: sequence + 1], np.uint16)
+            yield np.array(waiting[: sequence + 1], dtype)
             del waiting[: sequence + 1]
 
 
@@ -123,9 +127,9 @@ def best_fill(lengths: list[int], room: int) -> list[int]:
     return chosen[::-1]
 
 
-def packed_sample(group: list[Piece], sequence: int, padding: int) -> dict:
+def packed_sample(group: list[Piece], sequence: int, padding: int, dtype: type[np.unsignedinteger] = np.uint16) -> dict:
     """One MDS sample of a group of pieces."""
-    tokens = np.full(sequence + 1, padding, np.uint16)
+    tokens = np.full(sequence + 1, padding, dtype)
     loss = np.zeros(sequence + 1, np.uint8)
     segments = np.zeros(sequence + 1, np.uint16)
     images, files, start = [], [], 0
@@ -143,6 +147,7 @@ def run(job: Job, out: Path) -> dict:
     """Tokenize a part of the composed scenes' source and write its training sequences."""
     settings, source = job.settings, job.inputs["source"]
     tokenizer = load_tokenizer(job.inputs["tokenizer"] / "tokenizer.json")
+    dtype = token_type(tokenizer.vocabulary)
     counts = {"sequences": 0, "positions": 0, "pieces": 0, "labels": 0, "image_positions": 0, "padding": 0}
 
     def text_samples() -> Iterator[dict]:
@@ -150,7 +155,7 @@ def run(job: Job, out: Path) -> dict:
 
         documents = read_documents(sorted((source / "text").glob("train-*.jsonl.zst")))
         texts = (tokenizer.encode(document.text) for document in documents)
-        for tokens in text_sequences(texts, tokenizer.end, settings["sequence"]):
+        for tokens in text_sequences(texts, tokenizer.end, settings["sequence"], dtype=dtype):
             counts["labels"] += settings["sequence"]
             yield {"tokens": tokens}
 
@@ -169,7 +174,7 @@ def run(job: Job, out: Path) -> dict:
 
     def packed_samples() -> Iterator[dict]:
         for group in pack(pieces(), settings["sequence"] + 1):
-            sample = packed_sample(group, settings["sequence"], tokenizer.end)
+            sample = packed_sample(group, settings["sequence"], tokenizer.end, dtype)
             counts["pieces"] += len(group)
             counts["labels"] += int(sample["loss"].sum())
             counts["image_positions"] += len(sample["images"]) * settings["patches"]
@@ -178,7 +183,7 @@ def run(job: Job, out: Path) -> dict:
 
     is_text = settings["part"] == "text"
     columns, samples = (TEXT_COLUMNS, text_samples()) if is_text else (PACKED_COLUMNS, packed_samples())
-    counts["sequences"] = write_shards(out, columns, samples)
+    counts["sequences"] = write_shards(out, with_tokens(columns, tokenizer.vocabulary), samples)
     counts["positions"] = counts["sequences"] * settings["sequence"]
     if not counts["sequences"]:
         raise ValueError(f"{settings['part']}: not enough data for one sequence of {settings['sequence']} positions")

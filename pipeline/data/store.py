@@ -24,6 +24,21 @@ PACKED_COLUMNS = {
 }
 
 
+def token_type(vocabulary: int) -> type[np.unsignedinteger]:
+    """What ids are stored as. Its largest value is no id: it marks padding in text (`is_padding`)."""
+    return np.uint16 if vocabulary < 1 << 16 else np.uint32
+
+
+def with_tokens(columns: dict[str, str], vocabulary: int) -> dict[str, str]:
+    """Columns of shards whose tokens are ids of a vocabulary of this size."""
+    return columns | {"tokens": f"ndarray:{np.dtype(token_type(vocabulary)).name}"}
+
+
+def is_padding(tokens: np.ndarray) -> np.ndarray:
+    """Which ids of a text sample stand for nothing, as bool of the same shape: no loss is taken there."""
+    return tokens == np.iinfo(tokens.dtype).max
+
+
 def write_shards(out: Path, columns: dict[str, str], samples: Iterable[dict]) -> int:
     """Write samples as MDS with the shards' hashes in their index; returns how many."""
     from streaming import MDSWriter

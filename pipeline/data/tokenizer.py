@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from pipeline.files import file_hash, write_text
+from pipeline.data.records import Use
+from pipeline.files import file_hash, one_line, parse_json, write_text
 from pipeline.phase import Job
 
 # In the order of their ids: 0..5 in a tokenizer of ours; with GPT-NeoX 0 and then 50277..50281, as the
@@ -22,6 +24,12 @@ from pipeline.phase import Job
 END, IMAGE = "<|endoftext|>", "<|img_patch|>"
 ASSISTANT, END_ASSISTANT, HUMAN, END_HUMAN = "<|a|>", "<|/a|>", "<|h|>", "<|/h|>"
 SPECIAL = (END, IMAGE, ASSISTANT, END_ASSISTANT, HUMAN, END_HUMAN)
+# End-of-text tokens of others, the likeliest first: GPT's and dolma2's, Llama 3's, Llama's and Mistral's, Gemma's.
+ENDS = (END, "<|end_of_text|>", "</s>", "<eos>")
+# What GPT-NeoX's and no other tokenizer has: its runs of blanks, as added tokens.
+NEOX = (" " * 24, "<|padding|>")
+# What comes back as it is from every tokenizer that loses nothing: of bytes, or with bytes for what it does not know.
+PROBE = "The cat's 12\n\tna\u00efve \u6771\u4eac \U0001f642"
 SMALLEST = len(SPECIAL) + 256
 # Training text beyond this changes no merge that matters at a few thousand tokens.
 TRAINING_BYTES = 4_000_000
@@ -34,12 +42,22 @@ class Tokenizer:
         engine.encode_special_tokens = True  # special tokens that occur in text are text
         self._engine = engine
         self.vocabulary: int = 1 + max(engine.get_vocab(with_added_tokens=True).values())  # ids, gaps among them
-        self.end, self.image, self.assistant, self.end_assistant, self.human, self.end_human = (
-            engine.token_to_id(token) for token in SPECIAL
-        )
+        self.special = [engine.token_to_id(token) for token in SPECIAL]
+        self.end, self.image, self.assistant, self.end_assistant, self.human, self.end_human = self.special
 
     def encode(self, text: str) -> list[int]:
         return self._engine.encode(text, add_special_tokens=False).ids
+
+    def uses(self) -> np.ndarray:
+        """A `Use` of every id, uint8 [vocabulary]. Padding may be whatever comes after the tokens that merges make."""
+        added = self._engine.get_added_tokens_decoder()
+        size = 1 + max(one for one in self._engine.get_vocab(with_added_tokens=True).values() if one not in added)
+        uses = np.full(self.vocabulary, Use.TEXT, np.uint8)
+        uses[size:] = Use.ONCE
+        for one in (self.image, self.human, self.end_human, self.assistant, self.end_assistant):
+            uses[one] = Use.NONE if one < size else Use.PADDING
+        uses[self.end] = Use.TEXT
+        return uses
 
     def to_json(self) -> str:
         """Hugging Face's JSON form, our special tokens in it."""
@@ -82,58 +100,74 @@ def first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def load_tokenizer(path: Path, end: str | None = None) -> Tokenizer:
-    """Read a tokenizer of ours or GPT-NeoX's (EleutherAI's or OLMo's JSON). Raises ValueError.
+    """Read a tokenizer.json: ours, GPT-NeoX's (EleutherAI's or OLMo's), or another model's. Raises ValueError.
 
-    With `end`, the name of its end-of-text token, it may be any model's own, and every id stays what it is.
+    Another model's gets the special tokens that it lacks after its own ids, which stay what they are; `end` is the name
+    of its end-of-text token (None: one of ENDS). One that loses text is refused.
     """
     try:
-        form = json.loads(Path(path).read_bytes())
-        form = with_special_tokens(form) if end is None else with_ids_kept(form, end)
-        return Tokenizer(Engine.from_str(json.dumps(form)))
+        form = parse_json(Path(path).read_bytes())
+        tokenizer = Tokenizer(Engine.from_str(json.dumps(with_special_tokens(form, end))))
+        if None in tokenizer.special or len(set(tokenizer.special)) < len(SPECIAL):
+            raise ValueError(f"it has no place for {', '.join(SPECIAL)}")
+        if (told := tokenizer.decode(tokenizer.encode(PROBE))) != PROBE:
+            raise ValueError(f"it loses text: {PROBE!r} comes back as {one_line(told)!r}")
+        return tokenizer
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:
-        raise ValueError(f"{path}: not a tokenizer this package can use ({error})") from None
+        raise ValueError(f"{path}: not a tokenizer this package can use ({one_line(error)})") from None
 
 
-def with_special_tokens(form: dict) -> dict:
-    """A tokenizer's JSON with end-of-text at id 0 and the other special tokens after the vocabulary.
+def with_special_tokens(form: dict, end: str | None) -> dict:
+    """A tokenizer's JSON with all of our special tokens: as it is, as EleutherAI has GPT-NeoX's, or with its ids kept."""
+    if not isinstance(form["model"]["vocab"], dict):
+        raise ValueError(f"its model is {form['model'].get('type')}, not BPE")
+    names = {*form["model"]["vocab"], *(token["content"] for token in form["added_tokens"])} if end is None else set()
+    if names >= set(SPECIAL):
+        return form
+    if end is None and names >= {END, *NEOX} and not names & set(SPECIAL[1:]):
+        return as_neox(form)
+    return with_ids_kept(form, end)
 
-    OLMo's GPT-NeoX puts tokens for masked personal data at ids 0, 50277 and 50278 and end-of-text at 50279;
-    without those it is EleutherAI's again, in which end-of-text is 0 and 50277 is the first free id.
+
+def as_neox(form: dict) -> dict:
+    """GPT-NeoX's JSON with end-of-text at id 0 and the other special tokens after the vocabulary.
+
+    OLMo's puts tokens for masked personal data at ids 0, 50277 and 50278 and end-of-text at 50279; without those it is
+    EleutherAI's again, in which end-of-text is 0 and 50277 is the first free id.
     """
     vocab, added = form["model"]["vocab"], form["added_tokens"]
-    if any(token["content"] == SPECIAL[1] for token in added):
-        return form
     masked = {token for token in vocab if token.startswith("|||") and token.endswith("|||")}
     vocab = {token: i for token, i in vocab.items() if token not in masked and token != END}
     added = [token for token in added if token["content"] not in masked and token["content"] != END]
-    if 0 in vocab.values():
-        raise ValueError(f"id 0 is taken, {END} belongs there")
     free = 1 + max([*vocab.values(), *(token["id"] for token in added)])
-    ids = {END: 0} | {token: free + i for i, token in enumerate(SPECIAL[1:])}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    added = [*added, *({"id": i, "content": token} | flags for token, i in ids.items())]
-    form["model"] = form["model"] | {"vocab": vocab | ids}
-    return form | {"added_tokens": sorted(added, key=lambda token: token["id"])}
+    return with_added(form, vocab, added, {END: 0} | {token: free + i for i, token in enumerate(SPECIAL[1:])})
 
 
-def with_ids_kept(form: dict, end: str) -> dict:
+def with_ids_kept(form: dict, end: str | None) -> dict:
     """A tokenizer's JSON in which the token `end` is called <|endoftext|>, and our other special tokens come last."""
     vocab, added = form["model"]["vocab"], form["added_tokens"]
     ids = vocab | {token["content"]: token["id"] for token in added}
     if end == END and set(SPECIAL) <= ids.keys():  # of a model of this package
         return form
+    if end is None and (end := next((name for name in ENDS if name in ids), None)) is None:
+        raise ValueError(f"it has none of the end-of-text tokens {', '.join(ENDS)}; set `end` to the name of its own")
     taken = ({END} - {end} | set(SPECIAL[1:])) & ids.keys()
     if end not in ids or taken:
         raise ValueError(f"{sorted(taken)[0]} is in it already" if taken else f"it has no token {end!r}")
     free = 1 + max(ids.values())
     new = {END: ids[end]} | {token: free + i for i, token in enumerate(SPECIAL[1:])}
+    vocab = {token: i for token, i in vocab.items() if token != end}
+    return with_added(form, vocab, [token for token in added if token["content"] != end], new)
+
+
+def with_added(form: dict, vocab: dict[str, int], added: list[dict], new: dict[str, int]) -> dict:
+    """A tokenizer's JSON with another vocabulary and more special tokens, whose ids are told in both places."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    form["model"] = form["model"] | {"vocab": {token: i for token, i in vocab.items() if token != end} | new}
-    kept = [token for token in added if token["content"] != end]
-    kept += [{"id": i, "content": token} | flags for token, i in new.items()]
-    return form | {"added_tokens": sorted(kept, key=lambda token: token["id"])}
+    added = [*added, *({"id": i, "content": token} | flags for token, i in new.items())]
+    model = form["model"] | {"vocab": vocab | new}
+    return form | {"model": model, "added_tokens": sorted(added, key=lambda token: token["id"])}
 
 
 # --- the phase ----------------------------------------------------------------------------------------------
@@ -156,10 +190,17 @@ def give_tokenizer(job: Job, out_file: Path) -> dict:
     tokenizer = load_tokenizer(path, job.settings.get("end"))
     if file_hash(path) != job.settings["given"]:
         raise ValueError(f"{path}: is not the file that the study was planned with (sha256)")
-    if tokenizer.vocabulary > room:
-        raise ValueError(f"{path}: has {tokenizer.vocabulary} ids, the model's vocabulary has room for {room}")
+    check_room(tokenizer, path, room)
     write_text(out_file, tokenizer.to_json() if "end" in job.settings else path.read_text(encoding="utf-8"))
     return {"vocabulary": tokenizer.vocabulary}
+
+
+def check_room(tokenizer: Tokenizer, path: Path, room: int) -> None:
+    """Raises ValueError for a tokenizer of more ids, with our special tokens, than the model has rows."""
+    if tokenizer.vocabulary > room:
+        raise ValueError(
+            f"{path}: has {tokenizer.vocabulary} ids, the model's vocabulary has room for {room} (model.vocabulary of the preset)"
+        )
 
 
 def study_texts(inputs: dict[str, Path], samples: int = 2000) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The paper's text benchmarks, read from files in the data sets' own layouts and asked as EleutherAI's lm-eval does.
 
-A benchmark is a folder of .jsonl, .json (a list, or one object a line) or .parquet files. Definitions are those of
+A benchmark is a folder of .jsonl, .json (a list, one object a line, or an object of them; also compressed: see
+pipeline/data/open_text.py) or .parquet files. Definitions are those of
 lm-eval 0.4, 0-shot: what stands before the answers, the answers as they follow it, which is right, and the split.
 """
 
@@ -13,13 +14,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.data.formats import BadRecord
+from pipeline.data import open_text
+from pipeline.data.open_text import load_json, read_records, suffix_of
 from pipeline.data.read_text import text_id
-from pipeline.data.records import MultipleChoice
+from pipeline.data.records import BadRecord, LeftOut, MultipleChoice
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.files import parse_json
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
+SUFFIXES = (*open_text.SUFFIXES, ".parquet")
+TEST_IDS = "test_ground_truth.json"  # PubMedQA's: the right answers of its test split, by id
 Asked = tuple[str, list[str], int]  # context, answers without what joins them to it, index of the right one
 
 
@@ -29,6 +31,7 @@ class Benchmark(NamedTuple):
     harness: str  # lm-eval's file, below its tasks/
     split: str
     ask: Callable[[dict], Asked]
+    own: str = "-"  # the data set's own file, where its layout is another than the one lm-eval downloads
 
 
 def text(doc: dict, key: str) -> str:
@@ -54,6 +57,11 @@ def right_one(value: object) -> int:
 
 def agieval(doc: dict) -> Asked:
     """The question with its passage and lettered options; the answers repeat the options."""
+    if "options" in doc and "gold" not in doc:  # AGIEval's own files, of which lm-eval's are made
+        options, letters = texts(doc, "options"), "ABCDEFG"
+        asked = f"{doc.get('passage') or ''}Q: {text(doc, 'question')} Answer Choices: {' '.join(options)}"
+        asked += f"\nA: Among A through {letters[len(options) - 1]}, the answer is"
+        return asked, options, letters.index(text(doc, "label"))
     (gold,) = doc["gold"]
     return text(doc, "query"), texts(doc, "choices"), right_one(gold)
 
@@ -115,7 +123,7 @@ def pubmedqa(doc: dict) -> Asked:
 
 
 BENCHMARKS = {
-    "agieval_sat_en": Benchmark("agieval/sat-en.yaml", "test", agieval),
+    "agieval_sat_en": Benchmark("agieval/sat-en.yaml", "test", agieval, "sat-en.jsonl"),
     "arc_easy": Benchmark("arc/arc_easy.yaml", "test", arc),
     "bigbench_conceptual_combinations": Benchmark(
         "bigbench/multiple_choice/conceptual_combinations.yaml", "default", bigbench
@@ -125,73 +133,109 @@ BENCHMARKS = {
     "hellaswag": Benchmark("hellaswag/hellaswag.yaml", "validation", hellaswag),
     "mathqa": Benchmark("mathqa/mathqa.yaml", "test", mathqa),
     "piqa": Benchmark("piqa/piqa.yaml", "validation", piqa),
-    "pubmedqa": Benchmark("pubmedqa/pubmedqa.yaml", "test", pubmedqa),
+    "pubmedqa": Benchmark("pubmedqa/pubmedqa.yaml", "test", pubmedqa, "ori_pqal.json"),
 }
 
 
-def read_benchmark(benchmark: str, folder: Path, task: str, pattern: str | None = None) -> list[MultipleChoice]:
+def read_benchmark(
+    benchmark: str, folder: Path, task: str, pattern: str | None = None, left_out: LeftOut | None = None
+) -> list[MultipleChoice]:
     """The items of a benchmark in the order of its files; their choices begin with a space, as they follow the context.
 
-    An item's id is a hash of what is asked; the second of two that ask the same ends in "-2". Raises BadRecord.
+    An item's id is a hash of what is asked; the second of two that ask the same ends in "-2". `left_out` takes the bad
+    items that may be left out (none by default). Raises BadRecord.
     """
     items: list[MultipleChoice] = []
     seen: Counter = Counter()
+    left_out = left_out or LeftOut()
     for file in benchmark_files(benchmark, folder, pattern):
-        for number, doc in enumerate(read_records(file), 1):
-            try:
-                context, answers, gold = BENCHMARKS[benchmark].ask(doc)
-                choices = tuple(" " + answer for answer in answers)
-            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-                raise BadRecord(
-                    file, number, f"is no record of {benchmark} ({type(error).__name__}: {error})"
-                ) from None
-            if len(choices) < 2 or not all(map(str.strip, choices)) or not 0 <= gold < len(choices):
-                raise BadRecord(file, number, f"has the answers {answers} and as the right one number {gold}")
-            name = f"{task}-{text_id(repr((context, choices)))}"
-            seen[name] += 1
-            items.append(
-                MultipleChoice(f"{name}-{seen[name]}" if seen[name] > 1 else name, task, context, choices, gold)
-            )
+        for number, doc in read_docs(file):
+            with left_out:
+                context, choices, gold = asked(benchmark, doc, file, number)
+                name = f"{task}-{text_id(repr((context, choices)))}"
+                seen[name] += 1
+                items.append(
+                    MultipleChoice(f"{name}-{seen[name]}" if seen[name] > 1 else name, task, context, choices, gold)
+                )
     if not items:
         raise BadRecord(folder, "-", f"has no items of {benchmark}")
     return items
 
 
+def asked(benchmark: str, doc: dict, file: Path, number: object) -> tuple[str, tuple[str, ...], int]:
+    """Context, choices and the right one of a record. Raises BadRecord."""
+    try:
+        context, answers, gold = BENCHMARKS[benchmark].ask(doc)
+        choices = tuple(" " + answer for answer in answers)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise BadRecord(file, number, f"is no record of {benchmark} ({type(error).__name__}: {error})") from None
+    if len(choices) < 2 or not all(map(str.strip, choices)) or not 0 <= gold < len(choices):
+        raise BadRecord(file, number, f"has the answers {answers} and as the right one number {gold}")
+    return context, choices, gold
+
+
 def benchmark_files(benchmark: str, folder: Path, pattern: str | None = None) -> list[Path]:
     """A benchmark's files in name order, all of one kind: those that a pattern fits, or whose names begin with its split.
 
-    Raises BadRecord.
+    Where neither is there, the data set's own file. Raises BadRecord.
     """
-    pattern = pattern or f"{BENCHMARKS[benchmark].split}*"
-    below = sorted(path for path in Path(folder).rglob("*") if path.suffix in SUFFIXES)
-    files = [path for path in below if fnmatch(path.name, pattern)]
-    if len({path.suffix for path in files}) != 1:
-        found = ", ".join(path.name for path in (files or below)[:3]) or "nothing"
-        raise BadRecord(folder, "-", f"files {pattern} of one of the kinds {', '.join(SUFFIXES)} wanted; found {found}")
+    definition = BENCHMARKS[benchmark]
+    below = {path: suffix_of(path.name) for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+    below = {path: suffix for path, suffix in below.items() if suffix in SUFFIXES and path.name != TEST_IDS}
+    patterns = [pattern] if pattern else [f"{definition.split}*", definition.own, f"{definition.own}.*"]
+    files = next((fit for one in patterns if (fit := [path for path in below if fnmatch(path.name, one)])), [])
+    if len({below[path] for path in files}) != 1:
+        found = ", ".join(path.name for path in (files or list(below))[:3]) or "nothing"
+        raise BadRecord(
+            folder, "-", f"files {patterns[0]} of one of the kinds {open_text.said(SUFFIXES)} wanted; found {found}"
+        )
     return files
 
 
-def read_records(file: Path) -> Iterator[dict]:
-    """The records of a file. Raises BadRecord."""
-    where = ""
-    try:
-        if file.suffix == ".parquet":
-            from pyarrow import parquet  # comes with the dependency group lm-eval
+def read_docs(file: Path) -> Iterator[tuple[object, dict]]:
+    """The records of a file with their numbers or names. Raises BadRecord."""
+    if file.suffix == ".parquet":
+        yield from enumerate(parquet_docs(file), 1)
+    elif (named := named_docs(file)) is not None:
+        yield from named.items()
+    else:
+        yield from read_records(file)
 
-            yield from parquet.read_table(file).to_pylist()
-            return
-        content = file.read_text(encoding="utf-8")
-        if content.lstrip().startswith("["):
-            yield from parse_json(content)
-            return
-        for number, line in enumerate(content.split("\n"), 1):
-            if line.strip():
-                where = f"line {number}: "
-                yield parse_json(line)
+
+def parquet_docs(file: Path) -> list[dict]:
+    try:
+        from pyarrow import parquet  # comes with the dependency group lm-eval
+
+        return parquet.read_table(file).to_pylist()
     except ImportError:
         raise BadRecord(file, "-", "is Parquet, which needs pyarrow: uv sync --group lm-eval") from None
-    except (OSError, ValueError, NotImplementedError) as error:  # undecodable text and JSON, damaged Parquet
-        raise BadRecord(file, "-", f"cannot be read ({where}{' '.join(str(error).split())})") from None
+    except (OSError, ValueError, NotImplementedError) as error:  # damaged Parquet
+        raise BadRecord(file, "-", f"cannot be read ({' '.join(str(error).split())})") from None
+
+
+def named_docs(file: Path) -> dict | None:
+    """The records of a file that is one object of them, as PubMedQA has it; None of another one. Raises BadRecord.
+
+    Of `ori_pqal.json`, which is training, validation and test together, those that TEST_IDS beside it names.
+    """
+    if suffix_of(file.name).startswith(".jsonl"):
+        return None
+    try:
+        docs = load_json(file)
+    except BadRecord:
+        return None  # lines, or damaged: whoever reads its lines will say
+    if not isinstance(docs, dict) or not all(isinstance(doc, dict) for doc in docs.values()):
+        return None
+    if not file.name.startswith("ori_"):
+        return docs
+    try:
+        test = load_json(file.with_name(TEST_IDS))
+    except BadRecord as error:
+        reason = f"holds all splits; {TEST_IDS} beside it has to name the questions of the test ({error.reason})"
+        raise BadRecord(file, "-", reason) from None
+    if missing := [name for name in test if name not in docs] if isinstance(test, dict) else ["an object"]:
+        raise BadRecord(file.with_name(TEST_IDS), "-", f"names {missing[0]}, which {file.name} does not have")
+    return {name: docs[name] for name in test}
 
 
 def token_pair(tokenizer: Tokenizer, context: str, continuation: str, end: bool = False) -> tuple[list[int], list[int]]:

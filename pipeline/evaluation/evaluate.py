@@ -27,11 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from pipeline.data.corpora import read_splits, read_task
-from pipeline.data.formats import BadRecord
+from pipeline.data.corpora import left_out_of, read_splits, read_task
 from pipeline.data.frames import Square, move_boxes
 from pipeline.data.read_text import read_choices, read_documents
-from pipeline.data.records import MultipleChoice, Question
+from pipeline.data.records import BadRecord, LeftOut, MultipleChoice, Question
 from pipeline.data.shards import prompt_tokens
 from pipeline.data.store import FeatureStore, image_id
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
@@ -326,6 +325,7 @@ class Evaluation:
                 halve(self.viewer.network)
         self.tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer.json")
         self.measures: list[list] = []  # rows of measures.csv
+        self.left_out: dict[str, LeftOut] = {}  # bad items by task
         self.batch, self.room = settings["evaluation"]["batch"], settings["evaluation"].get("batch_tokens")
 
     def files(self) -> Iterator[tuple[str, list[str], Iterator[list]]]:
@@ -463,7 +463,8 @@ class Evaluation:
 
     def likelihoods(self, name: str, task: dict) -> Iterator[tuple[MultipleChoice, list[float]]]:
         """A text task's items with the log-likelihoods of their choices; none while answers are missing."""
-        place, items, numbers = text_items(self.settings, self.inputs, name, task)
+        left_out = self.left_out[name] = LeftOut(task.get("left_out_at_most", 0))
+        place, items, numbers = text_items(self.settings, self.inputs, name, task, left_out)
         if self.settings.get("engine") == "lm_eval" and task.get("benchmark"):
             from pipeline.evaluation.harness import benchmark_likelihoods
 
@@ -565,18 +566,19 @@ def batch_likelihoods(model: VLM, rows: list[Row]) -> list[float]:
 
 
 def text_items(
-    settings: dict, inputs: dict[str, Path], name: str, task: dict
+    settings: dict, inputs: dict[str, Path], name: str, task: dict, left_out: LeftOut
 ) -> tuple[Path, list[MultipleChoice], Sequence[int]]:
     """Where a text task's items lie, all of them, and the numbers of those that are asked, in their order.
 
-    A benchmark's are asked in the order of its files, those of TASK.jsonl in that of a hash. Raises BadRecord.
+    A benchmark's are asked in the order of its files, those of TASK.jsonl in that of a hash. Raises BadRecord for more
+    bad items than may be left out.
     """
     folder, count = inputs["text"] / "evaluation" / "text", settings["evaluation"]["text_items"]
     if not task.get("benchmark"):
         place = folder / f"{name}.jsonl"
         items = subset(list(read_choices(place, name)), count)
         return place, items, range(len(items))
-    items = read_benchmark(task["benchmark"], folder / name, name, task.get("files"))
+    items = read_benchmark(task["benchmark"], folder / name, name, task.get("files"), left_out)
     chosen = {item.id for item in subset(items, count)}
     return folder / name, items, [number for number, item in enumerate(items) if item.id in chosen]
 
@@ -617,7 +619,8 @@ def check(settings: dict, inputs: dict[str, Path], context: dict) -> None:
         questions = questions_of(inputs["questions"], settings["split"], name, task["format"], context)
         tasks.check_answers(name, task, asked(task, questions))
     for name, task in settings["text"].items():
-        place, items, numbers = text_items(settings, inputs, name, task)
+        left_out = LeftOut(task.get("left_out_at_most", 0))
+        place, items, numbers = text_items(settings, inputs, name, task, left_out)
         for item in (items[number] for number in numbers):
             pairs = choice_tokens(tokenizer, task, item)
             check_choices(place, item, [cut(*pair, settings["model"]["sequence"]) for pair in pairs])
@@ -661,12 +664,15 @@ def run(job: Job, out: Path) -> dict:
         with helpers(answer_share, processes - 1, *arguments, Silent()):
             answer_share(*arguments, job.progress, 0)
     evaluation = Evaluation(job.settings, job.inputs, job.context, Answers(folder), job.progress)
-    counts: dict[str, int] = {}
+    counts: dict[str, Any] = {}
     with evaluation.precision():
         for name, columns, rows in evaluation.files():
             count = write_rows(out / f"{name}.csv", columns, rows)
             counts |= {COUNTS[name]: count} if name in COUNTS else {}
-    return counts
+    left_out = {name: found for name, bad in evaluation.left_out.items() if (found := bad.say(name))}
+    for source in (job.inputs[name] for name in ("questions", "text") if name in job.inputs):
+        left_out |= left_out_of(source)
+    return counts | ({"left_out": left_out} if left_out else {})
 
 
 class Silent:

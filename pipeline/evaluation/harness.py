@@ -22,8 +22,6 @@ from pipeline.evaluation.tasks import choose
 if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import Evaluation
 
-READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}  # of the library datasets
-
 
 def benchmark_likelihoods(
     evaluation: Evaluation, name: str, task: dict, folder: Path, items: list[MultipleChoice], numbers: Sequence[int]
@@ -35,9 +33,13 @@ def benchmark_likelihoods(
     scratch = Path(tempfile.mkdtemp(prefix="lm-eval-"))
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(scratch)}
     files = benchmark_files(task["benchmark"], folder, task.get("files"))
+    if files[0].name.startswith(own := BENCHMARKS[task["benchmark"]].own):
+        raise ValueError(
+            f"{name}: lm-eval does not read {own}, which is in the data set's own layout; leave `engine` out"
+        )
     few = (
         list(numbers) if len(numbers) < len(items) else None
-    )  # lm-eval looks for each record in the list of the chosen ones
+    )  # lm-eval looks each record up in the list of chosen ones
     try:
         samples = ask(evaluation, name, task["benchmark"], files, few, scratch)
     except ImportError as error:
@@ -91,7 +93,7 @@ def ask(
     task = {
         "include": str(Path(lm_eval.__file__).parent / "tasks" / definition.harness),
         "task": name,
-        "dataset_path": READERS[files[0].suffix],
+        "dataset_path": "parquet" if files[0].suffix == ".parquet" else "json",
         "dataset_name": None,
         "dataset_kwargs": {
             "data_files": {definition.split: [str(file.resolve()) for file in files]},

@@ -102,6 +102,19 @@ class Rows:
         return self.failure("blind")
 
     @cached_property
+    def left_out(self) -> dict[str, str]:
+        """What a task's name is followed by where bad items of its files were left out, or boxes clipped."""
+        runs = [self.inputs[role] / "measured.json" for role in self.inputs if role.startswith("scores/")]
+        found: dict[str, dict[str, int]] = {}
+        for file in (file for file in runs if file.exists()):
+            found |= read_json(file).get("left_out", {})
+        kinds = {"left_out": "bad items left out", "clipped_boxes": "boxes clipped"}
+        said = {
+            name: "; ".join(f"{counts[k]:,} {kinds[k]}" for k in kinds if k in counts) for name, counts in found.items()
+        }
+        return {name: f" ({text})" for name, text in said.items()}
+
+    @cached_property
     def prior(self) -> pd.DataFrame:
         """Task by task what answering without looking scores: the stronger of majority and blind-trained."""
         blind = scores.read_scores([self.inputs["blind"]], "vision.csv")

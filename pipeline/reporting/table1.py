@@ -114,12 +114,13 @@ def markdown(table: pd.DataFrame, rows: Rows) -> str:
         row("**gain over the language prior**", "vision_gain"),
     ]
     for name, task in tasks["vision"].items():
-        label = name.replace("_", " ") + ("" if task["stable"] else " (not in the score)")
+        label = name.replace("_", " ") + ("" if task["stable"] else " (not in the score)") + rows.left_out.get(name, "")
         other = "" if shown is None else f"{100 * shown.score[name]:.1f} ({shown.prior[name]})"
         lines.append(row(label, name, f"{100 * task['chance']:g}", other))
     for condition in ("removed", "mean", "shuffled"):
         lines.append(row(f"vision average, image {condition}", f"vision_average_{condition}"))
-    lines += [row(name.replace("_", " "), name, f"{100 * task['chance']:g}") for name, task in tasks["text"].items()]
+    for name, task in tasks["text"].items():
+        lines.append(row(name.replace("_", " ") + rows.left_out.get(name, ""), name, f"{100 * task['chance']:g}"))
     lines.append(row("captions (CIDEr-D, 0 to 10) after the cooldown", "cooldown_cider", factor=1, digits=2))
     lines.append(row("held-out bits per byte after the cooldown", "cooldown_bits_per_byte", factor=1, digits=3))
     lines.append(row("held-out bits per byte", "bits_per_byte", factor=1, digits=3))

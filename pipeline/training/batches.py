@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from pipeline.data.frames import Square
-from pipeline.data.store import FeatureStore, read_sample_images, verify_shards
+from pipeline.data.store import FeatureStore, is_padding, read_sample_images, verify_shards
 from pipeline.files import read_json
 from pipeline.model.vlm import IGNORE
 from pipeline.training.mixture import mixture_order
@@ -93,7 +93,7 @@ class OrderedDataset(IterableDataset):
 
 
 def has_label(sample: dict) -> bool:
-    """Whether there is anything to learn from a sample: in text every token is a label."""
+    """Whether there is anything to learn from a sample: no text is padding alone."""
     return "loss" not in sample or bool(sample["loss"][1:].any())
 
 
@@ -134,7 +134,9 @@ class Collate:
 
     def __call__(self, samples: list[dict]) -> dict:
         ids = np.stack([sample["tokens"] for sample in samples]).astype(np.int64)
-        loss = np.stack([sample.get("loss", np.ones(ids.shape[1], np.uint8)) for sample in samples])
+        padding = np.stack([is_padding(sample["tokens"]) for sample in samples])
+        ids[padding] = 0  # whatever stands there, nothing learns from it
+        loss = np.stack([sample.get("loss", ~mine) for sample, mine in zip(samples, padding)])
         batch: dict[str, Any] = {
             "tokens": torch.from_numpy(ids[:, :-1].copy()),
             "targets": torch.from_numpy(np.where(loss[:, 1:] == 1, ids[:, 1:], IGNORE)),
@@ -181,12 +183,13 @@ class Collate:
         rows, length = segments.shape
         image = images * self.patches
         unused = int((segments[packed] == 0).sum() + (segments[packed] == BLIND).sum())
+        padding = int((batch["targets"][torch.from_numpy(~packed)] == IGNORE).sum())  # of text
         return {
             "positions": rows * length,
-            "text": int((~packed).sum()) * length,
+            "text": int((~packed).sum()) * length - padding,
             "image": image,
             "image_text": int(packed.sum()) * length - image - unused,
-            "padding": unused,
+            "padding": unused + padding,
             "labels": int((batch["targets"] != IGNORE).sum()),
             "packed_sequences": int(packed.sum()),
             "images": images,
