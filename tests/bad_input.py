@@ -551,8 +551,8 @@ BENCHMARKS = [
     ("SAT: a text for the number of the answer", item("agieval_sat_en", "test", lambda r: r.update(gold=["x"])), "agieval_sat_en/test.json: record 2: is no record of agieval_sat_en (ValueError: invalid literal for int()"),
     ("COPA: neither cause nor effect", item("copa", "validation", lambda r: r.update(question="reason")), "copa/validation.json: record 2: is no record of copa (KeyError: 'reason')"),
     ("BoolQ: a line that is cut off", benchmark_file("boolq", "validation", b'{"passage": "a"}\n{"passage": '), "boolq/validation.json: record 1: is no record of boolq (KeyError: 'question')"),
-    ("PubMedQA: invalid UTF-8", benchmark_file("pubmedqa", "test", b"\xff"), "pubmedqa/test.json: record -: cannot be read ('utf-8' codec can't decode byte 0xff"),
-    ("conceptual combinations: lists in lists", benchmark_file("bigbench_conceptual_combinations", "default", b"[" * DEEP), "default.json: record -: cannot be read (nested too deeply)"),
+    ("PubMedQA: invalid UTF-8", benchmark_file("pubmedqa", "test", b"\xff"), "pubmedqa/test.json: record 1: is not JSON ('utf-8' codec can't decode byte 0xff"),
+    ("conceptual combinations: lists in lists", benchmark_file("bigbench_conceptual_combinations", "default", b"[" * DEEP), "default.json: record 0: is not JSON (nested too deeply)"),
     ("no file of the split", lambda root: (root / "source/evaluation/text/boolq/validation.json").unlink(), "boolq: record -: files validation* of one of the kinds .jsonl or .json or .parquet (also with .gz, .zst, .zstd) wanted; found nothing"),
     ("held-out text that is cut off", lambda root: (root / "source/text/heldout-00000.jsonl.zst").write_bytes(zstandard.compress(b"x" * 99)[:-3]), "source/text/heldout-00000.jsonl.zst: record -: ends in the middle of a zstandard frame"),
 ]  # fmt: skip
