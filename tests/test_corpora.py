@@ -27,7 +27,7 @@ import yaml
 import zstandard
 from conftest import SCALE, SOURCE, Project
 from faults.holding import is_gone, wait
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from official import picture, prose, sha256, uid
 
@@ -719,6 +719,7 @@ def test_an_undecodable_list_of_conversations_is_refused(real, corpora):
     assert "llava_v1_5_mix665k.json: record 29: is not JSON" in refused(real, "sources", "instructions")
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_json_lists_are_read_item_by_item(data):
     values = st.recursive(
@@ -1157,6 +1158,7 @@ def test_a_pickle_executes_nothing(tmp_path):
             read_refs(tmp_path, "bad.p")
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "WEBP"]), st.integers(0, 10**6), st.binary(min_size=1, max_size=30))
 def test_damaged_images_are_found_or_decoded_but_never_an_error(format, place, noise):
     data = bytearray(picture(1, format=format))

@@ -199,7 +199,7 @@ def read_docs(file: Path) -> Iterator[tuple[object, dict]]:
     elif (named := named_docs(file)) is not None:
         yield from named.items()
     else:
-        yield from read_records(file)
+        yield from enumerate((doc for _, doc in read_records(file)), 1)
 
 
 def parquet_docs(file: Path) -> list[dict]:
