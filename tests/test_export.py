@@ -29,7 +29,14 @@ from pipeline.study import Job, Study, lineage
 
 SIZES = {"vocabulary": 340, "layers": 2, "heads": 2, "width": 32, "sequence": 64}
 OLMO = {"family": "olmo", "config": {"intermediate_size": 96, "tie_word_embeddings": True}}
-NEOX = {"family": "gpt_neox", "config": {"intermediate_size": 96, "rotary_pct": 0.5}}
+LLAMA_3 = {
+    **{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "original_max_position_embeddings": 16,
+}
+NEOX = {
+    "family": "gpt_neox",
+    "config": {"intermediate_size": 96, "rotary_pct": 0.5, "rotary_emb_base": 777, "rope_scaling": LLAMA_3},
+}
 PATCHES = 16
 RATES = {"first": 0.002, "last": 3e-05, "peak": 0.003, "floor": 3e-05, "warmup": 4, "steps": 100}
 TOKENS = {"text": 6000, "image": 1600, "image_text": 700, "padding": 100, "labels": 6500, "positions": 8400}
@@ -338,17 +345,27 @@ def test_a_user_gets_what_the_trained_model_says(exports, name):
     check(exports[name])
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("version", ["==4.57.6", ">=5.3,<5.4", ">=5"])
-def test_other_versions_of_the_library_say_the_same(exports, version, tmp_path):
-    """The oldest version that is promised, the one that moved the cache's argument, and the newest that resolves."""
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    python = str(tmp_path / "venv/bin/python")
-    packages = ["torch", f"transformers{version}", "numpy", "jinja2"]
-    asked = [python, "-m", "pip", "install", "--quiet", *packages]
-    if (done := subprocess.run(asked, capture_output=True, text=True)).returncode:
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory) -> str:
+    """A Python that has PyTorch and nothing of this project, where it can be had."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    install(str(folder / "bin/python"), "torch==2.13.0", "numpy", "jinja2")
+    return str(folder / "bin/python")
+
+
+def install(python: str, *packages: str) -> None:
+    done = subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], capture_output=True, text=True)
+    if done.returncode:
         pytest.skip(f"packages cannot be had here: {done.stderr.strip().splitlines()[-1]}")
-    transform(tmp_path, [(made.folder, made.images) for made in exports.values()], python, version)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("version", ["==4.57.6", ">=5.3,<5.4", ">=5.24"])
+def test_other_versions_of_the_library_say_the_same(exports, elsewhere, version, tmp_path):
+    """The oldest that is promised, the one that moved the cache's argument, and the newest, which has renamed it."""
+    install(elsewhere, "--upgrade", f"transformers{version}")
+    transform(tmp_path, [(made.folder, made.images) for made in exports.values()], elsewhere, version)
     for made in exports.values():
         check(made, version)
 
