@@ -35,9 +35,13 @@ import snakemake.cli
 import yaml
 from conftest import SOURCE, Project
 from rulegraph import rulegraph, shown
+from wandb.cli.cli import cli as wandb_commands
 
+from pipeline import artifacts
 from pipeline.__main__ import main
 from pipeline.config import Params
+from pipeline.files import stable_json
+from pipeline.run import publish
 from pipeline.study import PHASES, STAGES, TABLES
 
 PAGES = [SOURCE / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
@@ -112,9 +116,21 @@ def copy_project(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A copy in which every job of the default study has left what looks like its artifact."""
+    """A copy in which every job of the default study has left what looks like its artifact; the tables are those in git."""
     folder = copy_project(tmp_path_factory.mktemp("finished") / "project")
-    Project(folder).make()
+    project = Project(folder)
+    project.make()
+    ledger = project.ledger()
+    for name, table in ledger.study.tables.items():
+        made = folder / table.folder
+        for file in (artifacts.CARD, artifacts.FILES):
+            (made / file).unlink()
+        for file in TABLES[name].files:
+            (made / file).parent.mkdir(exist_ok=True)
+            shutil.copy(folder / "results" / file, made / file)
+        artifacts.make_manifest(made, ledger.digest(table))
+        (made / artifacts.CARD).write_text(stable_json(ledger.card(table)))
+        publish(made, folder / table.published)
     return folder
 
 
@@ -306,6 +322,12 @@ def check_mypy(words: list[str]) -> None:
     assert words == []  # what it checks stands in pyproject.toml
 
 
+def check_wandb(words: list[str]) -> None:
+    command = wandb_commands.commands[words[0]]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("-")} <= options
+
+
 CHECKS = {
     "snakemake": check_snakemake,
     "dvc": check_dvc,
@@ -314,6 +336,7 @@ CHECKS = {
     "ruff": check_ruff,
     "snakefmt": check_snakefmt,
     "mypy": check_mypy,
+    "wandb": check_wandb,
 }
 
 

@@ -15,6 +15,8 @@ import psutil
 import pytest
 from conftest import SOURCE
 
+from pipeline.failed import note_failure
+from pipeline.files import read_json
 from pipeline.processes import ORPHANED, RUNNING, SIGNALS, STOPPED, Presence, remove_stale_locks
 from pipeline.workflow import Workflow
 
@@ -496,3 +498,72 @@ def test_all_jobs_below_a_process_are_told_also_those_that_begin_later_and_no_ot
     process = start(HAS_JOBS)
     assert said(process) == "7"
     assert said(process) == f"-{int(signal.SIGTERM)} None"
+
+
+# What Snakemake is told
+
+
+@pytest.fixture
+def workflow(project, monkeypatch) -> Callable[..., Workflow]:
+    """A workflow of a finished study whose cards have dates that say nothing, as after `dvc pull`."""
+    monkeypatch.setattr("pipeline.workflow.end_with_dvc", lambda: None)
+    monkeypatch.setattr("pipeline.workflow.atexit.register", lambda *_, **__: None)
+    project.make()
+    for job in project.ledger().jobs:
+        os.utime(project.root / job.card, (time.time() - len(job.id), time.time()))
+    return lambda *options, **more: Workflow(project.root, {}, main=True, forced=lambda: list(options), **more)
+
+
+def test_what_is_forced_sees_all_that_it_is_made_from_and_nothing_of_it_is_older(project, workflow):
+    """`snakemake --forceall`, `--force` and `--forcerun`; without them nothing that is there asks for anything."""
+    idle, forced = workflow(False, False, set()), workflow(False, False, {"cooldown"})
+    root = project.root
+    for job in project.ledger().jobs:
+        assert idle.parents(job) == []
+        assert forced.parents(job) == sorted({parent.card for parent in forced.ledger.inputs(job)})
+        for file in (job.card, *forced.parents(job), forced.job_file(job)):
+            assert (root / file).stat().st_mtime <= (root / job.card).stat().st_mtime
+        description = read_json(Path(forced.job_file(job)))
+        assert description["place"] is None  # so that its artifact is made anew, not found to be there
+    assert forced.table_edges("table1")(None)["parents"] == forced.parents(forced.tables["table1"])
+
+
+@pytest.mark.parametrize("words", [["--delete-all-output"], ["--delete-all"], ["--touch"], ["-t", "study"]])
+def test_what_cards_give_no_meaning_is_refused_in_a_line(workflow, monkeypatch, capsys, words):
+    monkeypatch.setattr(sys, "argv", ["snakemake", *words])
+    with pytest.raises(SystemExit):
+        workflow()
+    assert capsys.readouterr().err.startswith("command line: --") and not capsys.readouterr().out
+
+
+def test_another_folder_than_the_snakefiles_is_refused_in_a_line(workflow, capsys):
+    with pytest.raises(SystemExit):
+        workflow(home=SOURCE)
+    assert f"a study is made in the folder of its Snakefile, {SOURCE}" in capsys.readouterr().err
+
+
+def test_what_failed_is_said_whole_and_not_by_the_last_of_its_lines(project, workflow, monkeypatch):
+    monkeypatch.chdir(project.root)
+    job = next(job for job in project.ledger().jobs if job.phase == "tokenizer")
+    shutil.rmtree(project.root / job.folder)
+    log = project.root / f"logs/tokenizer/{job.id}.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("Traceback ...\nValueError: what went wrong\n    and where to look\n")
+    told = workflow()
+    assert "and where to look   (" in (before := told.failures()) and "what went wrong" not in before
+    note_failure(log, told.ledger.digest(job), "ValueError: what went wrong and where to look")
+    assert f"tokenizer {job.id}: ValueError: what went wrong and where to look   (" in told.failures()
+
+
+def test_why_dvc_noted_nothing_is_said(project, workflow, monkeypatch, capsys):
+    done = subprocess.CompletedProcess(
+        [], 1, "", "\nERROR: failed to commit - output 'x' does not exist\n\nHaving ...\n"
+    )
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    told = workflow()
+    shutil.rmtree(project.root / "artifacts/features")  # as of a study without cached features
+    told.ledger.set_aside("prepare")
+    assert (project.root / "artifacts/features").is_dir()
+    project.make("features")
+    assert not told.commit()
+    assert capsys.readouterr().err == "dvc.lock was not updated: ERROR: failed to commit - output 'x' does not exist\n"

@@ -308,7 +308,7 @@ def loggers(job: Job) -> list:
     experiments, id, online = job.context["experiments"], digest(job.card), job.context["wandb"] == "online"
     kept = {
         "id": id,
-        "resume": "allow" if online else None,  # offline `wandb sync --append` joins them
+        "resume": "allow" if online else None,  # offline runs are joined by their id when `wandb sync` sends them
         "job_type": job.phase,
         "config": job.card | {"card": id, "experiments": experiments, "commit": commit()},
         "mode": job.context["wandb"],
