@@ -45,7 +45,7 @@ from pipeline.model.huggingface import build_decoder
 from pipeline.sections import ModelSize
 from pipeline.training.checkpoints import check_huggingface_config, read_weights
 
-many = settings(max_examples=24, deadline=None, database=None, derandomize=True)
+many = settings(max_examples=60, deadline=None, database=None, derandomize=True)
 
 # --- what is fed ------------------------------------------------------------------------------------------------------
 
