@@ -85,6 +85,19 @@ def test_the_page_is_not_wider_than_the_screen(browser, file, width):
     assert browser.evaluate(beyond) == []
 
 
+@WIDTHS
+def test_all_that_is_written_in_a_chart_lies_inside_it(browser, file, width):
+    """Inside its panel, or for an interval, which has none, its part of the claim."""
+    browser.open(file, width)
+    browser.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    outside = """[...document.querySelectorAll('svg.chart text')].filter(text => {
+      const a = text.getBoundingClientRect(), b = text.closest('.panel, .part, .figure').getBoundingClientRect();
+      return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1;
+    }).map(text => text.textContent)"""
+    assert browser.evaluate("document.querySelectorAll('svg.chart text').length") > 100
+    assert browser.evaluate(outside) == []
+
+
 def test_text_can_be_read_on_a_phone_in_both_schemes(browser, file):
     """Letters of at least 8 pixels, and a contrast of at least 4.5 (WCAG 2, level AA) with what is behind them."""
     contrast = """(() => {
