@@ -66,7 +66,7 @@ VALUES = {
     "params.experiments.*.captions": [["short"], ["full"]],
     "params.experiments.*.finetune_epochs": [[3], [5]],
     "params.experiments.*.encoder": [[OTHER]],
-    "params.experiments.*.train_encoder": [[True], [False]],
+    "params.experiments.*.train_encoder": [[False], [True]],
     "params.experiments.*.cooldown": [[True], [False]],
     "params.experiments.*.moments": [["fresh"], ["keep"]],
     "params.experiments.*.size": [["base"], ["larger"]],
