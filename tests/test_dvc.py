@@ -66,7 +66,7 @@ VALUES = {
     "params.experiments.*.captions": [["short"], ["full"]],
     "params.experiments.*.finetune_epochs": [[3], [5]],
     "params.experiments.*.encoder": [[OTHER]],
-    "params.experiments.*.train_encoder": [[True], [False]],
+    "params.experiments.*.train_encoder": [[False], [True]],
     "params.experiments.*.cooldown": [[True], [False]],
     "params.experiments.*.moments": [["fresh"], ["keep"]],
     "params.experiments.*.size": [["base"], ["larger"]],
@@ -274,7 +274,7 @@ def changes() -> dict[str, set[str]]:
         name: {key: values if key == "seed" else [values[0], *values[2:]][-2:] for key, values in sweep.items()}
         for name, sweep in today.params.experiments.model_dump().items()
     }
-    few["unfrozen"]["train_encoder"] = [True]  # a frozen encoder has no rate
+    few["unfrozen"]["train_encoder"] = [False, True]  # a frozen encoder has no rate
     few["timing"] = {"branch_percent": sorted({0, recipe.branch_percent, 100})}
     today = replaced(today, ["params", "experiments"], Experiments.model_validate(few))
     today = replaced(today, ["scale", "hardware", "microbatch"], 1)  # so that two devices can share a batch
