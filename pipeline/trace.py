@@ -180,6 +180,7 @@ def labels(row: dict[str, str]) -> str:
         "cell",
         "condition",
         "kind",
+        "measure",
     )
     named = [f"{key}={row[key]}" for key in (*keys, "seed") if row.get(key)]
     if "cell" not in row or not row["cell"] or "model" in row:
@@ -191,7 +192,7 @@ def value(row: dict[str, str], column: str) -> str:
     """A value with its interval, as the file has them."""
     stem = "" if column in ("effect", "score") else f"{column}_"
     low, high = (row.get(f"{stem}{end}") or row.get(f"{column}_{end}") for end in ("low", "high"))
-    return (row[column] or "nothing") + (f" ({low} to {high})" if low and high else "")
+    return (one_line(row[column]) or "nothing") + (f" ({low} to {high})" if low and high else "")
 
 
 def is_shared(setting: object) -> bool:

@@ -275,7 +275,7 @@ def test_caption_words():
         ("cannot gonna 'tis can't y'all ma'am o'clock", "can not gon na 't is ca n't y' all ma'am o'clock"),
         ("it's 3,000 people at 1/2 price 3.5 x 10-20 -5", "it 's 3,000 people at 1/2 price 3.5 x 10-20 -5"),
         ("a + b = c * d ^ e ~ f | g _ i ` j", "a + b = c * d ^ e ~ f | g _ i j"),
-        ("no parking!? yes !! no! the plan is a.", "no parking !? yes !! no the plan is a."),
+        ("no parking!? yes !! no! the plan is this.", "no parking !? yes !! no the plan is this"),
         ("1st 2nd '90s 90's AT&T w/o 24/7", "1st 2nd '90s 90 's at&t w/o 24/7"),
     ],
 )

@@ -14,7 +14,7 @@ from pipeline import study as studies
 from pipeline.__main__ import main
 from pipeline.cards import Ledger
 from pipeline.config import load_settings
-from pipeline.files import read_json, stable_json, write_text
+from pipeline.files import read_json, read_rows, stable_json, write_rows, write_text
 from pipeline.study import Study
 from pipeline.trace import trace
 from pipeline.why import why
@@ -43,6 +43,19 @@ def follow(root, target=TABLE1, row=VLM_80, column="vision_gain") -> list[str]:
 
 
 # What it comes from
+
+
+def test_what_a_model_said_is_shown_in_one_line(root):
+    examples, measures = root / "results/figures/examples.csv", root / "results/measures.csv"
+    columns, rows = read_rows(examples)
+    rows[0][columns.index("prediction")] = "\r\x1b[2Jdog"
+    write_rows(examples, columns, rows)
+    lines = follow(root, "results/figures/examples.csv", "1", "prediction")
+    assert lines[0].endswith(r"prediction: \r\x1b[2Jdog")
+    cell = ["recipe", "presence", "normal", "", "f1", 40, 1, 0.5]
+    write_rows(measures, ["cell", "task", "condition", "kind", "measure", "questions", "seeds", "score"], [cell])
+    first, second, *_ = follow(root, "results/measures.csv", "1", "score")
+    assert first.endswith("measure=f1), score: 0.5") and second.strip() == "measures.csv of the evaluation"
 
 
 def test_a_number_is_followed_down_to_the_data(root):

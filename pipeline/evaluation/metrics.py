@@ -266,7 +266,7 @@ _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-
 _ABBREVIATIONS = "mr|mrs|ms|dr|prof|st|ave|blvd|rd|jr|sr|vs|etc|inc|corp|co|ltd|gen|gov|sen|rep|capt|lt|sgt|mt|ft"
 _CAPTION_TOKEN = re.compile(
     r"(?<!\S)[-+]?\d+(?:[.,:/]\d+)*(?![\w-])|\d+(?:[.,:/]\d+)+(?![\w-])"  # -5 and 1,000 and 3.5 and 10:30 and 1/2
-    r"|(?<!\w)(?:[a-z]\.)+(?:[a-z](?!\w)\.?)?"  # u.s. and a.m., and a letter at the end of a sentence
+    r"|(?<!\w)(?:[a-z]\.)+[a-z](?!\w)\.?"  # u.s. and a.m.
     rf"|(?<!\w)(?:(?:{_ABBREVIATIONS})\.|no\.(?= \d))"
     r"|(?<!\w)(?:can(?=not\b)|gon(?=na\b)|wan(?=na\b)|got(?=ta\b)|lem(?=me\b)|gim(?=me\b)|'t(?=is\b|was\b))"
     r"|\w+?(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|(?<!\w)'\d0s\b|o'clock|ma'am|y'(?=all\b)"  # as in the Penn Treebank
@@ -278,7 +278,7 @@ def tokenise_caption(text: str) -> list[str]:
     """Lower-case words of a caption without punctuation; brackets stay, by their names in the Penn Treebank ("-lrb-").
 
     Stands in for the Java tokeniser of pycocoevalcap, which means to take brackets out and, in lower case, does not: the
-    same on plain English captions, without its rules for addresses, smileys, rare abbreviations and rare symbols.
+    same on plain English captions, without its rules for addresses, smileys, rare abbreviations and symbols, and a letter that ends a sentence.
     """
     found = _CAPTION_TOKEN.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
     return [_BRACKETS.get(token, token) for token in found]

@@ -150,6 +150,8 @@ class Lineage:
         """In which file of which artifact a number was found, in words. What a claim or a comparison is of, its row says."""
         if "claim" in row or column.startswith(("ours", "delta")):
             return self.found_in(row.get("metric") or row["column"])
+        if "measure" in row and column in ("score", "questions"):
+            return "measures.csv of the evaluation"
         return "the paper (configs/published.csv)" if column.startswith("published") else self.found_in(column)
 
     def found_in(self, column: str) -> str:
