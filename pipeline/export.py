@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline import artifacts
+from pipeline.config import load_settings
 from pipeline.data.tokenizer import SPECIAL, Tokenizer, load_tokenizer
 from pipeline.files import atomic_folder, digest, file_hash, one_line, read_json, stable_json, write_text
 from pipeline.model.sizes import DecoderShape
@@ -390,11 +391,11 @@ def scores(root: Path, model: Made) -> str:
     """Every task's score with its 95% interval, of the evaluations that are here."""
     from pipeline.reporting.rows import markdown_table
 
-    lines = ["## Scores"]
+    lines, today = ["## Scores"], load_settings(root).tasks
+    tasks = {name: task.model_dump() for name, task in (today.vision | today.text).items()}
     for made in evaluations(root, model):
-        tasks = made.settings["vision"] | made.settings["text"]
         rows = []
-        for name, estimate in estimates(made):
+        for name, estimate in estimates(made, tasks):
             factor = 1 if name in ("bits_per_byte", "cider") else 100
             value = f"{factor * estimate.estimate:.2f} ({factor * estimate.low:.2f} to {factor * estimate.high:.2f})"
             chance = f"{100 * tasks[name]['chance']:.1f}" if name in tasks else ""
@@ -409,19 +410,20 @@ def scores(root: Path, model: Made) -> str:
     )
 
 
-def estimates(made: Made) -> Iterator[tuple]:
-    """(name, estimate) of every task and average of an evaluation."""
+def estimates(made: Made, tasks: dict[str, dict]) -> Iterator[tuple]:
+    """(name, estimate) of every task and average of an evaluation; `tasks` as today's settings have them, by name."""
     from pipeline.reporting import scores as means
     from pipeline.reporting.rows import Rows, stable
 
     vision, text = made.settings["vision"], made.settings["text"]
     rows = Rows({"tasks": {"vision": vision, "text": text}}, {})
-    zero = dict.fromkeys(stable(vision), 0.0)
+    zero = dict.fromkeys(stable({name: tasks[name] for name in vision if name in tasks}), 0.0)
     if vision and "normal" in made.settings["conditions"]:
         normal = partial(rows.estimate, [made.folder], "vision.csv", condition="normal")
         for name in vision:
             yield name, normal(partial(means.average, chance={name: 0.0}))
-        yield "vision_average", normal(partial(means.average, chance=zero))
+        if zero:
+            yield "vision_average", normal(partial(means.average, chance=zero))
     if (made.folder / "captions.csv").exists():
         yield "cider", rows.estimate([made.folder], "captions.csv", means.mean)
     for name in text:

@@ -115,5 +115,6 @@ def test_anything_said_can_be_shown(tmp_path, monkeypatch):
         part = pd.DataFrame(rows[start : start + 4])
         examples.contact_sheet(part, {("t", row["id"]): tmp_path / "a.png" for row in rows}, tmp_path / "sheet.png")
     shown = [Report.example(None, row | {"right": "True"}, tmp_path / "a.png") for row in rows]
-    assert all(json.dumps(one, ensure_ascii=False).encode() and one["prediction"].isprintable() for one in shown)
+    assert all(json.dumps(one["prediction"], ensure_ascii=False).encode() for one in shown)
+    assert all(one["prediction"].isprintable() for one in shown)
     assert max(len(one["prediction"]) for one in shown) < 600
