@@ -53,7 +53,8 @@ class Workshop:
     def __init__(self, root: Path, **model):
         self.root = root
         root.mkdir(exist_ok=True)
-        (root / "pipeline").symlink_to(SOURCE / "pipeline")
+        for name in ("pipeline", "configs", "params.yaml"):
+            (root / name).symlink_to(SOURCE / name)
         settings = load_settings(SOURCE)
         experiments = {
             name: {key: [] for key in sweep} for name, sweep in settings.params.experiments.model_dump().items()

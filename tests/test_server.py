@@ -42,6 +42,20 @@ def main(arguments):
 SERVE = JOBS + "\nfrom pipeline.server import serve\nsys.exit(serve(main, int(sys.argv[1])))"
 IMPORT = "import sys; from pathlib import Path; from pipeline.server import hand_over; print('asking', flush=True)\n"
 ASK = "import sys; from pathlib import Path; from pipeline.server import hand_over; sys.exit(hand_over(sys.argv[1:], Path('none.json'), Path('job.log')))"
+# Says when it knows the process that carries out its job, and can pass signals on to it.
+ASK_AND_TELL = (
+    """
+import socket
+make = socket.socket.makefile
+def makefile(*arguments):
+    replies = make(*arguments)
+    read = replies.read
+    replies.read = lambda: print("knows", flush=True) or read()
+    return replies
+socket.socket.makefile = makefile
+"""
+    + ASK
+)
 ASK_OR_5 = IMPORT + "sys.exit(5 if hand_over(['say'], Path('none.json'), None) is None else 0)"
 
 
@@ -115,8 +129,9 @@ def test_its_exit_code_is_that_of_who_asked(start, server, what, code):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 4), (signal.SIGINT, LOST), (signal.SIGHUP, LOST)])
 def test_signals_are_passed_on(start, server, tmp_path, number, code):
     """The job has a way with SIGTERM; a SIGINT is a KeyboardInterrupt, and a SIGHUP the end. None is the server's."""
-    asker = start(ASK, "wait")
+    asker = start(ASK_AND_TELL, "wait")
     job = worker(tmp_path)
+    assert asker.stdout.readline() == "knows\n"
     server.send_signal(signal.SIGHUP)
     asker.send_signal(number)
     assert asker.wait(timeout=SOON) == code
