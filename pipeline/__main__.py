@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.command in ("plan", "why"):
             ledger.check_unchanged()
         if arguments.command == "plan":
-            ledger.check_checkpoints()
+            ledger.check_foreign()
             costs = Plan(ledger, arguments.target)
             print(costs)
             costs.check(arguments.budget)

@@ -340,11 +340,12 @@ class Ledger:
                     allowed = f"another one, as {place} has changed since it was indexed; increase it and rerun"
                     raise ConfigError(where["file"], f"source.{'.'.join(keys)}.revision", section["revision"], allowed)
 
-    def check_checkpoints(self) -> None:
-        """Refuse checkpoints that are here, if a job is left that reads them, with configs that do not fit.
+    def check_foreign(self) -> None:
+        """Refuse what others have made and does not fit, if it is here and a job is left that reads it.
 
-        Raises ConfigError.
+        That is the config of a checkpoint, and a tokenizer. Raises ConfigError.
         """
+        self.check_tokenizer()
         checkpoints = self.study.settings.checkpoints
         for job in (job for job in self.jobs if "checkpoint" in job.settings and not self.is_current(job)):
             from pipeline.training.checkpoints import check_config  # PyTorch's seconds, for such a study alone
@@ -361,6 +362,17 @@ class Ledger:
                     file, f"text.from: {revision}", str(path), f"a checkpoint that fits; {error}"
                 ) from None
 
+    def check_tokenizer(self) -> None:
+        """Refuse a tokenizer that is here and cannot be taken, if it is to be read. Raises ConfigError."""
+        given = self.study.given_tokenizer
+        if given is None or not any(job.phase == "tokenizer" and not self.is_current(job) for job in self.jobs):
+            return
+        if find_tokenizer(given).exists():
+            name, room = self.study.settings.params, self.study.settings.scale.model.vocabulary
+            of_data = isinstance(given, Corpora)
+            file = f"configs/data/{name.data}.yaml" if of_data else f"configs/scale/{name.preset}.yaml"
+            check_tokenizer(given, room, file, "source.tokenizer" if of_data else "text.from: tokenizer")
+
     def check_paths(self) -> None:
         """Refuse corpora and checkpoints that are not there, if any job is left that reads them. Raises ConfigError."""
         for job in (job for job in self.jobs if "checkpoint" in job.settings and not self.is_current(job)):
@@ -371,13 +383,7 @@ class Ledger:
                 key = f"text.from: {job.settings['checkpoint']['revision']}"
                 file = f"configs/scale/{self.study.settings.params.preset}.yaml"
                 raise ConfigError(file, key, path, "an existing folder or file (see configs/checkpoints)")
-        self.check_checkpoints()
-        given = self.study.given_tokenizer
-        if given and any(job.phase == "tokenizer" and not self.is_current(job) for job in self.jobs):
-            name, room = self.study.settings.params, self.study.settings.scale.model.vocabulary
-            of_data = isinstance(given, Corpora)
-            file = f"configs/data/{name.data}.yaml" if of_data else f"configs/scale/{name.preset}.yaml"
-            check_tokenizer(given, room, file, "source.tokenizer" if of_data else "text.from: tokenizer")
+        self.check_foreign()
         readers = [job for job in self.jobs if job.phase in ("sources", "shards", "evaluate")]
         if all(self.is_current(job) for job in readers):
             return

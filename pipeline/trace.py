@@ -52,7 +52,8 @@ def trace(root: Path, target: str, row: str, column: str) -> Iterator[str]:
     noted = Records(None if elsewhere else ledger, root)
     yield from noted.lines(f"tables/{study.tables[table].id}", INDENT)
     if commit := git(root, "log", "-1", "--format=%H of %cI", "--", target):
-        yield f"{INDENT}the file is of commit {commit}"
+        changed = git(root, "status", "--porcelain", "--", target)
+        yield f"{INDENT}the file {'has other bytes than in' if changed else 'is of'} commit {commit}"
     if not subjects:
         yield "it comes from no run of the study: a setting, a schedule, or a figure that only the paper has"
     shared: dict[str, dict] = {}

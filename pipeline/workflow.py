@@ -139,6 +139,7 @@ class Workflow:
             self.ledger.mark_deleted()
             self.ledger.write_jobs()
             refuse(self.ledger.check_unchanged)
+            refuse(self.ledger.check_foreign)
             atexit.register(self.record_late)
             atexit.register(self.name_the_other)
 

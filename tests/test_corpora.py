@@ -927,15 +927,18 @@ def test_a_tokenizer_that_does_not_fit_is_refused(real, corpora):
     assert "has 50282 ids, the model's vocabulary has room for 512" in make(real, job)
 
 
-def test_a_tokenizer_that_cannot_be_taken_is_refused_before_any_job(real, corpora):
+def test_a_tokenizer_that_cannot_be_taken_is_refused_before_any_job(real, corpora, capsys):
     official.dclm_raw(corpora / "dclm-baseline-1.0")
     change(real, tokenizer="gpt_neox")
     with pytest.raises(ConfigError, match=r"source.tokenizer: found 'gpt_neox', .*has 50282 ids, .* has room for 512"):
-        real.ledger().check_paths()
+        real.ledger().check_foreign()  # as `plan` does
     change(real, tokenizer="other.json")
     (corpora / "other.json").write_text('{"model": {"type": "Unigram", "vocab": [["a", 0]]}, "added_tokens": []}')
     with pytest.raises(ConfigError, match=r"other.json: not a tokenizer this package can use .*its model is Unigram"):
-        real.ledger().check_paths()
+        real.ledger().check_foreign()  # as `plan` does
+    with pytest.raises(SystemExit):
+        Workflow(real.root, {}, main=True)  # as `snakemake -n` does
+    assert "its model is Unigram" in capsys.readouterr().err
     form = json.loads((corpora / "tokenizer.json").read_text())
     ends = form["added_tokens"][:1]
     ends[0]["content"] = "<stop>"

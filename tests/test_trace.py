@@ -14,7 +14,7 @@ from pipeline import study as studies
 from pipeline.__main__ import main
 from pipeline.cards import Ledger
 from pipeline.config import load_settings
-from pipeline.files import read_json, read_rows, stable_json, write_rows, write_text
+from pipeline.files import file_hash, read_json, read_rows, stable_json, write_rows, write_text
 from pipeline.study import Study
 from pipeline.trace import trace
 from pipeline.why import why
@@ -45,15 +45,25 @@ def follow(root, target=TABLE1, row=VLM_80, column="vision_gain") -> list[str]:
 # What it comes from
 
 
+def note_bytes(root: Path, table: str, name: str) -> None:
+    """Let a file of results/ be one that was made, with the bytes that it has."""
+    file = root / f"results/made_from/{table}.json"
+    made = read_json(file)
+    made["files"][name] = {"sha256": file_hash(root / "results" / name)}
+    file.write_text(stable_json(made))
+
+
 def test_what_a_model_said_is_shown_in_one_line(root):
     examples, measures = root / "results/figures/examples.csv", root / "results/measures.csv"
     columns, rows = read_rows(examples)
     rows[0][columns.index("prediction")] = "\r\x1b[2Jdog"
     write_rows(examples, columns, rows)
+    note_bytes(root, "examples", "figures/examples.csv")
     lines = follow(root, "results/figures/examples.csv", "1", "prediction")
     assert lines[0].endswith(r"prediction: \r\x1b[2Jdog")
     cell = ["recipe", "presence", "normal", "", "f1", 40, 1, 0.5]
     write_rows(measures, ["cell", "task", "condition", "kind", "measure", "questions", "seeds", "score"], [cell])
+    note_bytes(root, "conditions", "measures.csv")
     first, second, *_ = follow(root, "results/measures.csv", "1", "score")
     assert first.endswith("measure=f1), score: 0.5") and second.strip() == "measures.csv of the evaluation"
 
