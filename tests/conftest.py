@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -114,6 +115,12 @@ class Project:
 def shared_fingerprint(root: Path, phase: str) -> dict[str, str]:
     """As the real one, but projects whose package is a link to the same folder share what was read of it."""
     return code_fingerprint((root / "pipeline").resolve().parent, phase)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heed_hangups() -> None:
+    """Let what tests start hear of a closed terminal, also where `nohup` or a service has started the tests."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
