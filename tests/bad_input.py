@@ -430,7 +430,7 @@ INSTRUCTIONS = [
     ("an empty image name", image(""), OF_LLAVA + "'image' is empty", "quarantined"),
     ("a number for an image", image(7), OF_LLAVA + "'image' is of type int", "quarantined"),
     ("an image under another key", records(lambda r: r.update(image_path=r.pop("image"))), OF_LLAVA + "has no 'image' but 'image_path', which is not read; allowed: the name of one file, as 'image'", "quarantined"),
-    ("a marker without an image", records(lambda r: r.pop("image")), OF_LLAVA + "has a line <image> in what human says and no 'image'; its other keys: none", "quarantined"),
+    ("a marker without an image", records(lambda r: r.pop("image")), OF_LLAVA + "has <image> at an end of what human says and no 'image'; its other keys: none", "quarantined"),
     ("two markers of one image", records(lambda r: r["conversations"][0].update(value="<image>\n<image>\nWhich?")), OF_LLAVA + "has 1 image and 2 <image> in what human says, allowed: 1", "quarantined"),
     ("an image that is cut off", half_an_image, OF_LLAVA + "image cannot be decoded (OSError)", "quarantined"),
     ("an odd number of messages", records(lambda r: r["conversations"].pop()), OF_LLAVA + "has 5 messages, not pairs of human and gpt", "quarantined"),

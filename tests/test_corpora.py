@@ -1055,11 +1055,12 @@ def test_a_benchmark_lists_its_files_and_the_images_that_it_uses(real, benchmark
     assert str(real.root) not in (folder / "evaluation/test/vqav2/questions.jsonl").read_text()
 
 
-def test_bad_items_that_may_be_left_out_are_counted(real, benchmarks, heldout):
+@pytest.mark.parametrize("reason", ["no image", "image cannot be decoded"])
+def test_bad_items_that_may_be_left_out_are_counted(real, benchmarks, heldout, reason):
     official.dclm_raw(benchmarks / "dclm-baseline-1.0", files=1)
     half = benchmarks / FOLDERS["vqav2"] / "val2014/COCO_val2014_000000000042.jpg"
-    half.unlink()
-    assert "no image" in (said := refused(real, "sources", "evaluation")) and "allowed to be left out: 0" in said
+    half.unlink() if reason == "no image" else half.write_bytes(half.read_bytes()[:-200])
+    assert reason in (said := refused(real, "sources", "evaluation")) and "allowed to be left out: 0" in said
     change(real, choices=PAPER["source"]["choices"])
     item = {"id": "a", "context": "c", "choices": [" x", " y"], "gold": 1}
     (benchmarks / "text-tasks").mkdir()

@@ -608,6 +608,21 @@ def test_choices_that_nothing_tells_apart_are_refused(made, tmp_path, monkeypatc
         evaluate.run(job, tmp_path / "out")
 
 
+def test_choices_that_nothing_tells_apart_may_be_left_out(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate.Evaluation, "heldout", lambda self: iter(()))
+    items = [("two", [" dog", " cat"], 0), ("two ye", ["s dog", "s cat"], 0), ("two", [" dog", " dog"], 1)]
+    settings = TEXT | {"text": {"mine": {"chance": 0.5, "left_out_at_most": 2}}}
+    inputs = choices(made, tmp_path / "in", items)
+    assert run(made, tmp_path / "out", inputs=inputs, **settings)["left_out"] == {"mine": {"left_out": 2}}
+    assert [row["id"] for row in read(tmp_path / "out" / "text.csv")] == ["item 0"]
+    monkeypatch.setattr(evaluate, "left_out_of", lambda source: {"mine": {"left_out": 1}})  # by the source, of its file
+    with pytest.raises(formats.BadRecord, match=r"item 2: .* .and so 2 more.; allowed to be left out: 2"):
+        run(made, tmp_path / "again", inputs=inputs, **settings)
+    monkeypatch.undo()
+    with pytest.raises(formats.BadRecord, match="none of its 1 items can be asked"):
+        run(made, tmp_path / "none", inputs=choices(made, tmp_path / "in", items[1:2]), **settings)
+
+
 def test_a_space_at_the_end_of_a_context_is_the_choices(made, tmp_path, monkeypatch):
     """So that where it stands in the file changes nothing, and every choice has tokens."""
     monkeypatch.setattr(evaluate.Evaluation, "heldout", lambda self: iter(()))

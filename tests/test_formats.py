@@ -313,6 +313,10 @@ def test_markers_and_images_agree():
         (record_of("<image>\nWho?", "A cat.", **has), (("Who?", "A cat."),)),
         (record_of("Who?\n<image>", "A cat.", **has), (("Who?", "A cat."),)),
         (record_of("<image> Who?", "A cat.", image_id="7", **has), (("Who?", "A cat."),)),
+        (
+            record_of("<image>\nWho?", "A cat.", image_url="http://b/a.jpg", images=["c/a.jpg"], **has),
+            (("Who?", "A cat."),),
+        ),
         (record_of("Hi ", " Hi\n", "<image>\nWho?", "x", **has), (("Hi ", " Hi\n"), ("Who?", "x"))),
         (record_of("<image>\nWhich tag is it?", "<image>", **has), (("Which tag is it?", "<image>"),)),
         (record_of("Is it <image> or <img>?", "    <image>\n"), (("Is it <image> or <img>?", "    <image>\n"),)),
@@ -328,7 +332,12 @@ def test_markers_and_images_agree():
         (record_of("<image>\n<image>\nWho?", "A cat.", **has), "has 1 image and 2 <image> in what human says"),
         (record_of(*asked, "And <image>?", "x", **has), "has 1 image and 2 <image> in what human says"),
         (record_of(*asked, image=["a.jpg"]), "'image' is of type list"),
-        (record_of(*asked), "has a line <image> in what human says and no 'image'; its other keys: none"),
+        (record_of(*asked), "has <image> at an end of what human says and no 'image'; its other keys: none"),
+        (record_of("<image> Who?", "A cat."), "has <image> at an end of what human says and no 'image'"),
+        (
+            record_of("Hi", "Hi", "Who is in <image>\n", "A cat."),
+            "has <image> at an end of what human says and no 'image'",
+        ),
         (record_of(*asked, source="coco"), "and no 'image'; its other keys: 'source'"),
     ]
     others = {
@@ -341,6 +350,17 @@ def test_markers_and_images_agree():
     }
     bad += [
         (record_of(*asked, **{key: value}), f"has no 'image' but '{key}', which is not read")
+        for key, value in others.items()
+    ]
+    others |= {
+        "images": ["a.jpg", "b.jpg"],
+        "image2": "b",
+        "video": {"path": "a"},
+        "file": "b.PNG",
+        "image_path": "x/b",
+    }
+    bad += [
+        (record_of(*asked, **{key: value}, **has), f"has 'image' and also '{key}', which is not read")
         for key, value in others.items()
     ]
     bad += [(record_of("<video>\nWho?", "A cat.", video="a.mp4"), "has no 'image' but 'video', which is not read")]
@@ -357,6 +377,11 @@ def test_a_question_is_about_one_image(copy):
         edit(path, lambda v, text=text: v["questions"][0].update(question=text))
         assert next(iter(read_questions("vqav2", copy / "short_answer"))).text == left
     edit(path, lambda v: v["questions"][0].update(question="<image><image>\nWho?"))
+    edit(path, lambda v: v["questions"].append(v["questions"][1]))
+    found = LeftOut(2)
+    asked = [question.id for question in read_questions("vqav2", copy / "short_answer", left_out=found)]
+    assert len(asked) == len(set(asked)) > 0
+    assert [error.reason for error in found.found] == ["has 2 <image> and 1 image", "id occurs twice"]
     with pytest.raises(BadRecord, match="has 2 <image> and 1 image"):
         list(read_questions("vqav2", copy / "short_answer"))
 

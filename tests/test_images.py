@@ -30,9 +30,9 @@ def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes
 
 
 def png(depth: int, colour: int, rows: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of big-endian samples [height, width, ...], which Pillow does not write for 16 bits of colour."""
+    """A PNG of big-endian samples [height, width, ...], or of bytes that each hold several of fewer bits."""
     rows = rows.reshape(len(rows), -1)
-    width = rows.shape[1] // {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    width = rows.shape[1] * 8 // min(depth, 8) // {0: 1, 2: 3, 4: 2, 6: 4}[colour]
     lines = b"".join(b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes() for row in rows)
     header = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
     made = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
@@ -77,6 +77,23 @@ def test_every_kind_of_image_becomes_rgb_in_one_way():
         "colours of 16 bits, one clear": (
             png(16, 2, deep, (b"tRNS", b"\x10\0" * 3)),
             grey(np.where(keyed == 16, 255, keyed)),
+        ),
+        "dark colours of 16 bits, one clear": (
+            png(16, 2, deep, (b"tRNS", b"\0\xc8" * 3)),
+            grey(np.where(keyed == 0, 255, keyed)),
+        ),
+        "grey of 1 bit, one clear": (png(1, 0, np.array([[0b1101]]), (b"tRNS", b"\0\0")), grey(np.full((1, 8), 255))),
+        "grey of 2 bits, one clear": (
+            png(2, 0, np.array([[0b00011011]]), (b"tRNS", b"\0\2")),
+            grey(np.array([[0, 85, 255, 255]])),
+        ),
+        "grey of 4 bits, one clear": (
+            png(4, 0, np.array([[0x01, 0x2F]]), (b"tRNS", b"\0\x12")),  # of more bits than there are, the lower count
+            grey(np.array([[0, 17, 255, 255]])),
+        ),
+        "grey of 8 bits, one clear": (
+            png(8, 0, np.array([[0, 1, 2]]), (b"tRNS", b"\0\2")),
+            grey(np.array([[0, 1, 255]])),
         ),
         "RGBA": (encoded(Image.fromarray(np.dstack([NOISE, alpha]))), over_white(NOISE, alpha)),
         "RGBA in WebP": (

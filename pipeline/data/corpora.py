@@ -276,7 +276,7 @@ def list_llava(job: Job, out: Path, name: str, corpus: dict, place: str) -> dict
 def list_benchmark(job: Job, out: Path, name: str, corpus: dict, place: str) -> dict:
     """Read a benchmark's questions and every image that they are about: all must be there and whole.
 
-    Raises BadRecord.
+    Raises BadRecord for more questions of which that is not so than may be left out.
     """
     folder, split = Path(place), job.settings["split"]
     images = folder / corpus["images"]
@@ -291,19 +291,29 @@ def list_benchmark(job: Job, out: Path, name: str, corpus: dict, place: str) -> 
     used = sorted({question.image for question in questions})
     files = sorted({*corpus["files"].values()})
     hashes = Hashes(job, name, job.context["corpora"]["workers"])
+    damaged: dict[Path, str] = {}
 
     def lines() -> Iterator[dict]:
         for paths, check in (([folder / file for file in files], None), (used, undecodable)):
             for path, entry in zip(paths, hashes.of(map(str, paths), check)):
                 if entry.get("fault"):
-                    raise BadRecord(path, "-", entry["fault"])
-                yield {"file": os.path.relpath(path, folder), "bytes": entry["bytes"], "sha256": entry["sha256"]}
+                    damaged[path] = entry["fault"]
+                else:
+                    yield {"file": os.path.relpath(path, folder), "bytes": entry["bytes"], "sha256": entry["sha256"]}
 
-    listed = write_list(out, name, corpus, lines())
-    records = (asdict(question) | {"image": question.image.relative_to(images).as_posix()} for question in questions)
+    listed, whole = write_list(out, name, corpus, lines()), []
+    for question in questions:
+        with left_out:
+            if question.image in damaged:
+                raise BadRecord(question.image, question.id, damaged[question.image])
+            whole.append(question)
+    if not whole:
+        raise BadRecord(folder, "-", f"has no questions of {name} about an image that can be decoded")
+    records = (asdict(question) | {"image": question.image.relative_to(images).as_posix()} for question in whole)
     text = "".join(json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n" for record in records)
     write_text(out / "evaluation" / split / name / "questions.jsonl", text)
-    return listed | {"questions": len(questions), "images": len(used)} | left_out.say(name)
+    counts = {"questions": len(whole), "images": len(used) - len(damaged)}
+    return listed | counts | left_out.say(name)
 
 
 def read_task(source: Path, split: str, task: str, format: str, context: dict) -> Iterator[Question]:

@@ -31,8 +31,11 @@ from pipeline.files import parse_json, path_fault
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 MARKER = "<image>"  # stands for the image in LLaVA's texts
-# What names an image or a video in records of other layouts than LLaVA's: keys, and ends of file names.
+LLAVA_KEYS = ("id", "image", "conversations")
+# What names an image or a video in records of other layouts than LLaVA's: keys, keys that stand beside `image` without being
+# about it (as `image_id` is), and ends of file names.
 MEDIA_KEY = re.compile("image|img|picture|photo|video", re.IGNORECASE)
+FURTHER_KEY = re.compile(r"(image|img|picture|photo|video)(s|s?_?(path|file|list|\d+)s?)?", re.IGNORECASE)
 MEDIA_FILE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|mp4|webm|avi|mov|mkv)$", re.IGNORECASE)
 METADATA = re.compile(r"__[^/]*__(/|$)")  # names in a tar that WebDataset passes over
 # The files of each format as the embedded source names them; `files` of read_questions names others.
@@ -395,10 +398,10 @@ def conversation(record: Any, file: object, number: int, look: Callable[[str, st
     """
     name = str(_get(record, "id", (str, int), file, number))
     image, has_image = None, record.get("image") is not None
+    if fault := further_images(record) if has_image else lost_image(record):
+        raise BadRecord(file, name, fault)
     if has_image:
         image = look(_get(record, "image", str, file, name), name)
-    elif fault := lost_image(record):
-        raise BadRecord(file, name, fault)
     turns = _turns(_get(record, "conversations", list, file, name), file, name)
     if not has_image:
         return Conversation(name, None, turns)
@@ -416,26 +419,46 @@ def is_chat(record: Any) -> bool:
 def lost_image(record: dict) -> str | None:
     """What says that a record without `image` is about an image or a video all the same, or None.
 
-    A key that names one, or a human's text that begins or ends with a line <image>. Inside of a text it is text.
+    A key that names one, or a human's text that begins or ends with <image>. Inside of a text it is text.
     """
-    others = [key for key in record if key not in ("id", "image", "conversations")]
-    if media := [key for key in others if _names_media(key, record[key])]:
+    others = [key for key in record if key not in LLAVA_KEYS]
+    if media := [key for key in others if any(MEDIA_KEY.search(key) or _is_file(one) for one in _named(record[key]))]:
         return f"has no 'image' but {' and '.join(map(repr, media))}, which is not read; allowed: the name of one file, as 'image'"
     messages = record.get("conversations")
     for message in messages if isinstance(messages, list) else ():
         asked = message.get("value") if isinstance(message, dict) and message.get("from") == "human" else None
-        if isinstance(asked, str) and marked(asked)[0]:
+        if isinstance(asked, str) and (asked.strip().startswith(MARKER) or asked.strip().endswith(MARKER)):
             keys = ", ".join(map(repr, others)) or "none"
-            return f"has a line {MARKER} in what human says and no 'image'; its other keys: {keys}"
+            return f"has {MARKER} at an end of what human says and no 'image'; its other keys: {keys}"
     return None
 
 
-def _names_media(key: str, value: object) -> bool:
-    """Whether an entry of a record names images or videos: by its key, or by what it holds."""
-    named = [
+def further_images(record: dict) -> str | None:
+    """What names other images or videos in a record with `image`, or None. Another way to the same file name is the same."""
+    name = PurePosixPath(str(record["image"])).name
+    further = [
+        key
+        for key in record
+        if key not in LLAVA_KEYS
+        and any(
+            not (isinstance(one, str) and PurePosixPath(one).name == name)
+            and (FURTHER_KEY.fullmatch(key) or _is_file(one))
+            for one in _named(record[key])
+        )
+    ]
+    found = " and ".join(map(repr, further))
+    return f"has 'image' and also {found}, which is not read; allowed: one image a record" if further else None
+
+
+def _named(value: object) -> list:
+    """What an entry of a record may name files with: texts, lists and objects that hold something."""
+    return [
         one for one in (value if isinstance(value, list) else [value]) if one and isinstance(one, str | list | dict)
     ]
-    return any(MEDIA_KEY.search(key) or (isinstance(one, str) and MEDIA_FILE.search(one)) for one in named)
+
+
+def _is_file(one: object) -> bool:
+    return isinstance(one, str) and bool(MEDIA_FILE.search(one))
 
 
 def _turns(messages: list, file: object, where: str) -> tuple[tuple[str, str], ...]:
@@ -509,11 +532,13 @@ def _read(
     task = task or folder.name
     pattern = image_name or IMAGE_NAMES.get(format, "{}")
     seen: set[str] = set()
-    for question, record in READERS[format](paths, task, look, pattern, split, left_out or LeftOut()):
-        if question.id in seen:
-            raise BadRecord(folder, question.id, "id occurs twice")
-        seen.add(question.id)
-        yield replace(question, text=unmarked(question.text, folder, question.id)), record
+    left_out = left_out or LeftOut()
+    for question, record in READERS[format](paths, task, look, pattern, split, left_out):
+        with left_out:
+            if question.id in seen:
+                raise BadRecord(folder, question.id, "id occurs twice")
+            seen.add(question.id)
+            yield replace(question, text=unmarked(question.text, folder, question.id)), record
 
 
 Read = Iterator[tuple[Question, dict]]
@@ -583,14 +608,19 @@ def _pope(
                 yield question, record
 
 
+def _named_records(file: Path) -> dict[str, Any]:
+    """Records by id, of a file that is one object of them."""
+    found = load_json(file)
+    if not isinstance(found, dict):
+        raise BadRecord(file, "-", f"holds {type(found).__name__}, not an object")
+    return found
+
+
 def _gqa(
     paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None, left_out: LeftOut
 ) -> Read:
     file = paths["questions"]
-    questions = load_json(file)
-    if not isinstance(questions, dict):
-        raise BadRecord(file, "-", f"holds {type(questions).__name__}, not an object")
-    for where, record in questions.items():
+    for where, record in _named_records(file).items():
         with left_out:
             image_id = _get(record, "imageId", str, file, where)
             types = _get(record, "types", dict, file, where)
@@ -735,10 +765,7 @@ def _ocid(
     paths: dict[str, Path], task: str, images: _Images, pattern: str, split: str | None, left_out: LeftOut
 ) -> Read:
     file = paths["expressions"]
-    expressions = load_json(file)
-    if not isinstance(expressions, dict):
-        raise BadRecord(file, "-", f"holds {type(expressions).__name__}, not an object")
-    for where, record in expressions.items():
+    for where, record in _named_records(file).items():
         with left_out:
             path = images.path(_get(record, "scene_path", str, file, where), file, where)
             corners = _get(record, "bbox", (str, list), file, where)
@@ -766,11 +793,12 @@ def _coco_captions(
     images_by_id = _by_id(_get(content, "images", list, file, "-"), "id", int, file, "images")
     captions: dict[int, list[str]] = {image_id: [] for image_id in images_by_id}
     for number, annotation in enumerate(_get(content, "annotations", list, file, "-")):
-        where = _get(annotation, "id", int, file, f"annotations {number}")
-        image_id = _get(annotation, "image_id", int, file, where)
-        if image_id not in captions:
-            raise BadRecord(file, where, f"is of an image that is not listed: {image_id}")
-        captions[image_id].append(_get(annotation, "caption", str, file, where))
+        with left_out:
+            where = _get(annotation, "id", int, file, f"annotations {number}")
+            image_id = _get(annotation, "image_id", int, file, where)
+            if image_id not in captions:
+                raise BadRecord(file, where, f"is of an image that is not listed: {image_id}")
+            captions[image_id].append(_get(annotation, "caption", str, file, where))
     for where, record in images_by_id.items():
         with left_out:
             if not captions[where]:

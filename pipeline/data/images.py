@@ -13,8 +13,10 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 ALLOWED = "JPEG, PNG, WebP, GIF or BMP"
@@ -27,6 +29,7 @@ MOST_PIXELS = 89_478_485  # of an image: 256 MB in RGB; Pillow warns from here o
 # are, so Pillow refuses whole images for them; animations begin with the image that all readers show.
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 ORIENTATION = 0x0112  # EXIF's tag
+GREY_BITS = {"1": 1, "L;2": 2, "L;4": 4, "L": 8}  # of a PNG's pixels, by Pillow's name of how they lie
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -132,9 +135,25 @@ def turned_size(size: tuple[int, int], turn: int) -> tuple[int, int]:
     return (size[1], size[0]) if turn >= 5 else size
 
 
+def transparent(image: Image.Image) -> Any:
+    """What an opened image's pixels that are transparent hold (grey, colour, place or alphas of a palette), or None.
+
+    A PNG says it in its own bits, which Pillow leaves so while it makes 8 bits of the pixels; 16 of grey stay. Of colours of
+    16 bits, the lower 8 are gone: those of the same upper 8 are transparent.
+    """
+    clear = image.info.get("transparency")
+    raw = image.tile[0].args if isinstance(image, PngImageFile) and image.tile else None
+    if isinstance(clear, tuple):
+        return tuple(part >> 8 if raw == "RGB;16B" else part & 255 for part in clear)
+    if raw in GREY_BITS:
+        most = (1 << GREY_BITS[raw]) - 1
+        return (clear & most) * 255 // most if isinstance(clear, int) else clear
+    return clear
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """An opened image in RGB. Raises one of DAMAGED."""
-    clear = image.info.get("transparency")
+    clear = transparent(image)
     if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
         import numpy as np
 
@@ -143,8 +162,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if clear is not None:
             eight[grey == clear] = 255
         return Image.fromarray(eight).convert("RGB")
-    if isinstance(clear, tuple) and max(clear) > 255:  # a colour of 16 bits, of pixels that Pillow reads as 8
-        image.info["transparency"] = tuple(part >> 8 for part in clear)
+    if clear is not None:
+        image.info["transparency"] = clear
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

@@ -95,13 +95,14 @@ class BadRecord(ValueError):
 class LeftOut:
     """A block that reads one item of a benchmark: of bad ones, `most` may be left out, and are kept here.
 
-    One more raises BadRecord, of the first. None: the item's own BadRecord, as nobody may allow any.
+    One more raises BadRecord, of the first. `before` have been left out elsewhere. None: the item's own BadRecord, as
+    nobody may allow any.
     """
 
     COUNTS = ("left_out", "clipped_boxes")
 
-    def __init__(self, most: int | None = None):
-        self.most = most
+    def __init__(self, most: int | None = None, before: int = 0):
+        self.most, self.before = most, before
         self.found: list[BadRecord] = []
         self.clipped = 0  # boxes that reached over their image by a pixel or two
 
@@ -111,8 +112,8 @@ class LeftOut:
         if not isinstance(error, BadRecord) or self.most is None:
             return False
         self.found.append(error)
-        if len(self.found) > self.most:
-            first, more = self.found[0], len(self.found) - 1
+        if self.before + len(self.found) > self.most:
+            first, more = self.found[0], self.before + len(self.found) - 1
             also = f" (and so {more:,} more)" if more else ""
             allowed = f"allowed to be left out: {self.most:,} (left_out_at_most of the task in configs/tasks)"
             raise BadRecord(first.file, first.record, f"{first.reason}{also}; {allowed}") from None

@@ -14,7 +14,7 @@ prompts of one length, in fp32 or bf16, on the CPU or on every visible GPU. Comp
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import islice
@@ -463,8 +463,7 @@ class Evaluation:
 
     def likelihoods(self, name: str, task: dict) -> Iterator[tuple[MultipleChoice, list[float]]]:
         """A text task's items with the log-likelihoods of their choices; none while answers are missing."""
-        left_out = self.left_out[name] = LeftOut(task.get("left_out_at_most", 0))
-        place, items, numbers = text_items(self.settings, self.inputs, name, task, left_out)
+        place, items, numbers, self.left_out[name] = text_items(self.settings, self.inputs, self.tokenizer, name, task)
         if self.settings.get("engine") == "lm_eval" and task.get("benchmark"):
             from pipeline.evaluation.harness import benchmark_likelihoods
 
@@ -566,21 +565,34 @@ def batch_likelihoods(model: VLM, rows: list[Row]) -> list[float]:
 
 
 def text_items(
-    settings: dict, inputs: dict[str, Path], name: str, task: dict, left_out: LeftOut
-) -> tuple[Path, list[MultipleChoice], Sequence[int]]:
-    """Where a text task's items lie, all of them, and the numbers of those that are asked, in their order.
+    settings: dict, inputs: dict[str, Path], tokenizer: Tokenizer, name: str, task: dict
+) -> tuple[Path, list[MultipleChoice], list[int], LeftOut]:
+    """Where a text task's items lie, all of them, the numbers of those that are asked, in their order, and the bad ones.
 
     A benchmark's are asked in the order of its files, those of TASK.jsonl in that of a hash. Raises BadRecord for more
-    bad items than may be left out.
+    bad items than may be left out: those that the source has left out count.
     """
     folder, count = inputs["text"] / "evaluation" / "text", settings["evaluation"]["text_items"]
-    if not task.get("benchmark"):
+    most = task.get("left_out_at_most", 0)
+    if task.get("benchmark"):
+        place, left_out = folder / name, LeftOut(most)
+        items = read_benchmark(task["benchmark"], place, name, task.get("files"), left_out)
+        chosen = {item.id for item in subset(items, count)}
+        numbers = [number for number, item in enumerate(items) if item.id in chosen]
+    else:
         place = folder / f"{name}.jsonl"
+        left_out = LeftOut(most, left_out_of(inputs["text"]).get(name, {}).get("left_out", 0))
         items = subset(list(read_choices(place, name)), count)
-        return place, items, range(len(items))
-    items = read_benchmark(task["benchmark"], folder / name, name, task.get("files"), left_out)
-    chosen = {item.id for item in subset(items, count)}
-    return folder / name, items, [number for number, item in enumerate(items) if item.id in chosen]
+        numbers = list(range(len(items)))
+    asked = []
+    for number in numbers:
+        with left_out:
+            pairs = choice_tokens(tokenizer, task, items[number])
+            check_choices(place, items[number], [cut(*pair, settings["model"]["sequence"]) for pair in pairs])
+            asked.append(number)
+    if not asked:
+        raise BadRecord(place, "-", f"none of its {len(numbers):,} items can be asked")
+    return place, items, asked, left_out
 
 
 def choice_tokens(tokenizer: Tokenizer, task: dict, item: MultipleChoice) -> list[tuple[list[int], list[int]]]:
@@ -619,11 +631,7 @@ def check(settings: dict, inputs: dict[str, Path], context: dict) -> None:
         questions = questions_of(inputs["questions"], settings["split"], name, task["format"], context)
         tasks.check_answers(name, task, asked(task, questions))
     for name, task in settings["text"].items():
-        left_out = LeftOut(task.get("left_out_at_most", 0))
-        place, items, numbers = text_items(settings, inputs, name, task, left_out)
-        for item in (items[number] for number in numbers):
-            pairs = choice_tokens(tokenizer, task, item)
-            check_choices(place, item, [cut(*pair, settings["model"]["sequence"]) for pair in pairs])
+        text_items(settings, inputs, tokenizer, name, task)
 
 
 # --- the phase -------------------------------------------------------------------------------------------------------
@@ -671,7 +679,8 @@ def run(job: Job, out: Path) -> dict:
             counts |= {COUNTS[name]: count} if name in COUNTS else {}
     left_out = {name: found for name, bad in evaluation.left_out.items() if (found := bad.say(name))}
     for source in (job.inputs[name] for name in ("questions", "text") if name in job.inputs):
-        left_out |= left_out_of(source)
+        for name, found in left_out_of(source).items():
+            left_out[name] = dict(Counter(left_out.get(name, {})) + Counter(found))
     return counts | ({"left_out": left_out} if left_out else {})
 
 
