@@ -59,3 +59,22 @@ def test_the_version_is_the_same_everywhere():
     citation = yaml.safe_load((SOURCE / "CITATION.cff").read_text(encoding="utf-8"))
     changes = re.findall(r"^## \[(\S+)\]", (SOURCE / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
     assert str(citation["version"]) == version == next(name for name in changes if name != "Unreleased")
+
+
+@pytest.mark.parametrize("name", ["gate", "nightly"])
+def test_github_runs_the_same_scripts(name):
+    """With actions that nobody can change behind their names, and no right but to read."""
+    flow = yaml.safe_load((SOURCE / f".github/workflows/{name}.yml").read_text(encoding="utf-8"))
+    (steps,) = (job["steps"] for job in flow["jobs"].values())
+    script = ".ci/run" if name == "gate" else ".ci/nightly"
+    assert (SOURCE / script).stat().st_mode & 0o111 and steps[-1]["run"].split("#")[0].split()[-1] == script
+    assert all(re.fullmatch(r"\S+@[0-9a-f]{40}", step["uses"]) for step in steps if "uses" in step)
+    assert flow["permissions"] == {"contents": "read"}
+
+
+def test_make_runs_what_the_gate_runs():
+    make = (SOURCE / "Makefile").read_text(encoding="utf-8")
+    recipes = [re.search(rf"^{name}:.*\n\t(.*)", make, re.M)[1] for name in ("check", "test", "end-to-end")]
+    commands = [command.strip() for recipe in recipes for command in recipe.split("&&")]
+    gate = re.sub(r" *[#&].*", "", (SOURCE / ".ci/run").read_text(encoding="utf-8"), flags=re.M).splitlines()
+    assert len(commands) == 7 and set(commands) <= set(gate)
