@@ -468,6 +468,8 @@ def test_table_1_has_the_text_run_and_a_row_a_branch_point_in_order(study, tmp_p
     runs = [("b100", 7, end, 0.4), ("b100", 8, end, 0.4), ("b0", 7, start, 0.6), ("b0", 8, start, 0.5)]
     runs += [("after", 7, start, 0.0)]
     made = with_text_run(study("table1", *runs, experiments=["timing"]), tmp_path)
+    left_out = {"cloze": {"left_out": 2}, "presence": {"left_out": 1, "clipped_boxes": 3}}
+    (made.folder("text-50.0") / "measured.json").write_text(json.dumps({"left_out": left_out}))
     table1.make(again(made, after={"evaluated": "cooldown"}), tmp_path / "out")
     assert {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.*")} == set(
         TABLES["table1"].files
@@ -488,6 +490,7 @@ def test_table_1_has_the_text_run_and_a_row_a_branch_point_in_order(study, tmp_p
     text = (tmp_path / "out" / "table1.md").read_text()
     assert "those of the models cover their 2 or more training seeds too" in text
     assert "| 0% | 100% | text run at 100% |" in text
+    assert "cloze (2 bad items left out)" in text and "presence (1 bad items left out; 3 boxes clipped)" in text
 
 
 def test_stages_and_sizes_have_the_text_run_in_front(study, tmp_path):
