@@ -438,7 +438,7 @@ INSTRUCTIONS = [
     ("no messages", records(lambda r: r.pop("conversations")), OF_LLAVA + "has no 'conversations'", "quarantined"),
     ("a list for a text", records(lambda r: r["conversations"][0].update(value=[])), OF_LLAVA + "'value' is of type list", "quarantined"),
     ("a list that is cut off", list_of(lambda text: text[:-300]), "llava_v1_5_mix665k.json: record 11: is not JSON", 1),
-    ("an object for the list", list_of(lambda text: '{"data": ' + text + "}"), "llava_v1_5_mix665k.json: record 0: is not JSON (Expecting '['", 1),
+    ("an object for the list", list_of(lambda text: '{"data": ' + text + "}"), "llava_v1_5_mix665k.json: record 1: is not JSON (Expecting value", 1),
     ("something after the list", list_of(lambda text: text + "[]"), "llava_v1_5_mix665k.json: record 12: is not JSON", 1),
     ("a key twice", list_of(lambda text: text.replace('"id"', '"id": "a",\n "id"', 1)), "llava_v1_5_mix665k.json: record 0: is not JSON (the key 'id' occurs twice in an object)", 1),
     ("half of a surrogate pair", list_of(lambda text: text.replace('"value": "', '"value": "\\ud800', 1)), "llava_v1_5_mix665k.json: record 0: is not JSON (half of a surrogate pair", 1),

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -74,10 +75,15 @@ def test_dates_that_jump_while_snakemake_works_change_nothing(copy, tmp_path):
     lost = [artifact(copy, name) for name in ("tokenizer/bpe", "shards/captions", "cooldown/b50", "finetune/b50")]
     for folder in lost:
         shutil.rmtree(folder)
-    jumped = set((copy / "artifacts").glob("*/*/card.json"))
+
+    def made() -> set[Path]:
+        """Cards of artifacts. One that stands alone is no job's: the plan has put it where an artifact was deleted."""
+        return {card for card in (copy / "artifacts").glob("*/*/card.json") if card.with_name("files.json").exists()}
+
+    jumped = made()
     engine = begin(["snakemake", "--cores", "2"], copy, tmp_path / "log")
     while engine.poll() is None:
-        for card in set((copy / "artifacts").glob("*/*/card.json")) - jumped:
+        for card in made() - jumped:
             jumped.add(card)
             date = time.time() + next(clock)
             for file in card.parent.rglob("*"):
