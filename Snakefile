@@ -71,164 +71,26 @@ rule study:
         study.stage("report"),
 
 
-rule sources:
-    """One part of the data, in its official format."""
-    input:
-        unpack(study.edges("sources")),
-    output:
-        "artifacts/sources/{id}/card.json",
-    log:
-        "logs/sources/{id}.log",
-    priority: 100  # the text run waits for the first three phases, and everything else for it
-    threads: study.readers
-    resources:
-        mem_mb=1500 * study.readers,
-        runtime=study.minutes,
-    message:
-        "data: {wildcards.id}"
-    shell:
-        "python -m pipeline run {input.job} --log {log}"
+# The phases: pipeline/phases.py says what their jobs take.
+for phase, about in study.phases.items():
 
-
-rule tokenizer:
-    """The tokenizer, trained on the study's text."""
-    input:
-        unpack(study.edges("tokenizer")),
-    output:
-        "artifacts/tokenizer/{id}/card.json",
-    log:
-        "logs/tokenizer/{id}.log",
-    priority: 100
-    threads: 1
-    resources:
-        mem_mb=1500,
-        runtime=study.minutes,
-    message:
-        "tokenizer: {wildcards.id}"
-    shell:
-        "python -m pipeline run {input.job} --log {log}"
-
-
-rule shards:
-    """Full training sequences as MDS shards."""
-    input:
-        unpack(study.edges("shards")),
-    output:
-        "artifacts/shards/{id}/card.json",
-    log:
-        "logs/shards/{id}.log",
-    priority: 100
-    threads: study.readers
-    resources:
-        mem_mb=1500 * study.readers,
-        runtime=study.minutes,
-    message:
-        "shards: {wildcards.id}"
-    shell:
-        "python -m pipeline run {input.job} --log {log}"
-
-
-rule features:
-    """The frozen encoder's features of every image, once for all models."""
-    input:
-        unpack(study.edges("features")),
-    output:
-        "artifacts/features/{id}/card.json",
-    log:
-        "logs/features/{id}.log",
-    priority: 60  # whatever trains on them should not be left for the end
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=study.minutes,
-    message:
-        "image features: {wildcards.id}"
-    shell:
-        "python -m pipeline run {input.job} --log {log}"
-
-
-rule pretrain:
-    """The text run, up to one of its branch points."""
-    input:
-        unpack(study.edges("pretrain")),
-    output:
-        "artifacts/pretrain/{id}/card.json",
-    log:
-        "logs/pretrain/{id}.log",
-    priority: 100
-    threads: study.threads
-    resources:
-        mem_mb=study.memory_mb,
-        runtime=study.minutes,
-        nodes=study.nodes,
-        gpu=study.gpus,
-    message:
-        "text pre-training: {wildcards.id}"
-    shell:
-        "python -m pipeline run {input.job} --log {log}"
-
-
-rule cooldown:
-    """A branch: images and text from a text state, its learning rate continued."""
-    input:
-        unpack(study.edges("cooldown")),
-    output:
-        "artifacts/cooldown/{id}/card.json",
-    log:
-        "logs/cooldown/{id}.log",
-    priority: 50
-    threads: study.threads
-    resources:
-        mem_mb=study.memory_mb,
-        runtime=study.minutes,
-        nodes=study.nodes,
-        gpu=study.gpus,
-    message:
-        "cooldown: {wildcards.id}"
-    shell:
-        "python -m pipeline run {input.job} --log {log}"
-
-
-rule finetune:
-    """Visual instructions."""
-    input:
-        unpack(study.edges("finetune")),
-    output:
-        "artifacts/finetune/{id}/card.json",
-    log:
-        "logs/finetune/{id}.log",
-    priority: 40
-    threads: study.threads
-    resources:
-        mem_mb=study.memory_mb,
-        runtime=study.minutes,
-        nodes=study.nodes,
-        gpu=study.gpus,
-    message:
-        "fine-tuning: {wildcards.id}"
-    shell:
-        "python -m pipeline run {input.job} --log {log}"
-
-
-rule evaluate:
-    """Per-example scores of one model."""
-    input:
-        unpack(study.edges("evaluate")),
-    output:
-        "artifacts/evaluate/{id}/card.json",
-    log:
-        "logs/evaluate/{id}.log",
-    priority: 30
-    threads: study.evaluation_threads
-    resources:
-        mem_mb=study.memory_mb,
-        runtime=study.minutes,
-        nodes=study.nodes,
-        gpu=study.gpus,
-    message:
-        "evaluation: {wildcards.id}"
-    shell:
-        "python -m pipeline run {input.job} --log {log}"
+    rule:
+        name:
+            phase
+        input:
+            unpack(study.edges(phase)),
+        output:
+            f"artifacts/{phase}/{{id}}/card.json",
+        log:
+            f"logs/{phase}/{{id}}.log",
+        priority: about.priority
+        threads: study.threads(phase)
+        resources:
+            **study.resources(phase),
+        message:
+            f"{about.message}: {{wildcards.id}}"
+        shell:
+            "python -m pipeline run {input.job} --log {log}"
 
 
 for stage in study.stages:

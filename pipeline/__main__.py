@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     verify = commands.add_parser("verify", help="carry out finished jobs once more and compare their bits")
     verify.add_argument("--sample", type=int, required=True, help="how many, drawn at random")
     verify.add_argument("--seed", type=int, help="of the draw; without it another one every time")
+    commands.add_parser("dvc", help="write into dvc.yaml what follows from the code: stages, deps, outs")
     commands.add_parser("schema", help="write the JSON schema of params.yaml, for editors (configs/params.schema.json)")
     commands.add_parser("keep-failed", help="let runs that have failed be rows of the tables (configs/failed.json)")
     aside = commands.add_parser(
@@ -105,13 +106,18 @@ def main(argv: list[str] | None = None) -> int:
         return show(arguments)
 
     from pipeline.files import one_line
-    from pipeline.study import STAGES
+    from pipeline.phases import STAGES
     from pipeline.workflow import open_ledger
 
     if arguments.command == "set-aside" and arguments.stage not in STAGES:
         print(f"{one_line(arguments.stage)}: no stage of dvc.yaml, which has {', '.join(STAGES)}", file=sys.stderr)
         return 2
     ledger = open_ledger(Path("."))
+    if arguments.command == "dvc":
+        from pipeline.dvc_file import write_dvc_file
+
+        print(f"wrote {write_dvc_file(ledger)}")
+        return 0
     if arguments.command == "set-aside":
         for folder in ledger.set_aside(arguments.stage):
             print(f"set aside, as it is not in the study any more: {folder}")

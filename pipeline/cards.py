@@ -20,8 +20,9 @@ from pipeline.changed import find_changed, listed
 from pipeline.config import ConfigError, Corpora, check_paths, check_tokenizer, find_tokenizer
 from pipeline.failed import read_kept
 from pipeline.files import date_now, digest, file_hash, read_json, stable_json, write_text
+from pipeline.phases import PHASES, STAGES
 from pipeline.sections import ModelSize
-from pipeline.study import PHASES, STAGES, Job, Study, lineage
+from pipeline.study import Job, Study, lineage
 
 LONG_AGO = 946_684_800  # 2000-01-01: older than any output, so it never asks for a rerun
 JOBS, MODULES = Path(".study/jobs"), Path(".study/modules.json")
@@ -113,7 +114,7 @@ def dump(node: object) -> str:
 def code_fingerprint(root: Path, phase: str) -> dict[str, str]:
     """The digest of every module that a phase runs, by name: its entry module and all it imports from here."""
     found: dict[str, str] = {}
-    waiting = [PHASES[phase]]
+    waiting = [PHASES[phase].module]
     while waiting:
         name = waiting.pop()
         if name not in found:

@@ -14,8 +14,9 @@ from pathlib import Path
 from pipeline.cards import Ledger
 from pipeline.files import read_json
 from pipeline.model.sizes import DecoderShape, training_flops
+from pipeline.phases import PHASES, STAGES
 from pipeline.sections import Encoder
-from pipeline.study import PHASES, STAGES, Job, lineage
+from pipeline.study import Job, lineage
 from pipeline.why import find, is_root, reason
 
 THROUGHPUT = Path("benchmarks/results/throughput.json")

@@ -20,10 +20,9 @@ from typing import NoReturn, TextIO
 import psutil
 
 from pipeline.files import read_json
+from pipeline.phases import PHASES
 from pipeline.processes import OWNER, SIGNALS, STOP, STOPPED, Stopped
-from pipeline.study import PHASES
 
-TRAINS = "pipeline.training.train"
 ERROR = "error.txt"  # what the first rank that failed said, in the folder of the artifact to be
 STOPPED_AT = "stopped.txt"  # where the ranks stopped that were told to
 MEASURED = "measured.json"
@@ -49,7 +48,7 @@ class Ranks:
 def asked_for(description: dict) -> tuple[int, int]:
     """Nodes, and devices on each, for a job file's job; only what is trained takes several."""
     card = description["card"]
-    if PHASES[card["phase"]] != TRAINS or "checkpoint" in card["settings"] or "failed" in card:
+    if PHASES[card["phase"]].uses != "training" or "checkpoint" in card["settings"] or "failed" in card:
         return 1, 1
     return description["context"]["nodes"], description["context"]["devices"]
 

@@ -21,13 +21,12 @@ from pipeline import artifacts
 from pipeline.devices import take_gpus
 from pipeline.failed import note, note_failure
 from pipeline.files import Damaged, atomic_folder, date_now, digest, one_line, read_json, stable_json, write_text
+from pipeline.phases import PHASES
 from pipeline.processes import STOP, STOPPED, Stopped, StopRequest, alone, end_if_orphaned
 from pipeline.progress import Progress
 from pipeline.provenance import provenance
 from pipeline.ranks import ERROR, MEASURED, STOPPED_AT, RankFailed, Ranks, find_ranks, start_on_all_nodes, train
-from pipeline.study import PHASES
 
-DATA_PHASES = ("sources", "tokenizer", "shards", "features")
 JOB_KEYS = {"card", "inputs", "continues", "context", "place", "folder", "published"}
 CARD_KEYS = {"phase", "id", "settings"}
 WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -266,7 +265,7 @@ def make(job: JobFile, out: Path, ranks: Ranks, file: Path, log: Path | None) ->
         else:
             measured = phase_module(job).run(job, out) or {}
     job.stop.defer()  # what is left takes a moment, and the work is done
-    if job.phase in DATA_PHASES:
+    if PHASES[job.phase].stage == "prepare":
         measured["licences"] = job.context["licences"]
     write_text(out / MEASURED, stable_json(measured))
     artifacts.make_manifest(out, digest(job.card))
@@ -277,7 +276,7 @@ def make(job: JobFile, out: Path, ranks: Ranks, file: Path, log: Path | None) ->
 def phase_module(job: JobFile) -> ModuleType:
     """What carries out a job's phase."""
     with job.stop.held():
-        return importlib.import_module(PHASES[job.phase])
+        return importlib.import_module(PHASES[job.phase].module)
 
 
 def publish(made: Path, published: Path) -> None:

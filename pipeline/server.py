@@ -26,13 +26,6 @@ SOCKET = Path(".study/server.sock")
 # As in pipeline/processes.py, which is slow to import for those who only wait, and not to be imported by an answer to a signal.
 SIGNALS, STOPPED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP), 85
 LOST = 70  # exit code for a job whose process did not live to say one
-# What phases import no sooner than they carry a job out, and every job would pay for. None of it starts a thread but
-# OpenBLAS, which ends its own before a fork.
-LATER = {
-    "shards": ("streaming",),
-    "features": ("pipeline.model.vision",),
-    "tables": ("pipeline.reporting.report", "scipy.special"),
-}
 _connection: socket.socket | None = None  # of a forked process, to those who wait for it; open until it ends
 
 
@@ -145,12 +138,12 @@ def receive(connection: socket.socket) -> tuple[dict, list[int]]:
 def import_phase(job: Path) -> None:
     """Import what a job's phase needs, once and for all. If that fails, the job itself will say why."""
     from pipeline.files import read_json
-    from pipeline.study import PHASES
+    from pipeline.phases import PHASES
 
     with suppress(OSError, ValueError, LookupError, ImportError):
         importlib.import_module("pipeline.run")
         phase = read_json(job)["card"]["phase"]
-        for name in (PHASES[phase], *LATER.get(phase, ())):
+        for name in (PHASES[phase].module, *PHASES[phase].preload):
             importlib.import_module(name)
     asks = sys.modules.get("composer.utils.collect_env")
     if asks and not asks.get_cpu_model.cache_info().currsize:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pipeline.cards import Ledger
 from pipeline.files import read_json
+from pipeline.phases import PHASES
 from pipeline.plan import TRAINING, Plan
 from pipeline.progress import amount, duration, running, speed
-from pipeline.study import PHASES, Job, Study
+from pipeline.study import Job, Study
 
 COLUMNS = ("phase", "job", "done", "", "speed", "now", "time left")
 

@@ -18,30 +18,6 @@ from pipeline.files import digest, file_hash
 from pipeline.sections import ModelSize, TextPhase
 from pipeline.training.schedule import Schedule, main_schedule, planned_cooldown
 
-# What carries out each phase: module and function `run(job, out)`. The module and all it imports from this package are
-# the code that the phase's cards fingerprint.
-PHASES = {
-    "sources": "pipeline.data.sources",
-    "tokenizer": "pipeline.data.tokenizer",
-    "shards": "pipeline.data.convert",
-    "features": "pipeline.model.features",
-    "pretrain": "pipeline.training.train",
-    "cooldown": "pipeline.training.train",
-    "finetune": "pipeline.training.train",
-    "evaluate": "pipeline.evaluation.evaluate",
-    "tables": "pipeline.reporting.tables",
-}
-
-# The coarse steps that DVC sees (dvc.yaml), each with the phases whose artifacts it makes.
-STAGES = {
-    "prepare": ("sources", "tokenizer", "shards", "features"),
-    "pretrain": ("pretrain",),
-    "cooldown": ("cooldown",),
-    "finetune": ("finetune",),
-    "evaluate": ("evaluate",),
-    "report": ("tables",),
-}
-
 
 @dataclass(frozen=True)
 class Job:

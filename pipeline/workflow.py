@@ -22,6 +22,7 @@ from pipeline.cards import Ledger
 from pipeline.config import ConfigError, Corpora, check_weights, load_settings
 from pipeline.failed import failure, noted
 from pipeline.files import one_line, write_text
+from pipeline.phases import PHASES, STAGES, Phase
 from pipeline.processes import (
     OWNER,
     OWNERS,
@@ -33,7 +34,7 @@ from pipeline.processes import (
     remove_stale_locks,
     stop_jobs_below,
 )
-from pipeline.study import STAGES, TABLES, Job, Study, lineage
+from pipeline.study import TABLES, Job, Study, lineage
 
 Made = TypeVar("Made")
 UNRECORDED = Path(".study/unrecorded")  # there from the first job on until what was made is noted in dvc.lock
@@ -183,42 +184,31 @@ class Workflow:
         return self.study.tables
 
     @property
+    def phases(self) -> dict[str, Phase]:
+        """The phases whose jobs share a rule."""
+        return {name: phase for name, phase in PHASES.items() if name != "tables"}
+
+    @property
     def stages(self) -> tuple[str, ...]:
         return tuple(STAGES)
 
-    @property
-    def threads(self) -> int:
-        """CPU threads of a training job on each of its nodes."""
-        return self.settings.scale.hardware.threads * self.settings.scale.hardware.devices
+    def threads(self, phase: str) -> int:
+        """CPU threads of a job on each of its nodes."""
+        hardware, source = self.settings.scale.hardware, self.settings.data.source
+        return {
+            "core": 1,
+            "readers": source.workers if isinstance(source, Corpora) else 1,
+            "training": hardware.threads * hardware.devices,
+            "evaluation": hardware.threads * (hardware.evaluation_processes or 1),
+        }[PHASES[phase].uses]
 
-    @property
-    def readers(self) -> int:
-        """Processes that a job may read corpora with."""
-        source = self.settings.data.source
-        return source.workers if isinstance(source, Corpora) else 1
-
-    @property
-    def evaluation_threads(self) -> int:
-        hardware = self.settings.scale.hardware
-        return hardware.threads * (hardware.evaluation_processes or 1)
-
-    @property
-    def memory_mb(self) -> int:
-        return self.settings.scale.hardware.memory_mb
-
-    @property
-    def minutes(self) -> int:
-        return self.settings.scale.hardware.minutes
-
-    @property
-    def nodes(self) -> int:
-        return self.settings.scale.hardware.nodes
-
-    @property
-    def gpus(self) -> int:
-        """GPUs of a training job, on all its nodes."""
-        hardware = self.settings.scale.hardware
-        return hardware.nodes * hardware.devices if hardware.device == "gpu" else 0
+    def resources(self, phase: str) -> dict[str, int]:
+        """What else a job takes: memory in MiB, minutes, nodes, and GPUs on all of them."""
+        hardware, about = self.settings.scale.hardware, PHASES[phase]
+        if about.uses in ("core", "readers"):
+            return {"mem_mb": about.memory_mb * self.threads(phase), "runtime": hardware.minutes}
+        gpus = hardware.nodes * hardware.devices if hardware.device == "gpu" else 0
+        return {"mem_mb": hardware.memory_mb, "runtime": hardware.minutes, "nodes": hardware.nodes, "gpu": gpus}
 
     def job_file(self, job: Job) -> str:
         return self.ledger.job_file(job).as_posix()

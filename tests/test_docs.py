@@ -41,8 +41,9 @@ from pipeline import artifacts
 from pipeline.__main__ import main
 from pipeline.config import Params
 from pipeline.files import stable_json
+from pipeline.phases import PHASES, STAGES
 from pipeline.run import publish
-from pipeline.study import PHASES, STAGES, TABLES
+from pipeline.study import TABLES
 
 PAGES = [SOURCE / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 PAGES += sorted(page for page in (SOURCE / "docs").glob("*.md") if page.name != "bad-input.md")  # tests write that one

@@ -10,9 +10,10 @@ import pytest
 from conftest import Project
 
 from pipeline.files import folder_hashes, read_json
+from pipeline.phases import PHASES
 from pipeline.processes import alone
 from pipeline.run import run_job
-from pipeline.study import PHASES, Job
+from pipeline.study import Job
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def phases(monkeypatch) -> SimpleNamespace:
         instead.asked.append(job.card["id"])
         return instead.does(job, out)
 
-    for name in set(PHASES.values()):
+    for name in {phase.module for phase in PHASES.values()}:
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(run=run))
     return instead
 

@@ -18,8 +18,9 @@ from pipeline import processes
 from pipeline import server as server_module
 from pipeline.failed import note
 from pipeline.files import digest, read_json
+from pipeline.phases import PHASES
 from pipeline.processes import ORPHANED, OWNER, STOPPED
-from pipeline.server import LATER, LOST, SERVER, SOCKET
+from pipeline.server import LOST, SERVER, SOCKET
 
 SOON = 300  # seconds: a test fails after that, and never goes on because of it
 JOBS = """
@@ -229,7 +230,7 @@ def test_a_phase_is_imported_once(start, server, tmp_path):
     assert [json.loads(said)["imported"] for said in (before, after)] == [False, True]
 
 
-@pytest.mark.parametrize("phase", LATER)
+@pytest.mark.parametrize("phase", [name for name, phase in PHASES.items() if phase.preload])
 def test_what_a_phase_imports_late_is_imported_before_jobs_are_forked(tmp_path, phase):
     """And without threads, which a fork would leave behind: none but the own ones of OpenBLAS and, where it is installed, Arrow."""
     job = tmp_path / "job.json"
@@ -238,13 +239,14 @@ def test_what_a_phase_imports_late_is_imported_before_jobs_are_forked(tmp_path, 
 import os, sys, threading
 from pathlib import Path
 import numpy, pandas, scipy.special
-from pipeline.server import LATER, import_phase
+from pipeline.phases import PHASES
+from pipeline.server import import_phase
 threads = lambda: (threading.active_count(), len(os.listdir("/proc/self/task")))
 before = threads()
 import_phase(Path({str(job)!r}))
 assert threads() == before, (before, threads())
 assert before[0] == 1
-assert sys.modules.keys() >= set(LATER[{phase!r}]), sorted(sys.modules)
+assert sys.modules.keys() >= set(PHASES[{phase!r}].preload), sorted(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=SOURCE, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

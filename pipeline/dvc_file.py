@@ -1,0 +1,90 @@
+"""dvc.yaml, as far as it follows from the code: stages, what each calls, which code and artifacts it reads, and what it makes.
+
+Descriptions and settings are written there by hand, and stay; tests/test_dvc.py finds by trying whether the settings are right.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from pipeline.cards import Ledger, code_fingerprint
+from pipeline.files import write_text
+from pipeline.phases import STAGES
+from pipeline.study import TABLES
+
+FILE = "dvc.yaml"
+SETTINGS_CODE = {"pipeline/config.py", "pipeline/design.py", "pipeline/study.py"}  # they turn settings into cards
+
+
+def write_dvc_file(ledger: Ledger) -> Path:
+    """Bring the project's dvc.yaml up to date."""
+    path = ledger.root / FILE
+    write_text(path, dvc_file(ledger, path.read_text(encoding="utf-8")))
+    return path
+
+
+def dvc_file(ledger: Ledger, text: str) -> str:
+    """The text of a dvc.yaml with today's stages. A stage that it does not have yet has no description and no settings."""
+    yaml = YAML()
+    yaml.width = 1000
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    content = yaml.load(text)
+    before = content["stages"]
+    for stage in [stage for stage in before if stage not in STAGES]:
+        del before[stage]
+    for number, stage in enumerate(STAGES):
+        if stage not in before:
+            before.insert(number, stage, CommentedMap(desc="", cmd=[], deps=[], params=[], outs=[]))
+        written = before[stage]
+        settings = [dep for dep in written["deps"] or () if not dep.startswith(("artifacts/", "pipeline/"))]
+        follows = {
+            "cmd": [f"snakemake all_{stage}", f"python -m pipeline set-aside {stage}"],
+            "deps": sorted([*settings, *artifacts(ledger, stage), *code(ledger.root, stage)]),
+            "outs": outs(stage),
+        }
+        # What is right keeps its form.
+        written.update({key: wanted for key, wanted in follows.items() if written[key] != wanted})
+    out = io.StringIO()
+    yaml.dump(content, out)
+    # An empty line before each stage and section, which YAML has at the end of the list before, if that is still there.
+    return re.sub(r"(?<!stages:)\n+(?=(  )?(?!stages:)\w+:)", "\n\n", out.getvalue())
+
+
+def artifacts(ledger: Ledger, stage: str) -> list[str]:
+    """The artifacts of earlier stages that a stage's jobs read."""
+    read = {parent.phase for job in ledger.stage_jobs(stage) for parent in ledger.inputs(job)}
+    return [f"artifacts/{phase}" for phase in read - set(STAGES[stage])]
+
+
+def code(root: Path, stage: str) -> list[str]:
+    """The modules that a stage's jobs run, and what makes their cards; a folder for all of its modules."""
+    modules = {name.replace(".", "/") for phase in STAGES[stage] for name in code_fingerprint(root, phase)}
+    files = {f"{module}.py" for module in modules if not (root / module).is_dir()} | SETTINGS_CODE
+    for folder in sorted({str(Path(file).parent) for file in files} - {"pipeline"}):
+        inside = {f"{folder}/{path.name}" for path in (root / folder).glob("*.py") if path.name != "__init__.py"}
+        if inside <= files:
+            files = files - inside | {folder}
+    return sorted(files)
+
+
+def outs(stage: str) -> list[dict[str, Any]]:
+    """What a stage makes. Nothing is deleted before it runs; what the report leaves in results/ is git's to keep."""
+    made = [flow(f"artifacts/{phase}", persist=True) for phase in STAGES[stage]]
+    if "tables" in STAGES[stage]:
+        for name, table in TABLES.items():
+            files = [f"made_from/{name}.json", *table.files]
+            made += [flow(f"results/{file}", cache=False, persist=True) for file in files]
+    return made
+
+
+def flow(path: str, **options: bool) -> dict[str, CommentedMap]:
+    """A path with DVC's options, which are written behind it in one line."""
+    found = CommentedMap(options)
+    found.fa.set_flow_style()
+    return {path: found}
