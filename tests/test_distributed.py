@@ -18,7 +18,7 @@ import pytest
 import test_training
 import torch
 from conftest import SOURCE
-from faults.holding import held_below, holding, is_gone, is_told, wait
+from faults.holding import command, held_below, holding, is_gone, is_told, wait
 from safetensors.torch import load_file, save_file
 from test_training import (
     BATCH,
@@ -482,7 +482,7 @@ def below(process: subprocess.Popen) -> list[psutil.Process]:
 def test_a_killed_job_takes_its_ranks_along_and_goes_on_to_the_same_bytes(project, straight):
     job = begin(project, **holding(project))
     saved = held_below(job)
-    ranks = [process for process in below(job) if "rank" in process.cmdline()]
+    ranks = [process for process in below(job) if "rank" in command(process)]
     assert len(ranks) >= RANKS
     job.kill()
     job.wait()

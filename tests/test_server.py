@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import SOURCE
+from faults.holding import is_gone
 
 from pipeline import processes
 from pipeline import server as server_module
@@ -103,10 +104,6 @@ def worker(folder: Path) -> psutil.Process:
     file = folder / "worker"
     wait_for(lambda: file.exists() and file.read_text())
     return psutil.Process(int(file.read_text()))
-
-
-def is_gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_job_has_its_own_process_arguments_environment_and_streams(start, server):

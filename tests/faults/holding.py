@@ -44,6 +44,13 @@ def is_gone(process: psutil.Process) -> bool:
     return True
 
 
+def command(process: psutil.Process) -> list[str]:
+    """A process's command line; empty of one that has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
+
+
 def held_below(process: subprocess.Popen) -> psutil.Process:
     """The process below another one that stands still, once there is one."""
 

@@ -14,7 +14,7 @@ import pytest
 from test_end_to_end import artifact, done_jobs, is_clean, planned, snakemake
 
 from faults.drills import Drill, copy_of
-from faults.holding import SAVED
+from faults.holding import SAVED, command
 from faults.test_engines import begin
 
 pytestmark = pytest.mark.end_to_end
@@ -35,7 +35,7 @@ def test_a_helper_that_the_system_ends_is_named_and_its_work_done_again(drill):
     job = drill("evaluate")
     job.change_context(evaluation_processes=2)
     pid, deadline = job.start(), time.monotonic() + 120
-    while not (helpers := [p for p in psutil.Process(pid).children() if "spawn_main" in " ".join(p.cmdline())]):
+    while not (helpers := [p for p in psutil.Process(pid).children() if "spawn_main" in " ".join(command(p))]):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     helpers[0].kill()

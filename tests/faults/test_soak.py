@@ -4,6 +4,7 @@ SOAK_KILLS and SOAK_SEED choose how often, and which. What is ended is an engine
 of them, by SIGKILL, SIGTERM or SIGINT. When the study is done too early, a third of it is deleted.
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -34,7 +35,8 @@ def end(engine: subprocess.Popen, victim: str, number: signal.Signals, chance: r
     if victim == "everything":
         os.killpg(engine.pid, number)
     elif victim == "a job" and (below := psutil.Process(engine.pid).children(recursive=True)):
-        chance.choice(below).send_signal(number)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended meanwhile
+            chance.choice(below).send_signal(number)
     else:
         engine.send_signal(number)
 
