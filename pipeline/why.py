@@ -67,7 +67,7 @@ def accepted(ledger: Ledger, job: Job) -> str:
     """What is to be said of a current artifact if it, or one that it comes from, was accepted for later code."""
     own = [f"; {acceptance(job.phase, entry)}" for entry in ledger.acceptances(job)[-1:]]
     behind = [other for other in lineage(job) if other is not job and ledger.acceptances(other)]
-    return "".join(own) + (f"; {len(behind)} artifacts that it comes from were accepted" if behind else "")
+    return "".join(own) + (f"; accepted among what it comes from: {len(behind)}" if behind else "")
 
 
 def acceptance(phase: str, entry: dict) -> str:
@@ -76,10 +76,9 @@ def acceptance(phase: str, entry: dict) -> str:
     commit = f", commit {old['commit']}" if old["commit"] else ""
     if not old["code"]:
         return f"accepted with its parents (card {old['card']} before{commit}): its own code is the same"
-    today = f" of commit {new['commit']}" if new["commit"] else ""
-    today += " with uncommitted changes" if new["uncommitted_changes"] else ""
-    modules = ", ".join(old["code"])
-    return f"accepted, made by other code (of {modules}{commit}): by the code{today} {proof(phase, entry)}"
+    later = f"the code of commit {new['commit']}" if new["commit"] else "later code"
+    later += " with uncommitted changes" if new["uncommitted_changes"] else ""
+    return f"accepted for {later} (made by other code of {', '.join(old['code'])}{commit}): {proof(phase, entry)}"
 
 
 def proof(phase: str, entry: dict) -> str:

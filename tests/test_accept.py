@@ -251,6 +251,30 @@ def test_who_was_ended_between_two_files_goes_on(changed, monkeypatch):
     assert all(map(changed.ledger().is_current, jobs_of(changed, "cooldown")))
 
 
+def test_who_was_ended_at_any_file_of_a_table_goes_on(changed, monkeypatch):
+    """It has one more list of files, in results/."""
+    write = artifacts.write_text
+    table = changed.ledger().study.tables["table1"]
+
+    def ended_at(end: int):
+        written = itertools.count()
+
+        def broken(path, text):
+            if (table.id in str(path) or "made_from" in str(path)) and next(written) == end:
+                raise KeyboardInterrupt
+            write(path, text)
+
+        return broken
+
+    for end in range(5):
+        monkeypatch.setattr(artifacts, "write_text", ended_at(end))
+        with pytest.raises(KeyboardInterrupt):
+            run(changed, sample=1)
+    monkeypatch.setattr(artifacts, "write_text", write)
+    run(changed)
+    assert all(map(changed.ledger().is_current, changed.ledger().jobs)) and changed.ledger().acceptances(table)
+
+
 def test_nothing_is_accepted_if_code_or_artifacts_change_meanwhile(changed, packages):
     job = some_job(changed, "features")
     changed.spoils[job.id] = lambda made: give_code(changed, packages[1])
@@ -279,10 +303,13 @@ def test_why_says_what_was_accepted(changed):
     run(changed)
     job = some_job(changed, "finetune")
     line = why(changed.ledger(), job.id)
-    assert f"; accepted, made by other code (of {MODULE}): by the code of commit {'0' * 40}" in line
+    assert (
+        f"; accepted for the code of commit {'0' * 40} with uncommitted changes (made by other code of {MODULE}): "
+        in line
+    )
     assert "finetune jobs, drawn at random, were made again to the same bytes; at 95% confidence at most" in line
     line = why(changed.ledger(), TABLE)
-    assert "accepted with its parents (card " in line and line.endswith("artifacts that it comes from were accepted")
+    assert "accepted with its parents (card " in line and re.search(r"; accepted among what it comes from: \d+$", line)
     assert why(changed.ledger(), some_job(changed, "sources").id).endswith(")")  # its card, and no more
 
 
@@ -294,10 +321,8 @@ def test_trace_keeps_the_commit_and_machine_of_an_accepted_job(changed):
     run(changed)
     records = Records(changed.ledger(), changed.root)
     text = " ".join(line.strip() for line in records.lines(f"cooldown/{job.id}", "  "))
-    assert text.startswith(
-        "commit: c0ffee machine: attic; 1.5 s, finished 2026-01-02 accepted, made by other code (of "
-    )
-    assert f"{MODULE}, commit c0ffee)" in text and "cooldown jobs, drawn at random" in text
+    assert text.startswith("commit: c0ffee machine: attic; 1.5 s, finished 2026-01-02 accepted for the code of commit ")
+    assert f"(made by other code of {MODULE}, commit c0ffee): " in text and " cooldown jobs, drawn at random" in text
     assert not records.missing
 
 
