@@ -55,6 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     verify.add_argument("--sample", type=int, required=True, help="how many, drawn at random")
     verify.add_argument("--seed", type=int, help="of the draw; without it another one every time")
     commands.add_parser("dvc", help="write into dvc.yaml what follows from the code: stages, deps, outs")
+    accept = commands.add_parser(
+        "accept", help="give finished jobs the card of today's code, if a sample of them comes out with the same bytes"
+    )
+    accept.add_argument("phases", nargs="+", metavar="PHASE", help="parents first, whatever the order here")
+    accept.add_argument("--sample", type=int, required=True, help="how many jobs of each phase, drawn at random")
+    accept.add_argument("--seed", type=int, help="of the draw; without it another one every time")
     commands.add_parser("schema", help="write the JSON schema of params.yaml, for editors (configs/params.schema.json)")
     commands.add_parser("keep-failed", help="let runs that have failed be rows of the tables (configs/failed.json)")
     aside = commands.add_parser(
@@ -130,12 +136,17 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print("\n".join(live.status(ledger.study, ledger.root)))
         return 0
-    if arguments.command == "verify":
+    if arguments.command in ("verify", "accept"):
+        from pipeline.accept import accept as accept_code
         from pipeline.verify import NotReproduced
         from pipeline.verify import verify as carry_out_again
 
         try:
-            for line in carry_out_again(ledger, arguments.sample, arguments.seed):
+            if arguments.command == "verify":
+                lines = carry_out_again(ledger, arguments.sample, arguments.seed)
+            else:
+                lines = accept_code(ledger, arguments.phases, arguments.sample, arguments.seed)
+            for line in lines:
                 print(line, flush=True)
         except NotReproduced as error:
             print(error, file=sys.stderr)

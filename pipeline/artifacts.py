@@ -4,6 +4,9 @@ An artifact is a folder with the files of a job, `files.json` (the digest of the
 every file's size and SHA-256) and `card.json`, written in this order. What a finished file looks like from outside
 (size, date) is remembered below .study/seen/, as git and DVC do: a file that still looks so is not read again.
 
+A finished artifact that later code was accepted for (pipeline/accept.py) keeps its files and gets that code's card. How that
+came about is in the card too, under "accepted". That part says nothing of what the files are: no digest counts it.
+
 Work in progress is in .study/partial/ID, and what a job can resume from in .study/resume/ID-CARD (the digest of its
 card: other code or other parents must not go on with it).
 """
@@ -14,8 +17,9 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from pipeline.files import file_hash, folder_hashes, path_fault, read_json, stable_json, write_text
+from pipeline.files import digest, file_hash, folder_hashes, path_fault, read_json, stable_json, write_text
 
 ARTIFACTS, STATE = Path("artifacts"), Path(".study")
 SEEN, ASIDE = STATE / "seen", STATE / "aside"
@@ -23,6 +27,43 @@ PARTIAL, RESUME = STATE / "partial", STATE / "resume"
 LOCKS = STATE / "locks"  # a file for each job, which the process that carries it out holds a lock on
 PROGRESS = STATE / "progress"  # a file for each job at work that says how far it is
 CARD, FILES = "card.json", "files.json"
+ACCEPTED = "accepted"  # the key of a card that identity leaves out
+ACCEPTANCE = {
+    "from",
+    "by",
+    "sample",
+    "seed",
+    "jobs",
+    "at_most_differing",
+    "confidence",
+}  # what each of its entries says
+
+
+def read_card(file: Path) -> Any:
+    """A card as jobs write it, without what it says of acceptances. Raises OSError or ValueError."""
+    card = read_json(file)
+    return {key: card[key] for key in card if key != ACCEPTED} if isinstance(card, dict) else card
+
+
+def acceptances(file: Path) -> list[dict]:
+    """How the artifact of a card was accepted, oldest first. Empty for most, and where there is no card."""
+    try:
+        found = read_json(file).get(ACCEPTED, [])
+        return [entry for entry in found if entry.keys() >= ACCEPTANCE]
+    except (OSError, ValueError, TypeError, AttributeError):
+        return []
+
+
+def give_card(root: Path, folder: str, published: str | None, card: dict, accepted: list[dict]) -> None:
+    """Give a whole artifact another card. Its files stay as they are.
+
+    The lists of its files name the card as well, and come first: who is ended in between finds the old card and goes on.
+    """
+    for place, manifest in ((folder, f"{folder}/{FILES}"), ("results", published)):
+        if manifest:
+            write_text(root / manifest, stable_json(read_json(root / manifest) | {"card": digest(card)}))
+            remember(root, place, manifest)
+    write_text(root / folder / CARD, stable_json(card | {ACCEPTED: accepted}))
 
 
 def make_manifest(folder: Path, card_digest: str) -> None:
@@ -133,7 +174,7 @@ def take_back(root: Path, folder: str, card: dict) -> None:
     if not aside.exists() or (place / FILES).exists():
         return
     try:
-        wanted = read_json(aside / CARD) == card
+        wanted = read_card(aside / CARD) == card
     except (OSError, ValueError):
         wanted = False
     if wanted:

@@ -123,6 +123,15 @@ def code_fingerprint(root: Path, phase: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def does_the_same(root: Path, code: dict[str, str]) -> bool:
+    """Whether the modules of a fingerprint, read once more, still do what it says."""
+    try:
+        texts = {name: (module_file(root, name) or root).read_text(encoding="utf-8") for name in code}
+        return all(parse_module(name, texts[name])["does"] == code[name] for name in code)
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
 class Ledger:
     """The cards that today's study would write, and which artifacts on disk carry them."""
 
@@ -165,11 +174,19 @@ class Ledger:
         return self.digests[job.key]
 
     def old_card(self, job: Job) -> dict | None:
-        """The card in the artifact's folder, if there is one."""
+        """The card in the artifact's folder, if there is one; without what it says of acceptances."""
         try:
-            return read_json(self.root / job.card)
+            return artifacts.read_card(self.root / job.card)
         except (OSError, ValueError):
             return None
+
+    def acceptances(self, job: Job) -> list[dict]:
+        """How the artifact came to today's card without being made again (pipeline/accept.py), oldest first."""
+        return artifacts.acceptances(self.root / job.card) if self.old_card(job) == self.card(job) else []
+
+    def all_digests(self, job: Job) -> set[str]:
+        """The digests of today's card and of those that the artifact had before it was accepted."""
+        return {self.digest(job), *(entry["from"]["card"] for entry in self.acceptances(job))}
 
     def fault(self, job: Job) -> str | None:
         """What keeps the artifact from being what today's study asks for, or None."""

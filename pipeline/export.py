@@ -51,7 +51,7 @@ class Made:
 
     def __init__(self, folder: Path):
         try:
-            self.folder, self.card = folder, read_json(folder / artifacts.CARD)
+            self.folder, self.card = folder, artifacts.read_card(folder / artifacts.CARD)
             self.phase, self.id, self.settings = (self.card[key] for key in ("phase", "id", "settings"))
             self.parents = [Path(parent["phase"], parent["id"]) for parent in self.card["parents"].values()]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

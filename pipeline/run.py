@@ -121,7 +121,7 @@ def carry_out(description: dict, ranks: Ranks, file: Path, log: Path | None) -> 
             train(ranks, file, partial(job), log, screen)
             return 0
         if description["place"] and already_made(folder, card):
-            write_text(Path(folder) / artifacts.CARD, stable_json(card))
+            write_card(Path(folder), card)
         else:
             with atomic_folder(folder, partial(job)) as out:
                 make(job, out, ranks, file, log)
@@ -218,6 +218,14 @@ def cpu_seconds() -> float:
 def already_made(folder: str, card: dict) -> bool:
     """Whether the artifact is whole and of this card: it lacks its card alone, or a table its copy in results/."""
     return artifacts.damage(Path("."), folder, f"{folder}/{artifacts.FILES}", digest(card)) is None
+
+
+def write_card(folder: Path, card: dict) -> None:
+    """Write the card of a whole artifact, unless it is there: it may say that the artifact was accepted."""
+    with suppress(OSError, ValueError):
+        if artifacts.read_card(folder / artifacts.CARD) == card:
+            return
+    write_text(folder / artifacts.CARD, stable_json(card))
 
 
 def partial(job: JobFile) -> Path:

@@ -87,7 +87,7 @@ def pace(plan: Plan) -> float:
         expected = wall_seconds(plan, job)
         if expected and plan.ledger.is_current(job) and file.exists():
             spent = read_json(file)
-            if spent["card"] == plan.ledger.digest(job):
+            if spent["card"] in plan.ledger.all_digests(job):
                 planned, taken = planned + expected, taken + spent["seconds"]
     return taken / planned if planned else 1.0
 

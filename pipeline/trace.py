@@ -17,6 +17,7 @@ from pipeline.kept import is_kept, study_of
 from pipeline.provenance import git
 from pipeline.reporting.lineage import Lineage
 from pipeline.study import Job, Study
+from pipeline.why import acceptance
 
 INDENT = "  "
 
@@ -221,7 +222,7 @@ def wrapped(text: str, indent: str) -> list[str]:
 
 
 class Records:
-    """What was noted in logs/ when jobs were made here, for those whose card is still today's.
+    """What was noted in logs/ when jobs were made here, for those whose card is still today's; and how some were accepted.
 
     ledger: None for results whose jobs were made elsewhere. `missing`: the jobs that were asked for and of which nothing is
     noted.
@@ -229,19 +230,27 @@ class Records:
 
     def __init__(self, ledger: Ledger | None, root: Path):
         self.root = root
-        self.cards = {"/".join(job.key): ledger.digest(job) for job in ledger.jobs} if ledger else {}
+        self.ledger = ledger
+        self.jobs = {"/".join(job.key): job for job in ledger.jobs} if ledger else {}
         self.missing: set[str] = set()
 
     def lines(self, key: str, indent: str) -> Iterator[str]:
-        """When, of which commit and on which machine a job was made."""
-        file = self.root / "logs" / f"{key}.json"
-        record = read_json(file) if key in self.cards and file.exists() else {}
-        if not record or record.get("card") != self.cards[key]:
+        """When, of which commit and on which machine a job was made, and for which later code it was accepted."""
+        file, job = self.root / "logs" / f"{key}.json", self.jobs.get(key)
+        record = read_json(file) if job and file.exists() else {}
+        if self.ledger and job and record.get("card") in self.ledger.all_digests(job):
+            yield from noted(record, indent)
+        else:
             self.missing.add(key)
-            return
-        changed = " with uncommitted changes" if record.get("uncommitted_changes") else ""
-        yield f"{indent}commit: {record.get('commit') or 'not noted'}{changed}"
-        machine, host = record.get("machine"), record.get("host", "")
-        if isinstance(machine, dict):
-            host = f"{host}, {machine['processor']}, {machine['cores']} cores, {machine['system']}"
-        yield f"{indent}machine: {host or machine}; {record['seconds']:g} s, finished {record['finished']}"
+        for entry in self.ledger.acceptances(job) if self.ledger and job else []:
+            yield from wrapped(acceptance(key.partition("/")[0], entry), indent)
+
+
+def noted(record: dict, indent: str) -> Iterator[str]:
+    """What a job noted when it was made."""
+    changed = " with uncommitted changes" if record.get("uncommitted_changes") else ""
+    yield f"{indent}commit: {record.get('commit') or 'not noted'}{changed}"
+    machine, host = record.get("machine"), record.get("host", "")
+    if isinstance(machine, dict):
+        host = f"{host}, {machine['processor']}, {machine['cores']} cores, {machine['system']}"
+    yield f"{indent}machine: {host or machine}; {record['seconds']:g} s, finished {record['finished']}"

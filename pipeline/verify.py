@@ -42,26 +42,15 @@ def verify(ledger: Ledger, sample: int, seed: int | None = None) -> Iterator[str
 
     Raises ValueError if there is no such job, and NotReproduced at the end if any differs.
     """
-    if sample < 1:
-        raise ValueError(f"--sample: found {sample}, allowed: a number of jobs, 1 or more")
     finished = [job for job in ledger.jobs if ledger.is_current(job) and "failed" not in ledger.card(job)]
     population = [job for job in finished if all(map(ledger.is_current, job.parents.values()))]
     if not population:
         raise ValueError("no job of today's study is finished here with all that it was made from: nothing to verify")
-    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
-    chosen = random.Random(seed).sample(population, min(sample, len(population)))
+    seed, chosen = draw(population, sample, seed)
     found: list[dict] = []
-    for number, job in enumerate(chosen, 1):
-        start = time.time()
-        with workplace(ledger.root) as place:
-            differing = compare(ledger, job, place)
-        seconds = round(time.time() - start, 1)
-        found.append({"phase": job.phase, "id": job.id, "card": ledger.digest(job), "differing": differing})
-        found[-1] |= {"seconds": seconds}
-        what = f"differs in {', '.join(differing)}" if differing else "same bits"
-        if rotten := damaged(ledger.root, job) if differing else []:
-            what += f"; on the disk it is not what was made, and snakemake will rebuild: {', '.join(rotten)}"
-        yield f"[{number}/{len(chosen)}] {job.phase} {job.id}  {what}  ({seconds:.0f} s)"
+    for line, entry in make_again(ledger, chosen):
+        found.append(entry)
+        yield line
     bad = [f"{job['phase']} {job['id']}" for job in found if job["differing"]]
     certificate = certify(len(population), found) | {"seed": seed, "finished_jobs": len(finished)}
     certificate |= provenance(ledger.root) | {"finished": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -69,6 +58,28 @@ def verify(ledger: Ledger, sample: int, seed: int | None = None) -> Iterator[str
     yield f"{certificate['says']} {CERTIFICATE} was written."
     if bad:
         raise NotReproduced(f"not reproduced: {', '.join(bad)}")
+
+
+def draw(population: list[Job], sample: int, seed: int | None) -> tuple[int, list[Job]]:
+    """`sample` jobs of a population, or all if it has fewer, and the seed that draws them again. Raises ValueError."""
+    if sample < 1:
+        raise ValueError(f"--sample: found {sample}, allowed: a number of jobs, 1 or more")
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+    return seed, random.Random(seed).sample(population, min(sample, len(population)))
+
+
+def make_again(ledger: Ledger, chosen: list[Job]) -> Iterator[tuple[str, dict]]:
+    """Make the artifacts of jobs again, one after the other: a line on each, and what was found as data."""
+    for number, job in enumerate(chosen, 1):
+        start = time.time()
+        with workplace(ledger.root) as place:
+            differing = compare(ledger, job, place)
+        seconds = round(time.time() - start, 1)
+        what = f"differs in {', '.join(differing)}" if differing else "same bits"
+        if rotten := damaged(ledger.root, job) if differing else []:
+            what += f"; on the disk it is not what was made, and snakemake will rebuild: {', '.join(rotten)}"
+        found = {"phase": job.phase, "id": job.id, "card": ledger.digest(job), "differing": differing}
+        yield f"[{number}/{len(chosen)}] {job.phase} {job.id}  {what}  ({seconds:.0f} s)", found | {"seconds": seconds}
 
 
 class NotReproduced(Exception):
@@ -119,7 +130,7 @@ def compare(ledger: Ledger, job: Job, place: Path) -> list[str]:
         return [f"(failed: {said[-1] if said else f'exit code {done.returncode}'})"]
     before, after = folder_hashes(ledger.root / job.folder), folder_hashes(place / "made")
     for hashes in (before, after):  # they say what the others are, and are compared with what these are
-        del hashes[CARD], hashes[FILES]
+        hashes.pop(CARD, None), hashes.pop(FILES, None)
     return sorted(name for name in before | after if before.get(name) != after.get(name))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline import artifacts
 from pipeline.artifacts import ARTIFACTS, ASIDE, CARD
 from pipeline.cards import Ledger
-from pipeline.files import digest, read_json
+from pipeline.files import digest
 from pipeline.study import TABLES, Job, lineage
 
 
@@ -26,7 +26,7 @@ def why(ledger: Ledger, target: str) -> str:
         more = f"; kept as failed: {failed}" if failed else ""
         if target in results_of(job) and (names := artifacts.other_bytes(ledger.root, job.folder, job.published or "")):
             more = f", but {', '.join(names)}: other bytes than in {job.folder}; one of them was made elsewhere"
-        return f"{target}: up to date (card {ledger.digest(job)}){more}"
+        return f"{target}: up to date (card {ledger.digest(job)}){more}{accepted(ledger, job)}"
     roots = [j for j in lineage(job) if is_root(ledger, j)]
     first = job if job in roots else roots[0]
     name = "" if first is job else f"{first.phase} {first.id}: "
@@ -61,6 +61,35 @@ def committed(ledger: Ledger, job: Job) -> str | None:
     if made_from == today:
         return f"committed; {absent} (`dvc pull` brings what was pushed). It is of today's study (card {today})"
     return f"committed, of another study (card {made_from}, today's is {today}); {absent}"
+
+
+def accepted(ledger: Ledger, job: Job) -> str:
+    """What is to be said of a current artifact if it, or one that it comes from, was accepted for later code."""
+    own = [f"; {acceptance(job.phase, entry)}" for entry in ledger.acceptances(job)[-1:]]
+    behind = [other for other in lineage(job) if other is not job and ledger.acceptances(other)]
+    return "".join(own) + (f"; accepted among what it comes from: {len(behind)}" if behind else "")
+
+
+def acceptance(phase: str, entry: dict) -> str:
+    """An entry of a card on how it was accepted, in words."""
+    old, new = entry["from"], entry["by"]
+    commit = f", commit {old['commit']}" if old["commit"] else ""
+    if not old["code"]:
+        return f"accepted with its parents (card {old['card']} before{commit}): its own code is the same"
+    later = f"the code of commit {new['commit']}" if new["commit"] else "later code"
+    later += " with uncommitted changes" if new["uncommitted_changes"] else ""
+    return f"accepted for {later} (made by other code of {', '.join(old['code'])}{commit}): {proof(phase, entry)}"
+
+
+def proof(phase: str, entry: dict) -> str:
+    """What the sample of an acceptance proves, in words."""
+    jobs, drawn, most = entry["jobs"], len(entry["sample"]), entry["at_most_differing"]
+    if drawn == jobs:
+        return f"all {jobs} {phase} jobs were made again to the same bytes"
+    return (
+        f"{drawn} of {jobs} {phase} jobs, drawn at random, were made again to the same bytes; at {entry['confidence']:.0%}"
+        f" confidence at most {most['jobs']} of the {jobs} ({most['share']:.1%}) would differ"
+    )
 
 
 def is_root(ledger: Ledger, job: Job) -> bool:
@@ -118,7 +147,7 @@ def cards_here(ledger: Ledger, phase: str) -> Iterator[dict]:
 def read_card(file: Path) -> dict | None:
     """A card, or None for a file that is not there or holds none."""
     try:
-        card = read_json(file)
+        card = artifacts.read_card(file)
     except (OSError, ValueError):
         return None
     return card if is_card(card) else None

@@ -100,6 +100,35 @@ def is_lock_of_dvc(content: dict) -> bool:
     return True
 
 
+def record(study: Study, root: Path) -> None:
+    """Note in dvc.lock what is there, as far as stages are complete, in a project that DVC and git know."""
+    ours = "DVC_STAGE" not in os.environ and (root / ".dvc").is_dir() and (root / ".git").exists()
+    if not ours or commit(study, root):
+        (root / UNRECORDED).unlink(missing_ok=True)
+
+
+def commit(study: Study, root: Path) -> bool:
+    """Have DVC note the stages that are complete. Returns whether it could."""
+    ledger, complete = Ledger(study, root), []
+    for stage in STAGES:
+        if not all(ledger.is_current(job) for job in ledger.stage_jobs(stage)):
+            break
+        ledger.set_aside(stage)
+        complete.append(stage)
+    for torn in filter(is_torn, (root / name for name in DVC_FILES)):
+        torn.unlink()
+    if not complete:
+        return True
+    # Not --quiet, under which DVC says nothing of what went wrong either.
+    command = [sys.executable, "-m", "dvc", "commit", "--force", *complete]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        reasons = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
+        print(f"dvc.lock was not updated: {one_line(' '.join(reasons), 2000)}", file=sys.stderr)
+    return done.returncode == 0
+
+
 class Workflow:
     """The study as Snakemake sees it.
 
@@ -301,36 +330,13 @@ class Workflow:
 
         Under `dvc repro` DVC does that itself.
         """
-        ours = "DVC_STAGE" not in os.environ and (self.root / ".dvc").is_dir() and (self.root / ".git").exists()
-        if not ours or self.commit():
-            (self.root / UNRECORDED).unlink(missing_ok=True)
+        record(self.study, self.root)
 
     def record_late(self) -> None:
         """At the end of a run that had nothing to do: note what one has made that was ended before it could."""
         missed = (self.root / UNRECORDED).exists() or any(is_torn(self.root / name) for name in DVC_FILES)
         if missed and not self.started and not self.dry() and not self.presence.others():
             self.record()
-
-    def commit(self) -> bool:
-        """Have DVC note the stages that are complete. Returns whether it could."""
-        ledger, complete = Ledger(self.study, self.root), []
-        for stage in STAGES:
-            if not all(ledger.is_current(job) for job in ledger.stage_jobs(stage)):
-                break
-            ledger.set_aside(stage)
-            complete.append(stage)
-        for torn in filter(is_torn, (self.root / name for name in DVC_FILES)):
-            torn.unlink()
-        if not complete:
-            return True
-        # Not --quiet, under which DVC says nothing of what went wrong either.
-        command = [sys.executable, "-m", "dvc", "commit", "--force", *complete]
-        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True)
-        if done.returncode:
-            lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-            reasons = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
-            print(f"dvc.lock was not updated: {one_line(' '.join(reasons), 2000)}", file=sys.stderr)
-        return done.returncode == 0
 
     def failures(self) -> str:
         """For the end of a run that failed or was stopped: what each job said, and the command that goes on."""

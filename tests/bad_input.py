@@ -745,6 +745,7 @@ COMMANDS = [
     ("an unknown target of plan", nothing, f"table99 {KNOWN}", 2, ("project", "plan", "table99")),
     ("an unknown target of why", nothing, f"results/table99.csv {KNOWN}", 2, ("project", "why", "results/table99.csv")),
     ("an unknown stage", nothing, "nostage: no stage of dvc.yaml, which has ", 2, ("project", "set-aside", "nostage")),
+    ("an unknown phase", nothing, "finetun: no phase of the study, which has ", 2, ("project", "accept", "finetun", "--sample", "1")),
     ("an unknown command", nothing, "argument command: invalid choice: 'trian'", 2, ("project", "trian")),
     ("a budget that is no number", nothing, "argument --budget: invalid device_hours value: 'many'", 2, ("project", "plan", "--budget", "many")),
     ("a budget that allows everything, NaN", nothing, "argument --budget: invalid device_hours value: 'nan'", 2, ("project", "plan", "--budget", "nan")),

@@ -509,6 +509,49 @@ def snakemake_fails(folder: Path, *arguments: str) -> str:
     return run(folder, "snakemake", "--cores", "2", *arguments, ok=False)
 
 
+def replace_code(folder: Path, module: str, old: str, new: str) -> None:
+    file = folder / "pipeline" / module
+    text = re.sub(old, new, file.read_text())
+    assert text != file.read_text()
+    file.write_text(text)
+
+
+def test_a_renamed_variable_is_accepted_and_a_changed_constant_is_refused(copy):
+    """Nothing but the report is made again: it shows which cards the tables have."""
+    results = folder_hashes(copy / "results")
+    accept = ("python", "-m", "pipeline", "accept")
+    phases = ("features", "pretrain", "cooldown", "finetune", "evaluate")
+    replace_code(copy, "model/vision.py", r"\brow\b", "line")
+    commit(copy, "a refactoring")
+    assert planned(copy, "study")["evaluate"] > 3
+    output = run(copy, *accept, *phases, "--sample", "1", "--seed", "1")
+    assert output.count("  same bits  (") == len(phases)
+    assert re.search(
+        r"^evaluate: accepted \d jobs \(--seed 1\): 1 of \d evaluate jobs, drawn at random, were", output, re.M
+    )
+    assert planned(copy) == {} and planned(copy, "study") == {"report": 1, "study": 1}
+    finetune = artifact(copy, "finetune/b50").name
+    assert " (made by other code of pipeline.model.vision, commit " in why(copy, finetune)
+    number = ("results/table1.csv", "--row", "model=vlm,branch_percent=50", "--column", "vision_gain")
+    assert "accepted for the code of commit " in run(copy, "python", "-m", "pipeline", "trace", *number)
+    assert repro(copy) == ["report"]  # the other stages were noted in dvc.lock by accept
+    assert planned(copy, "study") == {} and "up to date" in run(copy, "dvc", "status")
+    changed = {name for name, its in folder_hashes(copy / "results").items() if its != results[name]}
+    assert {name for name in changed if not name.startswith("made_from/")} == {"report.html"}
+
+    commit(copy, "accepted")
+    replace_code(copy, "model/vision.py", r"PLACE_SCALE = 4.0", "PLACE_SCALE = 3.0")
+    before = folder_hashes(copy / "artifacts")
+    output = run(copy, *accept, *phases, "--sample", "1", ok=False)
+    assert re.search(r"^refused: with today's code features \S+ differs in \S+; no card of features was", output, re.M)
+    assert folder_hashes(copy / "artifacts") == before and not run(copy, "git", "diff", "--", "results", "dvc.lock")
+    assert "code of pipeline.model.vision changed (and " in why(copy, "results/table1.csv")
+
+
+def why(folder: Path, target: str) -> str:
+    return run(folder, "python", "-m", "pipeline", "why", target)
+
+
 @pytest.mark.nightly
 def test_an_audit_finds_the_same_bits_and_a_changed_one(copy):
     before = folder_hashes(copy / "artifacts")

@@ -18,7 +18,7 @@ from conftest import SOURCE
 from pipeline.failed import note_failure
 from pipeline.files import read_json
 from pipeline.processes import ORPHANED, RUNNING, SIGNALS, STOPPED, Presence, remove_stale_locks
-from pipeline.workflow import Workflow
+from pipeline.workflow import Workflow, commit
 
 SOON = 300.0  # seconds: a test fails after that, and never goes on because of it
 
@@ -565,5 +565,5 @@ def test_why_dvc_noted_nothing_is_said(project, workflow, monkeypatch, capsys):
     told.ledger.set_aside("prepare")
     assert (project.root / "artifacts/features").is_dir()
     project.make("features")
-    assert not told.commit()
+    assert not commit(told.study, project.root)
     assert capsys.readouterr().err == "dvc.lock was not updated: ERROR: failed to commit - output 'x' does not exist\n"
