@@ -13,7 +13,7 @@ import pandas as pd
 from pipeline.reporting import scores
 from pipeline.reporting.controls import row
 from pipeline.reporting.figures import sweep_figure
-from pipeline.reporting.rows import Cell, Rows, differing, interval, plain, setting_names, stable
+from pipeline.reporting.rows import Cell, Rows, differing, interval, key_words, plain, setting_names, stable
 from pipeline.reporting.sweeps import LABELS, write
 
 AFTER_COOLDOWN = ("cider", "text_stable", "bits_per_byte")  # what is measured before fine-tuning too
@@ -28,7 +28,7 @@ def make(rows: Rows, out: Path) -> None:
     if not len(found):
         found = pd.DataFrame([dict.fromkeys(varied) | {"status": "not_run"}])
     x, points = along(found, varied)
-    label = LABELS[x] if x in LABELS else words(x)
+    label = LABELS[x] if x in LABELS else key_words(x)
     lines = differing(points[varied].to_dict("records"), but=x)
     sweep_figure(points, x=x, x_label=label, title=told["says"], file=out / f"{name}.png", lines=lines)
 
@@ -80,8 +80,3 @@ def along(found: pd.DataFrame, varied: list[str]) -> tuple[str, pd.DataFrame]:
         setting_names(dict(zip(varied, values))).replace(", ", "\n") for values in found[varied].itertuples(index=False)
     ]
     return "model", found.assign(model=names)
-
-
-def words(key: str) -> str:
-    """A key for reading: "cooldown tokens"."""
-    return key.removeprefix("scale.").replace(".", " ").replace("_", " ")

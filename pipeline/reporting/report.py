@@ -25,7 +25,7 @@ from pipeline.reporting import charts
 from pipeline.reporting.claims import RULES
 from pipeline.reporting.lineage import Lineage
 from pipeline.reporting.page import PAGE, SCRIPT, STYLE
-from pipeline.reporting.rows import Rows, covered, differing, setting_names
+from pipeline.reporting.rows import Rows, covered, differing, key_words, setting_names
 from pipeline.reporting.sweeps import CONTROLS, FIGURES, LABELS, QUESTIONS, SCORES, TABLES
 
 Row = Mapping[str, str]
@@ -355,7 +355,7 @@ class Report:
             hollow = setting == "branch_percent" and x >= 100
             number = known.index(line) if numeric else 0
             points.append(charts.Point(x, score, low, high, says, value.link, hollow, number))
-        label = LABELS.get(setting) or AXES.get(setting) or setting.replace("_", " ")
+        label = LABELS.get(setting) or AXES.get(setting) or key_words(setting)
         return charts.panel(points, label, title_of(measure), words)
 
     # --- tables ---
@@ -381,7 +381,7 @@ class Report:
             measures += ["cooldown_cider", "cooldown_text_stable", "cooldown_bits_per_byte"]
             kinds = {"text only": "text run at", "vlm": "images from"}
             rows = [row | {"row": f"{kinds[row['model']]} {number_in(row, 'branch_percent'):g}%"} for row in rows]
-        header = [*(label.replace("_", " ").replace("row", "") for label in labels), *map(title_of, measures), "seeds"]
+        header = [*(key_words(label).replace("row", "") for label in labels), *map(title_of, measures), "seeds"]
         lines = [
             [
                 *(Value(shown(row.get(label, "")).replace("text_only", "text only")) for label in labels),

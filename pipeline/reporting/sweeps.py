@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.files import write_text
 from pipeline.reporting.comparison import beside, comparison_lines
-from pipeline.reporting.rows import Rows, differing, markdown_table, percent, runs_of, write_table
+from pipeline.reporting.rows import Rows, differing, key_words, markdown_table, percent, runs_of, write_table
 
 # What an experiment asks, and the settings whose values tell its rows apart.
 QUESTIONS = {
@@ -158,7 +158,7 @@ def write(rows: Rows, out: Path, name: str, heading: str, found: pd.DataFrame, v
     write_table(found, out / f"{name}.csv")
     columns = [c for c in SCORES if c in found] + [task for task in rows.tasks["vision"] if task in found]
     header = [
-        *(v.replace("_", " ") for v in varied),
+        *map(key_words, varied),
         *(SCORES.get(c, (c.replace("_", " "),))[0] for c in columns),
         "seeds",
     ]
