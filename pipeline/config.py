@@ -876,13 +876,6 @@ def unknown_key(key: str, known: list[str]) -> str:
     return f"no such key; {hint}keys here are {', '.join(beside)}; {PRESET}SECTION.KEY is of the preset"
 
 
-def varied_keys(params: Params) -> Iterator[tuple[str, str]]:
-    """The keys that experiments vary, each after the place where it stands."""
-    for name, experiment in params.experiments.items():
-        for key in experiment.vary:
-            yield f"experiments.{name}.vary.{key}", key
-
-
 def given(params: Params, key: str) -> Iterator[tuple[str, Any]]:
     """The values of a key of the recipe, each after the place where it stands: the recipe's own, and the experiments'."""
     yield f"recipe.{key}", getattr(params.recipe, key)
@@ -988,9 +981,11 @@ def check_checkpoints(checkpoints: Checkpoints, params: Params, scale: Scale, na
         for where, value in given(params, key):
             if value != allowed:
                 raise ConfigError("params.yaml", where, value, f"{allowed}: {name} was trained once, by others")
-    for where, key in varied_keys(params):
-        if key.startswith((f"{PRESET}text.", f"{PRESET}model.")):
-            raise ConfigError("params.yaml", where, key, f"no key of the text run: {name} was trained once, by others")
+    for own, experiment in params.experiments.items():
+        for key, values in experiment.vary.items():
+            if key.startswith((f"{PRESET}text.", f"{PRESET}model.")):
+                allowed = f"nothing of the text run: {name} was trained once, by others"
+                raise ConfigError("params.yaml", f"experiments.{own}.vary.{key}", values, allowed)
     for what in ("tokens", "revision"):
         values = [getattr(checkpoint, what) for checkpoint in checkpoints.checkpoints]
         if twice := [value for value in values if values.count(value) > 1]:

@@ -557,10 +557,9 @@ class Study(Models):
         """
         preset = self.settings.scale
         recipe, scale = with_changes(self.recipe, preset, changes, file)
-        values = [(key, preset_value(scale, key)) for key in sorted(changes) if key.startswith(PRESET)]
-        return Cell(
-            recipe, evaluated, tuple((key, value) for key, value in values if value != preset_value(preset, key))
-        )
+        values = {key: preset_value(scale, key) for key in sorted(changes) if key.startswith(PRESET)}
+        others = tuple((key, value) for key, value in values.items() if value != preset_value(preset, key))
+        return Cell(recipe, evaluated, others)
 
     def seeds(self, name: str) -> list[int]:
         """The seeds of an experiment's cells: its own, or the recipe's and those after it, as many as it says."""
@@ -668,6 +667,7 @@ class Study(Models):
         models, recipe = self.at(cell.preset), cell.recipe
         main, step = models.text_schedule(recipe.text_budget), models.branch_step(recipe)
         floor, peak = models.settings.scale.cooldown.floor_lr, models.rewarm_peak(recipe)
+        continued, factor = models.continued_rate(recipe), recipe.cooldown_rate_factor
         if 0 < step < main.steps and main.rate(step) < floor:
             file, key = f"configs/scale/{self.settings.params.preset}.yaml", "cooldown.floor_lr"
             if cell.preset:
@@ -677,31 +677,33 @@ class Study(Models):
         if peak is not None and peak < floor:
             key, allowed = self.place_of(name, "rewarm_like"), f"a percent whose rate is at least {floor:g}"
             raise ConfigError("params.yaml", key, recipe.rewarm_like, allowed)
-        continued = models.continued_rate(recipe)
-        if continued and continued * recipe.cooldown_rate_factor < floor:
+        if continued and continued * factor < floor:
             key, allowed = (
                 self.place_of(name, "cooldown_rate_factor"),
                 f"at least {floor / continued:.3g}, for the floor",
             )
-            raise ConfigError("params.yaml", key, recipe.cooldown_rate_factor, allowed)
+            raise ConfigError("params.yaml", key, factor, allowed)
 
     def check_presets(self) -> None:
         """Refuse to vary a key of the preset that changes what models are asked, or no model at all."""
         for name, experiment in self.experiments.items():
             for key in (key for key in experiment.vary if key.startswith(PRESET)):
-                made: dict[Any, set[tuple[str, str]]] = {}
-                for cell in self.cells(name):
-                    models = self.at(cell.preset)
-                    if models.source("evaluation") is not self.source("evaluation"):
-                        allowed = "a key that leaves the questions as they are: models are compared on the same ones"
-                        raise ConfigError(
-                            "params.yaml", f"experiments.{name}.vary.{key}", experiment.vary[key], allowed
-                        )
-                    job = models.trained(cell.recipe, cell.evaluated)
-                    made.setdefault(self.value(cell, key), set()).add(job.key)
-                if len({frozenset(jobs) for jobs in made.values()}) < len(made):
-                    allowed = "a key that the models of this experiment are made from: some values make the same ones"
+                if allowed := self.wanted_of(name, key):
                     raise ConfigError("params.yaml", f"experiments.{name}.vary.{key}", experiment.vary[key], allowed)
+
+    def wanted_of(self, name: str, key: str) -> str | None:
+        """What a key of the preset lacks that an experiment varies, or None."""
+        made: dict[Any, set[tuple[str, str]]] = {}
+        for cell in self.cells(name):
+            models = self.at(cell.preset)
+            if models.source("evaluation") is not self.source("evaluation"):
+                return "a key that leaves the questions as they are: models are compared on the same ones"
+            made.setdefault(self.value(cell, key), set()).add(models.trained(cell.recipe, cell.evaluated).key)
+        # At other values other models: else the figure would be a flat line that means nothing.
+        different = len({frozenset(jobs) for jobs in made.values()}) == len(made)
+        return (
+            None if different else "a key that this experiment's models are made from: some values make the same ones"
+        )
 
     def value(self, cell: Cell, key: str) -> Any:
         """What a cell has for a key of the recipe or of the preset."""
@@ -728,10 +730,9 @@ class Study(Models):
 
     def table(self, name: str) -> Job:
         """A table: its rows (runs by cell and seed), and the artifacts that it reads."""
-        whole = name in ("claims", "comparison")
-        runs, shown = (
-            (self.all_runs, tuple(self.experiments)) if whole else (self.table_runs(name), TABLES[name].experiments)
-        )
+        runs, shown = self.table_runs(name), TABLES[name].experiments
+        if name in ("claims", "comparison"):
+            runs, shown = self.all_runs, tuple(self.experiments)
         settings: dict = {
             "make": name,
             "tasks": self.settings.tasks.model_dump(),
@@ -893,7 +894,7 @@ def suffix(recipe: Recipe) -> str:
         recipe.captions: recipe.captions != "full",
         recipe.encoder: recipe.encoder != "efficientnet_lite0",
         "unfrozen": recipe.train_encoder,
-        f"lr{recipe.cooldown_rate_factor:g}": recipe.cooldown_rate_factor != 1,
+        f"lr{recipe.cooldown_rate_factor:g}": recipe.cooldown and recipe.cooldown_rate_factor != 1,
     }
     return "".join(f"-{part}" for part, shown in parts.items() if shown)
 

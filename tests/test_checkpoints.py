@@ -808,6 +808,7 @@ REFUSALS = [
     ("params.yaml", "experiments.timing.vary.branch_percent", [50], "params.yaml: experiments.timing.vary.branch_percent: found 50.0", "a percent that there is a checkpoint of: 20, 79, 100"),
     ("params.yaml", "recipe.text_budget", 0.5, "params.yaml: recipe.text_budget: found 0.5", "1: theirs was trained once"),
     ("params.yaml", "experiments.size.vary", {"size": ["larger"], "image_fraction": [0.1]}, "params.yaml: experiments.size.vary.size.0: found 'larger'", "base"),
+    ("params.yaml", "experiments.mine", {"says": "x", "vary": {"scale.text.peak_lr": [0.01]}}, "params.yaml: experiments.mine.vary.scale.text.peak_lr: found [0.01]", "nothing of the text run: theirs was trained once"),
     (SCALE, "text.from", "thiers", f"{SCALE}: text.from: found 'thiers'", "did you mean 'theirs'?"),
     (SCALE, "text.tokens", 5, f"{SCALE}: text.tokens: found 5", "nothing beside `from`"),
     (SCALE, "larger", {"layers": 3, "heads": 2, "width": 48}, f"{SCALE}: larger: found 'a size'", "null: theirs has one size"),
