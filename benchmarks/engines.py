@@ -99,8 +99,8 @@ def sweep(folder: Path) -> Path:
     """Make a project's timing experiment one of 300 models, and its only one."""
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     for experiment in params["experiments"].values():
-        experiment |= {key: [] for key in experiment}
-    params["experiments"]["timing"]["branch_percent"] = BRANCH_POINTS
+        experiment["vary"] = {key: [] for key in experiment["vary"]}
+    params["experiments"]["timing"]["vary"]["branch_percent"] = BRANCH_POINTS
     write_text(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
     scale = folder / f"configs/scale/{params['preset']}.yaml"
     sizes = yaml.safe_load(scale.read_text(encoding="utf-8"))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -76,104 +77,78 @@ class Recipe(Section):
     encoder: str = Field(description="image encoder: a file in configs/encoder/")
     train_encoder: bool = Field(description="whether the encoder is trained too, in cooldown and fine-tuning")
     seed: int = Field(ge=0, description="seed of the cooldown's and the fine-tuning's data order and new weights")
+    cooldown_rate_factor: Multiple = Field(
+        description="a cooldown in the middle of the text run goes on with that run's rate times this"
+    )
+
+    def told(self) -> dict[str, Any]:
+        """What tables are told of it, but for the seed: not of a factor of 1, which they did not have at first."""
+        return self.model_dump(
+            exclude={"seed"} | ({"cooldown_rate_factor"} if self.cooldown_rate_factor == 1 else set())
+        )
 
 
-# An experiment is a grid: the values that some of the recipe's settings take, the others staying at the recipe's. An
-# experiment without values is not run. Seeds are added by configs/scale/, which says how many a scale affords.
+class Experiment(Section):
+    """A grid of models: every combination of the values that some keys take. All else is as in the recipe and the preset."""
+
+    says: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="title of its table and figure; null: of the paper's experiments, whose titles are known",
+    )
+    vary: dict[str, list[Any]] = Field(
+        min_length=1,
+        description="keys of the recipe, seed too, or of the preset (scale.SECTION.KEY), each with the values that it"
+        " takes; an empty list: the experiment is not run",
+    )
+    evaluate: Literal["model", "blind", "cooldown"] = Field(
+        default="model",
+        description="the fine-tuned model, one fine-tuned without images, or the state before fine-tuning",
+    )
+    after_cooldown: bool = Field(
+        default=False, description="whether each model's state before fine-tuning is evaluated too"
+    )
+    repeats: Annotated[
+        Annotated[Count, Tag("(number)")] | Annotated[Literal["primary", "other"], Tag("(word)")],
+        Discriminator(lambda value: "(word)" if isinstance(value, str) else "(number)"),
+    ] = Field(
+        default="other",
+        description="seeds of each model: a number, or a key of the preset's `repeats`; a varied seed is all",
+    )
+
+    def values(self, key: str) -> list[Any]:
+        """The values that a key takes; none if the experiment does not vary it."""
+        return self.vary.get(key, [])
+
+    @property
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination of the values, but for seeds; none if a list is empty."""
+        keys = [key for key in self.vary if key != "seed"]
+        combinations = product(*(self.vary[key] for key in keys)) if all(self.vary.values()) else ()
+        return [dict(zip(keys, values)) for values in combinations]
 
 
-class Timing(Section):
-    branch_percent: list[Percent] = Field(min_length=1)
-
-
-class ImageFraction(Section):
-    image_fraction: list[Fraction]
-
-
-class FromScratch(Section):
-    branch_percent: list[Percent]
-    image_fraction: list[Fraction]
-
-
-class InstructionShare(Section):
-    instruction_share: list[Fraction]
-
-
-class FinetuneEpochs(Section):
-    finetune_epochs: list[Count]
-
-
-class TextBudget(Section):
-    text_budget: list[Multiple]
-
-
-class Size(Section):
-    size: list[Literal["base", "larger"]]
-    image_fraction: list[Fraction]
-
-
-class Unfrozen(Section):
-    train_encoder: list[bool]
-    image_fraction: list[Fraction]
-    finetune_epochs: list[Count]
-
-
-class Captions(Section):
-    captions: list[str]
-
-
-class Encoders(Section):
-    encoder: list[str]
-
-
-class Seeds(Section):
-    branch_percent: list[Percent]
-    image_fraction: list[Fraction]
-    finetune_epochs: list[Count]
-    seed: list[Annotated[int, Field(ge=0)]]
-
-
-class UsualWay(Section):
-    cooldown: list[bool]
-    branch_percent: list[Percent]
-
-
-class Rewarm(Section):
-    branch_percent: list[Percent]
-    rewarm_like: list[Percent | None]
-
-
-class TextOnly(Section):
-    branch_percent: list[Percent]
-
-
-class Moments(Section):
-    moments: list[Literal["keep", "fresh"]]
-
-
-class Blind(Section):
-    image_fraction: list[Fraction]
-
-
-class Experiments(Section):
-    """The paper's experiments, then the controls that it lacks."""
-
-    timing: Timing = Field(description="table 1, Figures 4 and 9: when should images come in?")
-    image_fraction: ImageFraction = Field(description="Figure 5: how many images?")
-    from_scratch: FromScratch = Field(description="Figure 6: what if there is no text-only phase?")
-    instruction_share: InstructionShare = Field(description="Figure 7: instructions among the images?")
-    finetune_epochs: FinetuneEpochs = Field(description="Figure 8: how long to fine-tune?")
-    text_budget: TextBudget = Field(description="appendix G: more text tokens a parameter")
-    size: Size = Field(description="table 3: with and without images at a larger size")
-    unfrozen: Unfrozen = Field(description="table 4: is a frozen encoder better?")
-    captions: Captions = Field(description="table 5: which captions?")
-    encoder: Encoders = Field(description="table 6: which encoder?")
-    seeds: Seeds = Field(description="table 7: how far do seeds differ?")
-    usual: UsualWay = Field(description="table 9: the usual way, a finished text model that sees images in fine-tuning")
-    rewarm: Rewarm = Field(description="control: is it the learning rate that the 100% branch suffers from?")
-    text_only: TextOnly = Field(description="control: the cooldown on text alone; no fine-tuning")
-    moments: Moments = Field(description="control: Adam's moments kept or fresh at the branch")
-    blind: Blind = Field(description="control: fine-tuned without images")
+# The experiments that the paper's tables and figures show, and the controls that it lacks, with the keys that these show.
+# Their makers know the titles. Any other experiment has a table and a figure of its own.
+PAPER = {
+    "timing": ("branch_percent",),
+    "image_fraction": ("image_fraction",),
+    "from_scratch": ("branch_percent", "image_fraction"),
+    "instruction_share": ("instruction_share",),
+    "finetune_epochs": ("finetune_epochs",),
+    "text_budget": ("text_budget",),
+    "size": ("size", "image_fraction"),
+    "unfrozen": ("train_encoder", "image_fraction", "finetune_epochs"),
+    "captions": ("captions",),
+    "encoder": ("encoder",),
+    "seeds": ("branch_percent", "image_fraction", "finetune_epochs", "seed"),
+    "usual": ("cooldown", "branch_percent"),
+    "rewarm": ("branch_percent", "rewarm_like"),
+    "text_only": ("branch_percent", "image_fraction"),
+    "moments": ("moments",),
+    "blind": ("image_fraction",),
+}
 
 
 class Params(Section):
@@ -183,7 +158,7 @@ class Params(Section):
     text_seed: int = Field(ge=0, description="seed of the text run: its first weights and its data order")
     split: Literal["test", "validation"] = Field(description="evaluation split; validation while tuning")
     recipe: Recipe
-    experiments: Experiments
+    experiments: dict[str, Experiment] = Field(description="by their names; the paper's, and any others")
     wandb: Literal["disabled", "offline", "online"] = Field(description="Weights & Biases logging")
 
 
@@ -586,7 +561,7 @@ Metric = Annotated[str, Field(description="a column of the results' tables, such
 Arm = Annotated[
     dict[str, Any],
     Field(
-        description="a cell: what differs from params.yaml's recipe; `evaluated` model | blind | cooldown and"
+        description="a cell: what differs from params.yaml's recipe or from the preset (scale.SECTION.KEY); `evaluated` model | blind | cooldown and"
         " `condition` normal | removed | shuffled | mean say what is looked at"
     ),
 ]
@@ -829,16 +804,15 @@ def load_settings(root: Path, file: str = "params.yaml") -> Settings:
     scale, checkpoints = load_scale(root, value, scale_file)
     data = parse(DataSource, choose(root, "data", params.data, file, "data"), f"configs/data/{params.data}.yaml")
     tasks = parse(Tasks, choose(root, "tasks", params.tasks, file, "tasks"), f"configs/tasks/{params.tasks}.yaml")
-    named = {params.recipe.encoder: "recipe.encoder"}
-    for place, name in enumerate(params.experiments.encoder.encoder):
-        named.setdefault(name, f"experiments.encoder.encoder.{place}")
-    encoders = {
-        name: parse(Encoder, choose(root, "encoder", name, file, key), f"configs/encoder/{name}.yaml")
-        for name, key in named.items()
-    }
+    check_experiments(params, scale, file)
+    encoders: dict[str, Encoder] = {}
+    for key, name in given(params, "encoder"):
+        if name not in encoders:
+            encoders[name] = parse(Encoder, choose(root, "encoder", name, file, key), f"configs/encoder/{name}.yaml")
     check_scale(scale, scale_file)
     check_tasks(tasks, f"configs/tasks/{params.tasks}.yaml")
     check_encoders(encoders, scale, scale_file)
+    check_presets(params, scale, encoders, file)
     check_data(data, params, scale, tasks)
     if checkpoints:
         check_checkpoints(checkpoints, params, scale, value["text"]["from"])
@@ -853,6 +827,117 @@ def load_settings(root: Path, file: str = "params.yaml") -> Settings:
         claims=load_claims(root, names),
         published=load_published(root, names),
     )
+
+
+# Keys of the preset that an experiment may vary are named PRESET + SECTION.KEY. What is asked of a model is the same for
+# all (`evaluation`), and `repeats` and `expected` are of the study, not of a model.
+PRESET = "scale."
+SECTIONS = ("model", "larger", "text", "cooldown", "finetune", "data", "hardware")
+
+
+def keys_to_vary(scale: Scale) -> list[str]:
+    """All keys that an experiment may vary."""
+    sections = {name: getattr(scale, name) for name in SECTIONS}
+    of_preset = [f"{PRESET}{name}.{key}" for name, part in sections.items() if part for key in type(part).model_fields]
+    return [*Recipe.model_fields, *(key for key in of_preset if key != f"{PRESET}model.config")]  # that is a mapping
+
+
+def preset_value(scale: Scale, key: str) -> Any:
+    """What a preset has for one of `keys_to_vary` that is its own."""
+    _, section, name = key.split(".")
+    return getattr(getattr(scale, section), name)
+
+
+def with_changes(recipe: Recipe, scale: Scale, changes: Mapping[str, Any], file: str) -> tuple[Recipe, Scale]:
+    """The recipe and the preset with other values of some of `keys_to_vary`. Raises ConfigError, whose key is among them."""
+    known, sections = keys_to_vary(scale), scale.model_dump()
+    for key, value in changes.items():
+        if key not in known:
+            raise ConfigError(file, key, value, unknown_key(key, known))
+        if key.startswith(PRESET):
+            _, section, name = key.split(".")
+            sections[section][name] = value
+    own = {key: value for key, value in changes.items() if not key.startswith(PRESET)}
+    recipe = parse(Recipe, recipe.model_dump() | own, file)
+    if len(own) == len(changes):
+        return recipe, scale
+    try:
+        return recipe, parse(Scale, sections, file)
+    except ConfigError as error:
+        raise ConfigError(file, PRESET + error.key, error.found, error.allowed) from None
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """What is allowed in the place of a key that is none to vary."""
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    section = key.rpartition(".")[0]
+    beside = [other for other in known if other.rpartition(".")[0] == section] or list(Recipe.model_fields)
+    return f"no such key; {hint}keys here are {', '.join(beside)}; {PRESET}SECTION.KEY is of the preset"
+
+
+def given(params: Params, key: str) -> Iterator[tuple[str, Any]]:
+    """The values of a key of the recipe, each after the place where it stands: the recipe's own, and the experiments'."""
+    yield f"recipe.{key}", getattr(params.recipe, key)
+    for name, experiment in params.experiments.items():
+        for place, value in enumerate(experiment.values(key)):
+            yield f"experiments.{name}.vary.{key}.{place}", value
+
+
+def check_experiments(params: Params, scale: Scale, file: str) -> None:
+    """Names, titles, keys and values of the experiments, one by one. Raises ConfigError."""
+    timing = params.experiments.get("timing")
+    if not timing or not timing.grid:
+        raise ConfigError(
+            file, "experiments.timing.vary.branch_percent", [], "at least one percent: table 1 shows them"
+        )
+    known = keys_to_vary(scale)
+    for name, experiment in params.experiments.items():
+        where = f"experiments.{name}"
+        if name in PAPER:
+            check_papers(where, experiment, PAPER[name], file)
+        elif not re.fullmatch("[a-z][a-z0-9_]{0,40}", name):
+            raise ConfigError(file, where, name, "a name of small letters, digits and _")
+        elif experiment.says is None:
+            raise ConfigError(file, f"{where}.says", MISSING, "this key must be set: the title of its table and figure")
+        for key, values in experiment.vary.items():
+            if key not in known:
+                raise ConfigError(file, f"{where}.vary.{key}", values, unknown_key(key, known))
+            for place, value in enumerate(values):
+                try:
+                    with_changes(params.recipe, scale, {key: value}, file)
+                except ConfigError as error:
+                    raise ConfigError(file, f"{where}.vary.{key}.{place}", value, error.allowed) from None
+
+
+def check_papers(where: str, experiment: Experiment, keys: tuple[str, ...], file: str) -> None:
+    """One of the paper's experiments varies what its table shows, which has a title. Raises ConfigError."""
+    another = "give the experiment another name, and it has a table of its own"
+    if experiment.says is not None:
+        raise ConfigError(file, f"{where}.says", experiment.says, f"nothing: its table has a title; {another}")
+    for key in (*experiment.vary, *keys):
+        if key not in keys or key not in experiment.vary:
+            near = difflib.get_close_matches(key, keys, n=1)
+            hint = f"did you mean '{near[0]}'? " if near and key not in keys else ""
+            found = experiment.vary.get(key, MISSING)
+            raise ConfigError(file, f"{where}.vary.{key}", found, f"{hint}its table shows {', '.join(keys)}; {another}")
+
+
+def check_presets(params: Params, scale: Scale, encoders: dict[str, Encoder], file: str) -> None:
+    """What no single key can tell of a preset must hold with an experiment's values too. Raises ConfigError."""
+    for name, experiment in params.experiments.items():
+        for changes in experiment.grid:
+            varied = {key: value for key, value in changes.items() if key.startswith(PRESET)}
+            _, changed = with_changes(params.recipe, scale, varied, file)
+            try:
+                check_scale(changed, file)
+                check_encoders(encoders, changed, file)
+            except ConfigError as error:
+                where, key = f"experiments.{name}.vary", PRESET + error.key
+                if key in varied:
+                    raise ConfigError(file, f"{where}.{key}", error.found, error.allowed) from None
+                allowed = f"what fits the preset's {error.key} = {error.found}, which must be {error.allowed}"
+                raise ConfigError(file, where, varied, allowed) from None
 
 
 def load_scale(root: Path, value: dict, file: str) -> tuple[Scale, Checkpoints | None]:
@@ -892,14 +977,15 @@ def check_checkpoints(checkpoints: Checkpoints, params: Params, scale: Scale, na
         raise ConfigError(scale_file, "model.sequence", scale.model.sequence, divisor)
     if scale.larger is not None:
         raise ConfigError(scale_file, "larger", "a size", f"null: {name} has one size")
-    for key, found, allowed in (
-        ("recipe.size", [params.recipe.size], "base"),
-        ("recipe.text_budget", [params.recipe.text_budget], 1),
-        ("experiments.size.size", params.experiments.size.size, "base"),
-        ("experiments.text_budget.text_budget", params.experiments.text_budget.text_budget, 1),
-    ):
-        if other := [value for value in found if value != allowed]:
-            raise ConfigError("params.yaml", key, other[0], f"{allowed}: {name} was trained once, by others")
+    for key, allowed in (("size", "base"), ("text_budget", 1)):
+        for where, value in given(params, key):
+            if value != allowed:
+                raise ConfigError("params.yaml", where, value, f"{allowed}: {name} was trained once, by others")
+    for own, experiment in params.experiments.items():
+        for key, values in experiment.vary.items():
+            if key.startswith((f"{PRESET}text.", f"{PRESET}model.")):
+                allowed = f"nothing of the text run: {name} was trained once, by others"
+                raise ConfigError("params.yaml", f"experiments.{own}.vary.{key}", values, allowed)
     for what in ("tokens", "revision"):
         values = [getattr(checkpoint, what) for checkpoint in checkpoints.checkpoints]
         if twice := [value for value in values if values.count(value) > 1]:
@@ -909,8 +995,8 @@ def check_checkpoints(checkpoints: Checkpoints, params: Params, scale: Scale, na
         raise ConfigError(
             file, "checkpoints.tokens", last.tokens, f"at most schedule.tokens = {checkpoints.schedule.tokens}"
         )
-    if checkpoints.layout != "openlm" and (given := [one for one in checkpoints.checkpoints if one.optimizer]):
-        raise ConfigError(file, "checkpoints.optimizer", given[0].optimizer, "null: this layout has no moments")
+    if checkpoints.layout != "openlm" and (kept := [one for one in checkpoints.checkpoints if one.optimizer]):
+        raise ConfigError(file, "checkpoints.optimizer", kept[0].optimizer, "null: this layout has no moments")
     if not (tokenizer := find_tokenizer(checkpoints)).is_file():
         raise ConfigError(file, "tokenizer", checkpoints.tokenizer, f"gpt_neox or a tokenizer.json; no {tokenizer}")
 
@@ -1034,9 +1120,7 @@ def check_tasks(tasks: Tasks, file: str) -> None:
 def check_data(data: DataSource, params: Params, scale: Scale, tasks: Tasks) -> None:
     """The captions that recipes name must be the source's; corpora must have the tasks' benchmarks, scenes a size."""
     file, source = f"configs/data/{params.data}.yaml", data.source
-    listed = enumerate(params.experiments.captions.captions)
-    named = {f"experiments.captions.captions.{n}": name for n, name in listed}
-    for key, name in ({"recipe.captions": params.recipe.captions} | named).items():
+    for key, name in given(params, "captions"):
         if name not in data.captions:
             raise ConfigError("params.yaml", key, name, f"{', '.join(data.captions)} (of {file})")
     if not isinstance(source, Corpora):

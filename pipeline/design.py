@@ -12,9 +12,8 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ValidationError
 
-from pipeline.config import Claim, ConfigError, PublishedFigure, Recipe, explain
+from pipeline.config import PRESET, Claim, ConfigError, PublishedFigure, Scale, keys_to_vary
 from pipeline.training.schedule import planned_cooldown
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ FACTORS = {
         "*.main_seed",  # at 0% there is no text run that the first weights come from
     ),
     "learning_rate": ("cooldown.first_rate", "cooldown.peak_rate", "cooldown.warmup_steps", "cooldown.rewarm"),
+    "cooldown_rate_factor": ("cooldown.first_rate", "cooldown.peak_rate", "cooldown.rewarm"),
     "moments": ("cooldown.moments",),
     "cooldown": ("cooldown", "shards/captions", "sources/captions", "features/captions", "finetune.main_seed"),
     "image_fraction": ("cooldown.image_fraction",),
@@ -52,6 +52,19 @@ FACTORS = {
         *("evaluate.*", "sources/evaluation"),
     ),
 }
+# A key of the preset is a factor too: where the jobs have what stands in each of its sections.
+PRESET_KEYS = {
+    "text": ("pretrain.optimisation.{}",),
+    "cooldown": ("cooldown.optimisation.{}",),
+    "finetune": ("finetune.optimisation.{}",),
+    "model": ("*.model.{}", "tokenizer.{}", "shards/*.{}"),
+    "larger": ("*.model.{}",),
+    "data": ("sources/*.{}",),
+    "hardware": ("*.hardware.{}",),
+}
+# What steps are counted from changes the step of a branch.
+STEP_KEYS = (f"{PRESET}text.tokens", f"{PRESET}text.batch", f"{PRESET}model.sequence")
+STEPS = ("pretrain.stop", "pretrain.optimisation.tokens", "cooldown.branch_step")
 # Without any image there is no encoder, no caption and no instruction in a cooldown, and no caption to ask for.
 NO_IMAGES = (
     *("cooldown.encoder*", "cooldown.train_encoder", "cooldown.instruction_share", "shards/captions", "features/*"),
@@ -64,15 +77,28 @@ METRICS = ("vision_average", "text_stable", "bits_per_byte", "cider")  # and eve
 STATES, CONDITIONS = ("model", "blind", "cooldown"), ("normal", "removed", "mean", "shuffled")
 
 
+def factors_of(scale: Scale) -> dict[str, tuple[str, ...]]:
+    """All factors, those of a preset's keys included."""
+    found = dict(FACTORS)
+    for key in keys_to_vary(scale):
+        if key.startswith(PRESET):
+            _, section, name = key.split(".")
+            patterns = tuple(pattern.format(name) for pattern in PRESET_KEYS[section])
+            found[key] = patterns + (STEPS if key in STEP_KEYS else ())
+    return found
+
+
 def resolve(study: Study) -> list[dict]:
     """Every claim with its arms as cells: what the phase of the claims gets. Raises ConfigError for a confound."""
     return [{"name": name, **resolve_claim(study, name, claim)} for name, claim in study.settings.claims.items()]
 
 
 def resolve_claim(study: Study, name: str, claim: Claim) -> dict:
-    unknown = [factor for factor in claim.may_differ if factor not in FACTORS]
+    factors = factors_of(study.settings.scale)
+    unknown = [factor for factor in claim.may_differ if factor not in factors]
     if unknown:
-        raise ConfigError(FILE, f"{name}.may_differ", unknown[0], ", ".join(FACTORS))
+        allowed = f"{', '.join(FACTORS)}, or a key of the preset ({PRESET}SECTION.KEY)"
+        raise ConfigError(FILE, f"{name}.may_differ", unknown[0], allowed)
     resolved = claim.model_dump(exclude={"contrast", "all_of", "optimum", "agreement", "may_differ"})
     contrasts = []
     for contrast in claim.contrasts:
@@ -101,8 +127,6 @@ def published_cell(study: Study, row: PublishedFigure) -> Cell:
 
 def arm_of(study: Study, name: str, arm: dict[str, Any], file: str = FILE) -> tuple[Cell, str]:
     """The cell and the condition that an arm of a claim names. Raises ConfigError for unknown keys and values."""
-    from pipeline.study import Cell
-
     changes = dict(arm)
     evaluated, condition = changes.pop("evaluated", "model"), changes.pop("condition", "normal")
     for key, value, allowed in (("evaluated", evaluated, STATES), ("condition", condition, CONDITIONS)):
@@ -111,11 +135,9 @@ def arm_of(study: Study, name: str, arm: dict[str, Any], file: str = FILE) -> tu
     if "seed" in changes:
         raise ConfigError(file, f"{name}: seed", changes["seed"], "no seed: arms are compared seed by seed")
     try:
-        recipe = Recipe.model_validate(study.recipe.model_dump() | changes)
-    except ValidationError as error:
-        problem = explain(Recipe, error.errors()[0], file)
-        raise ConfigError(file, f"{name}: {problem.key}", problem.found, problem.allowed) from None
-    return Cell(recipe, evaluated), condition
+        return study.cell(changes, evaluated, file), condition
+    except ConfigError as error:
+        raise ConfigError(file, f"{name}: {error.key}", error.found, error.allowed) from None
 
 
 def check_metric(study: Study, name: str, metric: str, arms: list[tuple[Cell, str]]) -> None:
@@ -138,7 +160,8 @@ def check_metric(study: Study, name: str, metric: str, arms: list[tuple[Cell, st
 
 def lint(study: Study, name: str, claim: Claim, arms: list[tuple[Cell, str]]) -> None:
     """Compare the arms' runs seed by seed. Arms that the study does not have are left out. Raises ConfigError."""
-    allowed = [pattern for factor in claim.may_differ for pattern in FACTORS[factor]]
+    known = factors_of(study.settings.scale)
+    allowed = [pattern for factor in claim.may_differ for pattern in known[factor]]
     if "image_fraction" in claim.may_differ and any(cell.recipe.image_fraction == 0 for cell, _ in arms):
         allowed += NO_IMAGES
     seeds = [study.seeds_run.get(arm, set()) for arm, _ in arms]
@@ -147,7 +170,7 @@ def lint(study: Study, name: str, claim: Claim, arms: list[tuple[Cell, str]]) ->
         for other in others:
             for key, values in differences(first, other).items():
                 if not any(fnmatch(key, pattern) for pattern in allowed):
-                    factors = [factor for factor in FACTORS if any(fnmatch(key, p) for p in FACTORS[factor])]
+                    factors = [factor for factor in known if any(fnmatch(key, p) for p in known[factor])]
                     remedy = f" (it belongs to the factor {' or '.join(factors)})" if factors else ""
                     raise ConfigError(
                         FILE,

@@ -80,6 +80,9 @@ def outs(stage: str) -> list[dict[str, Any]]:
         for name, table in TABLES.items():
             files = [f"made_from/{name}.json", *table.files]
             made += [flow(f"results/{file}", cache=False, persist=True) for file in files]
+        made.append(
+            flow("results/experiments", cache=False, persist=True)
+        )  # of experiments that are none of the paper's
     return made
 
 

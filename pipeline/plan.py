@@ -209,7 +209,7 @@ class Plan:
             shards = read_json(self.ledger.root / job.folder / "index.json")["shards"]
             return sum(shard["raw_data"]["bytes"] for shard in shards)
         if job.settings["part"] == "text":
-            return 2 * round(max(budget for _, budget in self.study.text_stops) * self.scale.text.tokens)
+            return 2 * round(max(recipe.text_budget for recipe in self.study.recipes) * self.scale.text.tokens)
         if job.settings["part"] == "captions":
             most = max((r.image_fraction for r in self.study.recipes), default=0) * self.scale.cooldown.tokens
             return round(most * (2 + self.density(job, "captions")["image"] / job.settings["patches"] * IMAGE_BYTES))

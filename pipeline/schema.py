@@ -19,6 +19,13 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def schema() -> str:
     """The text of the schema, the same for the same configuration."""
     described = {"$schema": DIALECT} | Params.model_json_schema() | {"title": "params.yaml of a study"}
+    recipe, vary = (described["$defs"][name]["properties"] for name in ("Recipe", "Experiment"))
+    # What a key of the recipe may be, each value may be that an experiment gives it.
+    vary["vary"]["properties"] = {
+        key: {"type": "array", "items": {"$ref": f"#/$defs/Recipe/properties/{key}"}} for key in recipe
+    }
+    vary["vary"]["patternProperties"] = {r"^scale\.[a-z]+\.[a-z_0-9]+$": vary["vary"]["additionalProperties"]}
+    vary["vary"]["additionalProperties"] = False
     return json.dumps(described, indent=1, sort_keys=True) + "\n"
 
 

@@ -6,15 +6,29 @@ ever parses an id. Two experiments that need the same model get the same job.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from itertools import product
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import design
-from pipeline.config import Checkpoints, ConfigError, Corpora, Located, Recipe, Settings, find_tokenizer
+from pipeline.config import (
+    PAPER,
+    PRESET,
+    Checkpoints,
+    ConfigError,
+    Corpora,
+    Experiment,
+    Located,
+    Recipe,
+    Settings,
+    find_tokenizer,
+    preset_value,
+    with_changes,
+)
 from pipeline.files import digest, file_hash
+from pipeline.phases import PHASES, STAGES
 from pipeline.sections import ModelSize, TextPhase
 from pipeline.training.schedule import Schedule, main_schedule, planned_cooldown
 
@@ -74,35 +88,7 @@ class Cell:
 
     recipe: Recipe  # its seed is the recipe's first; runs have their own
     evaluated: Evaluated = "model"
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What an experiment evaluates, how often, and which other state of each model it looks at too."""
-
-    evaluated: Evaluated = "model"
-    repeats: Literal["primary", "other"] = "other"
-    stages: bool = False  # the model's state after the cooldown is evaluated too
-
-
-EXPERIMENTS = {
-    "timing": Experiment(repeats="primary", stages=True),
-    "image_fraction": Experiment(repeats="primary", stages=True),
-    "from_scratch": Experiment(repeats="primary"),
-    "instruction_share": Experiment(repeats="primary"),
-    "finetune_epochs": Experiment(repeats="primary"),
-    "text_budget": Experiment(),
-    "size": Experiment(),
-    "unfrozen": Experiment(),
-    "captions": Experiment(stages=True),
-    "encoder": Experiment(),
-    "seeds": Experiment(),  # it has its own
-    "usual": Experiment(),
-    "rewarm": Experiment(repeats="primary"),
-    "text_only": Experiment(evaluated="cooldown"),
-    "moments": Experiment(),
-    "blind": Experiment(evaluated="blind", repeats="primary"),
-}
+    preset: tuple[tuple[str, Any], ...] = ()  # keys of the preset for which it has another value, and that
 
 
 @dataclass(frozen=True)
@@ -128,184 +114,73 @@ def both(name: str) -> tuple[str, str]:
     return f"{name}.csv", f"{name}.md"
 
 
-TABLES = {
-    "table1": Table(
-        (*both("table1"), "metrics.json", "figures/timing.png", "figures/timing.csv", "figures/loss.csv"), ("timing",)
-    ),
-    "table2": Table(both("table2"), ("size",)),
-    "table3": Table(both("table3"), ("size",)),
-    "table4": Table(both("table4"), ("unfrozen",)),
-    "table5": Table(both("table5"), ("captions",)),
-    "table6": Table(both("table6"), ("encoder",)),
-    "table7": Table(both("table7"), ("seeds",)),
-    "table8": Table(both("table8")),
-    "table9": Table(both("table9"), ("usual",)),
-    **{
-        name: Table((f"figures/{name}.png", f"figures/{name}.csv"), (name,))
-        for name in ("image_fraction", "from_scratch", "instruction_share", "finetune_epochs", "text_budget")
-    },
-    "controls": Table(
-        (*both("controls"), "figures/rewarm.png", "figures/text_only.png"), ("rewarm", "text_only", "moments", "blind")
-    ),
-    "conditions": Table(
-        (*both("conditions"), *both("question_types"), *both("measures")), ("timing", "image_fraction")
-    ),
-    "drawings": Table(
-        ("figures/schedules.png", "figures/schedules.csv", "figures/pipeline.svg", "figures/pipeline.png"),
-        ("timing", "rewarm"),
-    ),
-    "examples": Table(("figures/examples.png", "figures/examples.csv")),
-    "claims": Table(both("claims"), tuple(EXPERIMENTS)),
-    "comparison": Table(both("comparison"), tuple(EXPERIMENTS)),
-    "report": Table(("report.html",)),  # of all others: it comes last
-}
+class Tables(dict[str, Table]):
+    """The paper's tables. A table of another name is that of the experiment of this name."""
+
+    def __missing__(self, name: str) -> Table:
+        return Table(tuple(f"experiments/{name}.{kind}" for kind in ("csv", "md", "png")), (name,))
 
 
-def grid(recipe: Recipe, sweep: Iterable[tuple[str, list]]) -> list[Recipe]:
-    """The recipe with every combination of the values that a sweep lists, in its order; none if a list is empty."""
-    varied = dict(sweep)
-    return [recipe.model_copy(update=dict(zip(varied, combination))) for combination in product(*varied.values())]
+TABLES = Tables(
+    {
+        "table1": Table(
+            (*both("table1"), "metrics.json", "figures/timing.png", "figures/timing.csv", "figures/loss.csv"),
+            ("timing",),
+        ),
+        "table2": Table(both("table2"), ("size",)),
+        "table3": Table(both("table3"), ("size",)),
+        "table4": Table(both("table4"), ("unfrozen",)),
+        "table5": Table(both("table5"), ("captions",)),
+        "table6": Table(both("table6"), ("encoder",)),
+        "table7": Table(both("table7"), ("seeds",)),
+        "table8": Table(both("table8")),
+        "table9": Table(both("table9"), ("usual",)),
+        **{
+            name: Table((f"figures/{name}.png", f"figures/{name}.csv"), (name,))
+            for name in ("image_fraction", "from_scratch", "instruction_share", "finetune_epochs", "text_budget")
+        },
+        "controls": Table(
+            (*both("controls"), "figures/rewarm.png", "figures/text_only.png"),
+            ("rewarm", "text_only", "moments", "blind"),
+        ),
+        "conditions": Table(
+            (*both("conditions"), *both("question_types"), *both("measures")), ("timing", "image_fraction")
+        ),
+        "drawings": Table(
+            ("figures/schedules.png", "figures/schedules.csv", "figures/pipeline.svg", "figures/pipeline.png"),
+            ("timing", "rewarm"),
+        ),
+        "examples": Table(("figures/examples.png", "figures/examples.csv")),
+        "claims": Table(both("claims")),  # of all experiments, as are the next two
+        "comparison": Table(both("comparison")),
+        "report": Table(("report.html",)),  # of all other tables: it comes last
+    }
+)
 
 
-class Study:
-    """All jobs of a study, made once and shared by whoever needs them."""
+class Models:
+    """The jobs that make and evaluate models at one preset. Hundreds of models share their ancestors: each is made once."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, jobs: dict[tuple[str, str], Job], text_stops: dict[str, list[int]]):
         self.settings = settings
-        self.jobs: dict[tuple[str, str], Job] = {}
-        # Hundreds of models share their ancestors: each is made once.
+        self.jobs = jobs
+        self.text_stops = text_stops  # steps at which each text run leaves a checkpoint, all presets' together
         for phase in (
             self.source,
             self.tokenizer,
             self.shards,
             self.features,
             self.text_schedule,
+            self.text_run,
             self.pretrain,
             self.cooldown,
             self.finetune,
-            self.runs,
         ):
             setattr(self, phase.__name__, cache(phase))
-        self.check()
-        self.tables: dict[str, Job] = {}
-        for name in TABLES:
-            self.tables[name] = self.report() if name == "report" else self.table(name)
 
     @property
     def recipe(self) -> Recipe:
         return self.settings.params.recipe
-
-    # --- experiments ---
-
-    @cached_property
-    def sweeps(self) -> dict[str, list[Recipe]]:
-        """The recipes of every experiment, in the order of its values."""
-        experiments = self.settings.params.experiments
-        return {name: grid(self.recipe, getattr(experiments, name)) for name in EXPERIMENTS}
-
-    @property
-    def recipes(self) -> list[Recipe]:
-        """Every recipe of the study, the params' own first."""
-        return [self.recipe, *(recipe for recipes in self.sweeps.values() for recipe in recipes)]
-
-    def seeds(self, name: str) -> list[int]:
-        """The seeds of an experiment's cells: the recipe's and those after it, as many as the scale says."""
-        own = getattr(getattr(self.settings.params.experiments, name), "seed", None)
-        repeats = getattr(self.settings.scale.repeats, EXPERIMENTS[name].repeats)
-        return own or [self.recipe.seed + n for n in range(repeats)]
-
-    def cells(self, name: str) -> dict[Cell, list[int]]:
-        """The cells of an experiment and their seeds."""
-        kind, seeds = EXPERIMENTS[name].evaluated, self.seeds(name)
-        recipes = self.sweeps[name]
-        if kind == "cooldown":
-            recipes = [recipe.model_copy(update={"image_fraction": 0.0}) for recipe in recipes]
-        return {Cell(recipe.model_copy(update={"seed": self.recipe.seed}), kind): seeds for recipe in recipes}
-
-    def runs(self, name: str) -> dict[tuple[Cell, int], Job]:
-        """The evaluations of an experiment, by cell and seed; those of the state before fine-tuning included."""
-        found = {}
-        for cell, seeds in self.cells(name).items():
-            for seed in seeds:
-                recipe = cell.recipe.model_copy(update={"seed": seed})
-                found[cell, seed] = self.evaluate(self.trained(recipe, cell.evaluated), recipe)
-                if EXPERIMENTS[name].stages and recipe.cooldown:
-                    state = self.evaluate(self.cooldown(recipe), recipe)
-                    found[Cell(cell.recipe, "cooldown"), seed] = state
-        return found
-
-    @cached_property
-    def experiment_jobs(self) -> dict[str, set[tuple[str, str]]]:
-        """The jobs that each experiment needs."""
-        return {name: {job.key for job in lineage(*self.runs(name).values())} for name in EXPERIMENTS}
-
-    def trained(self, recipe: Recipe, evaluated: str) -> Job:
-        """The job that makes what a cell evaluates."""
-        if evaluated == "cooldown":
-            return self.cooldown(recipe)
-        return self.finetune(recipe, blind=evaluated == "blind")
-
-    @cached_property
-    def all_runs(self) -> dict[tuple[Cell, int], Job]:
-        """The evaluations of all experiments and of the recipe itself."""
-        found = {run: job for name in EXPERIMENTS for run, job in self.runs(name).items()}
-        for evaluated in ("model", "blind", "cooldown"):
-            cell = Cell(self.recipe, evaluated)
-            if evaluated != "cooldown" or self.recipe.cooldown:
-                job = self.trained(self.recipe, evaluated)
-                found.setdefault((cell, self.recipe.seed), self.evaluate(job, self.recipe))
-        return found
-
-    @cached_property
-    def seeds_run(self) -> dict[Cell, set[int]]:
-        """The seeds of every cell that is evaluated."""
-        found: dict[Cell, set[int]] = {}
-        for cell, seed in self.all_runs:
-            found.setdefault(cell, set()).add(seed)
-        return found
-
-    def check(self) -> None:
-        """Refuse branch points on the same step, and a cooldown floor above the rate that a branch continues."""
-        recipes = [(f"experiments.{name}.branch_percent", r) for name in EXPERIMENTS for r in self.sweeps[name]]
-        seen: dict[tuple, float] = {}
-        for key, recipe in sorted(
-            [*recipes, ("recipe.branch_percent", self.recipe)], key=lambda r: r[1].branch_percent
-        ):
-            percent, main = recipe.branch_percent, self.text_schedule(recipe.text_budget)
-            step = self.branch_step(recipe)
-            self.check_published(key, recipe, main.steps)
-            other = seen.setdefault((recipe.text_budget, step), percent)
-            if other != percent:
-                raise ConfigError(
-                    "params.yaml",
-                    key,
-                    percent,
-                    f"branch points at least one step apart: {other:g} is step {step} of {main.steps} too",
-                )
-            floor = self.settings.scale.cooldown.floor_lr
-            if 0 < step < main.steps and main.rate(step) < floor:
-                file = f"configs/scale/{self.settings.params.preset}.yaml"
-                allowed = f"at most the rate {main.rate(step):.3g} that the branch at {percent:g}% continues"
-                raise ConfigError(file, "cooldown.floor_lr", floor, allowed)
-            peak = self.rewarm_peak(recipe)
-            if peak is not None and peak < floor:
-                key = f"{key.rsplit('.', 1)[0]}.rewarm_like"
-                raise ConfigError("params.yaml", key, recipe.rewarm_like, f"a percent whose rate is at least {floor:g}")
-
-    def check_published(self, key: str, recipe: Recipe, steps: int) -> None:
-        """Refuse a branch where a published run has no checkpoint within a percent, or moments that it does not have."""
-        checkpoints, percent = self.settings.checkpoints, recipe.branch_percent
-        if not checkpoints or not percent:
-            return
-        step = self.branch_step(recipe)
-        wanted = percent / 100 * steps
-        if abs(step - wanted) > steps / 100 or (percent == 100 and step != steps):
-            known = ", ".join(f"{100 * step / steps:.4g}" for step in sorted(checkpoints.steps))
-            raise ConfigError("params.yaml", key, percent, f"0, or a percent that there is a checkpoint of: {known}")
-        if recipe.moments == "keep" and recipe.cooldown and checkpoints.steps[step].optimizer is None:
-            key = "recipe.moments" if self.recipe.moments == "keep" else "experiments.moments.moments"
-            revision = checkpoints.steps[step].revision
-            raise ConfigError("params.yaml", key, "keep", f"fresh: the checkpoint {revision} comes without moments")
 
     def add(
         self,
@@ -462,14 +337,22 @@ class Study:
             "hardware": scale.hardware.model_dump(include={"device", "threads", "microbatch", "precision", "compile"}),
         }
 
+    def text_settings(self, size: str, budget: float) -> dict:
+        """What a text run depends on, whenever it is left."""
+        recipe = self.recipe.model_copy(update={"size": size, "text_budget": budget})
+        return self.train_settings("pretrain", recipe, self.settings.params.text_seed)
+
+    def text_run(self, size: str, budget: float) -> str:
+        """What tells a text run from others: two presets may have the same one."""
+        return digest([self.text_settings(size, budget), self.shards("text").identity])
+
     def pretrain(self, size: str, budget: float, step: int) -> Job:
         """A text run after `step` updates, optimizer state included."""
         if self.settings.checkpoints:
             return self.imported(step)
-        recipe = self.recipe.model_copy(update={"size": size, "text_budget": budget})
         label = f"text-{step}" + ("-larger" if size == "larger" else "") + (f"-x{budget:g}" if budget != 1 else "")
-        settings = self.train_settings("pretrain", recipe, self.settings.params.text_seed) | {"stop": step}
-        earlier = [s for s in self.text_stops[size, budget] if s < step]
+        settings = self.text_settings(size, budget) | {"stop": step}
+        earlier = [s for s in self.text_stops[self.text_run(size, budget)] if s < step]
         return self.add(
             "pretrain",
             label,
@@ -492,22 +375,16 @@ class Study:
         }
         return self.add("pretrain", f"text-{step}", settings, {"tokenizer": self.tokenizer()})
 
-    @cached_property
-    def text_stops(self) -> dict[tuple[str, float], list[int]]:
-        """Steps at which each text run (size, budget) leaves a checkpoint: the branch points of all experiments.
-
-        The recipe's run is trained to its end, whatever branches from it; of a published one the last checkpoint is taken.
-        """
-        stops: dict[tuple[str, float], set[int]] = {}
-        finished = self.recipe.model_copy(update={"branch_percent": 100})
-        for recipe in (finished, *self.recipes):
-            stops.setdefault((recipe.size, recipe.text_budget), set()).add(self.branch_step(recipe))
-        return {run: sorted(steps - {0}) for run, steps in stops.items()}
-
     def text_state(self, recipe: Recipe) -> Job | None:
         """The state of the text run that a branch starts from; None at 0%."""
         step = self.branch_step(recipe)
         return self.pretrain(recipe.size, recipe.text_budget, step) if step else None
+
+    def continued_rate(self, recipe: Recipe) -> float | None:
+        """The rate of the text run that a branch goes on with; None at its two ends, and where every branch warms up."""
+        main, step = self.text_schedule(recipe.text_budget), self.branch_step(recipe)
+        continues = self.rewarm_peak(recipe) is None and 0 < step < main.steps
+        return main.rate(step) if continues else None
 
     def in_cooldown(self, recipe: Recipe) -> Recipe:
         """A recipe without what its cooldown has no use for: two that are the same then have the same cooldown."""
@@ -521,13 +398,18 @@ class Study:
             unused |= {"moments": "fresh"}  # there is nothing to keep before the first step
         if 0 < self.branch_step(recipe) < self.text_schedule(recipe.text_budget).steps:
             unused |= {"rewarm_like": None}  # it is about the two ends
+        if self.continued_rate(recipe) is None:
+            unused |= {"cooldown_rate_factor": 1.0}
         return recipe.model_copy(update=unused)
 
     def cooldown(self, recipe: Recipe) -> Job:
         recipe = self.in_cooldown(recipe)
         step, images, rewarm = self.branch_step(recipe), recipe.image_fraction > 0, self.rewarm_peak(recipe)
-        continues = rewarm is None and 0 < step < self.text_schedule(recipe.text_budget).steps
-        unused = {"peak_lr", "warmup_steps"} if continues else set() if rewarm is None else {"peak_lr"}
+        continued = self.continued_rate(recipe)
+        unused = {"peak_lr", "warmup_steps"} if continued else set() if rewarm is None else {"peak_lr"}
+        if continued and recipe.cooldown_rate_factor != 1:
+            # A rate of its own, without a warm-up: the phase needs to know no more of it.
+            rewarm = recipe.cooldown_rate_factor * continued
         settings = self.train_settings("cooldown", recipe, recipe.seed, unused) | {
             "branch_step": step,
             "moments": recipe.moments,
@@ -537,7 +419,7 @@ class Study:
             "encoder": self.training_encoder(recipe) if images else None,
             "train_encoder": recipe.train_encoder,
         }
-        if continues:
+        if continued and rewarm is None:
             settings["main"] = self.text_phase(recipe.text_budget).model_dump()
         if not step:
             settings["main_seed"] = self.settings.params.text_seed  # the decoder's weights, as this is from scratch
@@ -576,6 +458,12 @@ class Study:
 
     # --- evaluation ---
 
+    def trained(self, recipe: Recipe, evaluated: Evaluated) -> Job:
+        """The job that makes what is evaluated."""
+        if evaluated == "cooldown":
+            return self.cooldown(recipe)
+        return self.finetune(recipe, blind=evaluated == "blind")
+
     def evaluate(self, model: Job, recipe: Recipe) -> Job:
         """Per-example scores of a state: text tasks for all, captions and vision tasks once it has seen their like."""
         tasks, scale = self.settings.tasks, self.settings.scale
@@ -605,17 +493,229 @@ class Study:
                 parents |= self.cached_features("evaluation", recipe)
         return self.add("evaluate", f"{model.phase}-{model.label}", settings, parents)
 
+
+class Study(Models):
+    """All jobs of a study, made once and shared by whoever needs them."""
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings, {}, {})
+        for method in (self.at, self.cells, self.runs):
+            setattr(self, method.__name__, cache(method))
+        self.check_names()
+        self.check()
+        self.text_stops |= self.find_text_stops()
+        self.check_presets()
+        self.tables: dict[str, Job] = {}
+        for name in sorted((*TABLES, *self.own), key=lambda name: name == "report"):
+            self.tables[name] = self.report() if name == "report" else self.table(name)
+
+    # --- experiments ---
+
+    @property
+    def experiments(self) -> dict[str, Experiment]:
+        return self.settings.params.experiments
+
+    @property
+    def own(self) -> list[str]:
+        """The experiments that have a table of their own: all but the paper's."""
+        return [name for name in self.experiments if name not in PAPER]
+
+    def at(self, preset: tuple[tuple[str, Any], ...]) -> Models:
+        """What makes models at the preset with other values of some keys."""
+        if not preset:
+            return self
+        _, scale = with_changes(self.recipe, self.settings.scale, dict(preset), "params.yaml")
+        return Models(self.settings.model_copy(update={"scale": scale}), self.jobs, self.text_stops)
+
+    def cell(self, changes: Mapping[str, Any], evaluated: Evaluated = "model", file: str = "params.yaml") -> Cell:
+        """The cell with other values of some keys, of the recipe or of the preset. Raises ConfigError.
+
+        A value that the preset has anyway is no change.
+        """
+        preset = self.settings.scale
+        recipe, scale = with_changes(self.recipe, preset, changes, file)
+        values = {key: preset_value(scale, key) for key in sorted(changes) if key.startswith(PRESET)}
+        others = tuple((key, value) for key, value in values.items() if value != preset_value(preset, key))
+        return Cell(recipe, evaluated, others)
+
+    def seeds(self, name: str) -> list[int]:
+        """The seeds of an experiment's cells: its own, or the recipe's and those after it, as many as it says."""
+        experiment = self.experiments[name]
+        repeats = experiment.repeats
+        number = repeats if isinstance(repeats, int) else getattr(self.settings.scale.repeats, repeats)
+        return experiment.values("seed") or [self.recipe.seed + n for n in range(number)]
+
+    def cells(self, name: str) -> dict[Cell, list[int]]:
+        """The cells of an experiment, in the order of its values, and their seeds; none of one that is not there."""
+        if name not in self.experiments:
+            return {}
+        experiment = self.experiments[name]
+        return {self.cell(changes, experiment.evaluate): self.seeds(name) for changes in experiment.grid}
+
+    @cached_property
+    def all_cells(self) -> list[tuple[str, Cell]]:
+        """Every cell of every experiment, after the experiment's name."""
+        return [(name, cell) for name in self.experiments for cell in self.cells(name)]
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """Every recipe of the study, the params' own first."""
+        return [self.recipe, *(cell.recipe for _, cell in self.all_cells)]
+
+    def run(self, cell: Cell, seed: int) -> Job:
+        """The evaluation of a cell with one seed."""
+        models, recipe = self.at(cell.preset), cell.recipe.model_copy(update={"seed": seed})
+        return models.evaluate(models.trained(recipe, cell.evaluated), recipe)
+
+    def runs(self, name: str) -> dict[tuple[Cell, int], Job]:
+        """The evaluations of an experiment, by cell and seed; those of the state before fine-tuning included."""
+        found: dict[tuple[Cell, int], Job] = {}
+        for cell, seeds in self.cells(name).items():
+            cells = [cell]
+            if self.experiments[name].after_cooldown and cell.recipe.cooldown:
+                cells.append(replace(cell, evaluated="cooldown"))
+            found |= {(state, seed): self.run(state, seed) for seed in seeds for state in cells}
+        return found
+
+    @cached_property
+    def experiment_jobs(self) -> dict[str, set[tuple[str, str]]]:
+        """The jobs that each experiment needs."""
+        return {name: {job.key for job in lineage(*self.runs(name).values())} for name in self.experiments}
+
+    @cached_property
+    def all_runs(self) -> dict[tuple[Cell, int], Job]:
+        """The evaluations of all experiments and of the recipe itself."""
+        found = {run: job for name in self.experiments for run, job in self.runs(name).items()}
+        states: tuple[Evaluated, ...] = ("model", "blind", "cooldown") if self.recipe.cooldown else ("model", "blind")
+        for cell in (Cell(self.recipe, state) for state in states):
+            found.setdefault((cell, self.recipe.seed), self.run(cell, self.recipe.seed))
+        return found
+
+    @cached_property
+    def seeds_run(self) -> dict[Cell, set[int]]:
+        """The seeds of every cell that is evaluated."""
+        found: dict[Cell, set[int]] = {}
+        for cell, seed in self.all_runs:
+            found.setdefault(cell, set()).add(seed)
+        return found
+
+    def find_text_stops(self) -> dict[str, list[int]]:
+        """Steps at which each text run leaves a checkpoint: the branch points of all experiments.
+
+        The recipe's run is trained to its end, whatever branches from it; of a published one the last checkpoint is taken.
+        """
+        stops: dict[str, set[int]] = {}
+        finished = Cell(self.recipe.model_copy(update={"branch_percent": 100}))
+        for cell in (finished, Cell(self.recipe), *(cell for _, cell in self.all_cells)):
+            models = self.at(cell.preset)
+            run = models.text_run(cell.recipe.size, cell.recipe.text_budget)
+            stops.setdefault(run, set()).add(models.branch_step(cell.recipe))
+        return {run: sorted(steps - {0}) for run, steps in stops.items()}
+
+    def check_names(self) -> None:
+        """Refuse an experiment whose table would have a name that something else has: a table, a file of one, a rule."""
+        files = {Path(file).stem for table in TABLES.values() for file in table.files}
+        taken = files | {*TABLES, *PHASES, *STAGES, "study"} | {f"all_{stage}" for stage in STAGES}
+        for name in taken.intersection(self.own):
+            allowed = "a name that no table, figure, phase or stage has"
+            raise ConfigError("params.yaml", f"experiments.{name}", name, allowed)
+
+    def place_of(self, name: str, key: str) -> str:
+        """Where a cell of an experiment has the value of a key of the recipe from."""
+        varied = name in self.experiments and key in self.experiments[name].vary
+        return f"experiments.{name}.vary.{key}" if varied else f"recipe.{key}"
+
+    def check(self) -> None:
+        """Refuse branch points on the same step, and a cooldown floor above the rate that a branch continues."""
+        seen: dict[tuple, float] = {}
+        for name, cell in sorted([*self.all_cells, ("", Cell(self.recipe))], key=lambda c: c[1].recipe.branch_percent):
+            models, recipe, percent = self.at(cell.preset), cell.recipe, cell.recipe.branch_percent
+            key, main = self.place_of(name, "branch_percent"), models.text_schedule(recipe.text_budget)
+            step = models.branch_step(recipe)
+            self.check_published(key, recipe, main.steps)
+            other = seen.setdefault((models.text_run(recipe.size, recipe.text_budget), step), percent)
+            if other != percent:
+                allowed = f"branch points at least one step apart: {other:g} is step {step} of {main.steps} too"
+                raise ConfigError("params.yaml", key, percent, allowed)
+            self.check_floor(name, cell)
+
+    def check_floor(self, name: str, cell: Cell) -> None:
+        """Refuse a cooldown floor above the rate that a branch continues, or is re-warmed to."""
+        models, recipe = self.at(cell.preset), cell.recipe
+        main, step = models.text_schedule(recipe.text_budget), models.branch_step(recipe)
+        floor, peak = models.settings.scale.cooldown.floor_lr, models.rewarm_peak(recipe)
+        continued, factor = models.continued_rate(recipe), recipe.cooldown_rate_factor
+        if 0 < step < main.steps and main.rate(step) < floor:
+            file, key = f"configs/scale/{self.settings.params.preset}.yaml", "cooldown.floor_lr"
+            if cell.preset:
+                file, key = "params.yaml", f"experiments.{name}.vary"
+            allowed = f"at most the rate {main.rate(step):.3g} that the branch at {recipe.branch_percent:g}% continues"
+            raise ConfigError(file, key, dict(cell.preset) or floor, allowed)
+        if peak is not None and peak < floor:
+            key, allowed = self.place_of(name, "rewarm_like"), f"a percent whose rate is at least {floor:g}"
+            raise ConfigError("params.yaml", key, recipe.rewarm_like, allowed)
+        if continued and continued * factor < floor:
+            key, allowed = (
+                self.place_of(name, "cooldown_rate_factor"),
+                f"at least {floor / continued:.3g}, for the floor",
+            )
+            raise ConfigError("params.yaml", key, factor, allowed)
+
+    def check_presets(self) -> None:
+        """Refuse to vary a key of the preset that changes what models are asked, or no model at all."""
+        for name, experiment in self.experiments.items():
+            for key in (key for key in experiment.vary if key.startswith(PRESET)):
+                if allowed := self.wanted_of(name, key):
+                    raise ConfigError("params.yaml", f"experiments.{name}.vary.{key}", experiment.vary[key], allowed)
+
+    def wanted_of(self, name: str, key: str) -> str | None:
+        """What a key of the preset lacks that an experiment varies, or None."""
+        made: dict[Any, set[tuple[str, str]]] = {}
+        for cell in self.cells(name):
+            models = self.at(cell.preset)
+            if models.source("evaluation") is not self.source("evaluation"):
+                return "a key that leaves the questions as they are: models are compared on the same ones"
+            made.setdefault(self.value(cell, key), set()).add(models.trained(cell.recipe, cell.evaluated).key)
+        # At other values other models: else the figure would be a flat line that means nothing.
+        different = len({frozenset(jobs) for jobs in made.values()}) == len(made)
+        return (
+            None if different else "a key that this experiment's models are made from: some values make the same ones"
+        )
+
+    def value(self, cell: Cell, key: str) -> Any:
+        """What a cell has for a key of the recipe or of the preset."""
+        if key.startswith(PRESET):
+            return dict(cell.preset).get(key, preset_value(self.settings.scale, key))
+        return getattr(cell.recipe, key)
+
+    def check_published(self, key: str, recipe: Recipe, steps: int) -> None:
+        """Refuse a branch where a published run has no checkpoint within a percent, or moments that it does not have."""
+        checkpoints, percent = self.settings.checkpoints, recipe.branch_percent
+        if not checkpoints or not percent:
+            return
+        step = self.branch_step(recipe)
+        wanted = percent / 100 * steps
+        if abs(step - wanted) > steps / 100 or (percent == 100 and step != steps):
+            known = ", ".join(f"{100 * step / steps:.4g}" for step in sorted(checkpoints.steps))
+            raise ConfigError("params.yaml", key, percent, f"0, or a percent that there is a checkpoint of: {known}")
+        if recipe.moments == "keep" and recipe.cooldown and checkpoints.steps[step].optimizer is None:
+            key = "recipe.moments" if self.recipe.moments == "keep" else "experiments.moments.vary.moments"
+            revision = checkpoints.steps[step].revision
+            raise ConfigError("params.yaml", key, "keep", f"fresh: the checkpoint {revision} comes without moments")
+
     # --- results ---
 
     def table(self, name: str) -> Job:
         """A table: its rows (runs by cell and seed), and the artifacts that it reads."""
-        runs = self.all_runs if name in ("claims", "comparison") else self.table_runs(name)
+        runs, shown = self.table_runs(name), TABLES[name].experiments
+        if name in ("claims", "comparison"):
+            runs, shown = self.all_runs, tuple(self.experiments)
         settings: dict = {
             "make": name,
             "tasks": self.settings.tasks.model_dump(),
             "split": self.settings.params.split,
             "preset": self.settings.params.preset,
-            "recipe": self.recipe.model_dump(),
+            "recipe": self.recipe.told() | {"seed": self.recipe.seed},
             "published": [row for row in self.published if name in (row["output"], "comparison")],
             "rows": [],
         }
@@ -624,7 +724,7 @@ class Study:
             parents["blind"] = self.evaluate(self.finetune(self.recipe, blind=True), self.recipe)
             parents |= {part: self.source(part) for part in ("evaluation", "instructions")}
         for (cell, seed), scores in runs.items():
-            settings["rows"].append({"run": scores.id, **self.describe(cell, seed, TABLES[name].experiments)})
+            settings["rows"].append({"run": scores.id, **self.describe(cell, seed, shown)})
             parents[f"scores/{scores.id}"] = scores
             parents |= {f"{job.phase}/{scores.id}": job for job in training(scores)}
         if name in ("table1", "table2", "table8", "controls"):
@@ -633,6 +733,8 @@ class Study:
             settings |= self.drawn()
         if name == "claims":
             settings["claims"] = design.resolve(self)
+        if name in self.own:
+            settings["experiment"] = self.told(name)
         return self.add("tables", name, settings, parents)
 
     def report(self) -> Job:
@@ -642,10 +744,10 @@ class Study:
             "tasks": self.settings.tasks.model_dump(),
             "split": self.settings.params.split,
             "preset": self.settings.params.preset,
-            "recipe": self.recipe.model_dump(),
+            "recipe": self.recipe.told() | {"seed": self.recipe.seed},
             "prior": self.evaluate(self.finetune(self.recipe, blind=True), self.recipe).id,
             "rows": [
-                {"run": scores.id, **self.describe(cell, seed, tuple(EXPERIMENTS))}
+                {"run": scores.id, **self.describe(cell, seed, tuple(self.experiments))}
                 for (cell, seed), scores in self.all_runs.items()
             ],
             "text": {},
@@ -653,10 +755,17 @@ class Study:
             "tables": {name: list(TABLES[name].files) for name in self.tables},
             "lineage": lineage_tables(*self.tables.values()),
         }
+        if self.own:
+            settings["experiments"] = {name: self.told(name) for name in self.own}
         for job in self.tables.values():
             settings["text"] |= job.settings.get("text", {})
         parents = {f"tables/{name}": job for name, job in self.tables.items()}
         return self.add("tables", "report", settings, parents | {"evaluation": self.source("evaluation")})
+
+    def told(self, name: str) -> dict:
+        """What the table and the figure of an experiment of its own are told of it."""
+        experiment = self.experiments[name]
+        return {"says": experiment.says, "vary": list(experiment.vary), "evaluated": experiment.evaluate}
 
     @cached_property
     def published(self) -> list[dict]:
@@ -680,27 +789,30 @@ class Study:
 
     def describe(self, cell: Cell, seed: int, shown: tuple[str, ...]) -> dict:
         """What a table can group a row by: its cell, seed and settings, and in which of the shown experiments it is."""
-        recipe = cell.recipe.model_dump(exclude={"seed"})
         experiments = [name for name in shown if (cell, seed) in self.runs(name)]
+        keys = [
+            key for name in shown if name in self.experiments for key in self.experiments[name].vary if key != "seed"
+        ]
         return {
             "cell": self.cell_name(cell),
             "seed": seed,
             "evaluated": cell.evaluated,
-            "settings": recipe,
+            "settings": {key: self.value(cell, key) for key in keys} | cell.recipe.told(),
             "experiments": experiments,
         }
 
     def cell_name(self, cell: Cell) -> str:
-        """What a cell has that the recipe has not: "branch_percent=100", or "recipe"; and which state is evaluated."""
-        settings = cell.recipe.model_dump(exclude={"seed"})
-        changed = [f"{key}={named(value)}" for key, value in settings.items() if value != getattr(self.recipe, key)]
+        """What a cell has that the recipe and the preset have not: "branch_percent=100", or "recipe"; and which state it is."""
+        values = {key: getattr(cell.recipe, key) for key in Recipe.model_fields if key != "seed"}
+        changed = [(key, value) for key, value in values.items() if value != getattr(self.recipe, key)]
         state = [] if cell.evaluated == "model" else [f"evaluated={cell.evaluated}"]
-        return " ".join(changed + state) or "recipe"
+        return " ".join([f"{key}={named(value)}" for key, value in (*changed, *cell.preset)] + state) or "recipe"
 
     def text_rows(self, name: str, parents: dict[str, Job]) -> dict[str, dict]:
         """The text runs' own states, for reference: label -> percent, size and budget; adds them to the parents."""
         rows = {}
-        for (size, budget), steps in self.text_stops.items():
+        for size, budget in dict.fromkeys((recipe.size, recipe.text_budget) for recipe in self.recipes):
+            steps = self.text_stops.get(self.text_run(size, budget), [])  # none if only other presets have this run
             if name != "table2" and (size, budget) != (self.recipe.size, self.recipe.text_budget):
                 continue
             for step in steps if name != "table2" else steps[-1:]:
@@ -716,7 +828,7 @@ class Study:
         """What the drawings show: the text run's schedule, the branches', and how many jobs a phase has."""
         scale = self.settings.scale
         branches = {}
-        for recipe in dict.fromkeys((*self.sweeps["timing"], *self.sweeps["rewarm"])):
+        for recipe in dict.fromkeys(cell.recipe for name in ("timing", "rewarm") for cell in self.cells(name)):
             job = self.cooldown(recipe)
             title = f"{recipe.branch_percent:g}%"
             if job.settings["rewarm"] and recipe.rewarm_like is not None:
@@ -732,7 +844,7 @@ class Study:
                 "main": scale.text.batch * scale.model.sequence,
                 "cooldown": scale.cooldown.batch * scale.model.sequence,
             },
-            "counts": counts | {"tables": len(TABLES)},
+            "counts": counts | {"tables": len(TABLES) + len(self.own)},
         }
 
 
@@ -759,6 +871,7 @@ def suffix(recipe: Recipe) -> str:
         recipe.captions: recipe.captions != "full",
         recipe.encoder: recipe.encoder != "efficientnet_lite0",
         "unfrozen": recipe.train_encoder,
+        f"lr{recipe.cooldown_rate_factor:g}": recipe.cooldown and recipe.cooldown_rate_factor != 1,
     }
     return "".join(f"-{part}" for part, shown in parts.items() if shown)
 

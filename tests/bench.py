@@ -318,7 +318,7 @@ class Bench:
             project.set(SCALE, key, value)
         project.set(PARAMS, "recipe.moments", "keep" if "optimizer" in place else "fresh")
         project.set(PARAMS, "recipe.branch_percent", 100)
-        project.set(PARAMS, "experiments.timing.branch_percent", [0, 100])
+        project.set(PARAMS, "experiments.timing.vary.branch_percent", [0, 100])
         self.patch.chdir(project.root)
         project.ledger().write_jobs()
         return project

@@ -130,7 +130,7 @@ def project(tmp_path, monkeypatch) -> Project:
 
 def new_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setattr(cards, "code_fingerprint", shared_fingerprint)
-    monkeypatch.setattr(study, "TABLES", {"table1": study.TABLES["table1"]})  # one table, of one experiment
+    monkeypatch.setattr(study, "TABLES", study.Tables(table1=study.TABLES["table1"]))  # one table, of one experiment
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no test's files need to survive a power cut
     root.mkdir()
     shutil.copytree(SOURCE / "configs", root / "configs")
@@ -156,8 +156,9 @@ def small_params() -> str:
     """The real settings with the tests' recipe and one experiment, timing."""
     params = yaml.safe_load((SOURCE / "params.yaml").read_text(encoding="utf-8")) | {"preset": "small"}
     params["recipe"] |= RECIPE
-    params["experiments"] = {name: {key: [] for key in sweep} for name, sweep in params["experiments"].items()}
-    params["experiments"]["timing"] = {"branch_percent": [0, 50, 80, 100]}
+    for experiment in params["experiments"].values():
+        experiment["vary"] = {key: [] for key in experiment["vary"]}
+    params["experiments"]["timing"]["vary"] = {"branch_percent": [0, 50, 80, 100]}
     return yaml.safe_dump(params, sort_keys=False)
 
 

@@ -13,8 +13,9 @@ from pipeline import accept, artifacts
 from pipeline.__main__ import main
 from pipeline.cards import code_fingerprint
 from pipeline.files import digest, read_json, stable_json, write_text
+from pipeline.phases import PHASES
 from pipeline.processes import Presence
-from pipeline.study import PHASES, Job
+from pipeline.study import Job
 from pipeline.trace import Records
 from pipeline.verify import NotReproduced
 from pipeline.why import why

@@ -232,7 +232,7 @@ def test_memory_and_save_interval_change_no_id(project):
 def test_recipes_that_agree_share_their_jobs(project):
     study = project.study()
     recipe = study.settings.params.recipe
-    twin = next(variant for variant in study.sweeps["timing"] if variant.branch_percent == recipe.branch_percent)
+    twin = next(c.recipe for c in study.cells("timing") if c.recipe.branch_percent == recipe.branch_percent)
     assert study.finetune(recipe) is study.finetune(twin)
     assert study.cooldown(recipe) is study.finetune(recipe, blind=True).parents["branch"]
 
@@ -308,7 +308,7 @@ def test_another_image_fraction_changes_what_comes_after_it_and_nothing_before(p
 
 def test_one_more_branch_point_adds_jobs_and_changes_none_but_tables(project):
     old = ids(project.study())
-    project.set(PARAMS, "experiments.timing.branch_percent", [0, 20, 50, 80, 100])
+    project.set(PARAMS, "experiments.timing.vary.branch_percent", [0, 20, 50, 80, 100])
     new = ids(project.study())
     for phase in set(PHASES) - {"tables"}:
         assert old[phase] <= new[phase]
@@ -827,7 +827,7 @@ def test_later_text_states_continue_earlier_ones(project):
 
 def test_what_a_text_state_continues_is_no_part_of_its_identity(project):
     before = {job.settings["stop"]: job.id for job in project.ledger().jobs if job.phase == "pretrain"}
-    project.set(PARAMS, "experiments.timing.branch_percent", [0, 80, 100])
+    project.set(PARAMS, "experiments.timing.vary.branch_percent", [0, 80, 100])
     after = {job.settings["stop"]: job.id for job in project.ledger().jobs if job.phase == "pretrain"}
     assert after == {stop: before[stop] for stop in (80, 100)}
 

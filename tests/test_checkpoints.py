@@ -684,7 +684,7 @@ def published(project, monkeypatch) -> Project:
     for key, value in (("text", {"from": NAME}), ("larger", None), ("model", sizes)):
         project.set(SCALE, key, value)
     project.set("params.yaml", "recipe.moments", "fresh")
-    project.set("params.yaml", "experiments.timing.branch_percent", [0, 20, 80, 100])
+    project.set("params.yaml", "experiments.timing.vary.branch_percent", [0, 20, 80, 100])
     return project
 
 
@@ -804,10 +804,11 @@ def test_a_tokenizer_that_cannot_take_the_special_tokens(end, line, tmp_path):
 # (file, key, value, what the line must begin with, what it must say)
 REFUSALS = [
     ("params.yaml", "recipe.moments", "keep", "params.yaml: recipe.moments: found 'keep'", "fresh: the checkpoint step20 comes without moments"),
-    ("params.yaml", "experiments.moments", {"moments": ["keep", "fresh"]}, "params.yaml: experiments.moments.moments: found 'keep'", "fresh"),
-    ("params.yaml", "experiments.timing.branch_percent", [50], "params.yaml: experiments.timing.branch_percent: found 50.0", "a percent that there is a checkpoint of: 20, 79, 100"),
+    ("params.yaml", "experiments.moments.vary.moments", ["keep", "fresh"], "params.yaml: experiments.moments.vary.moments: found 'keep'", "fresh"),
+    ("params.yaml", "experiments.timing.vary.branch_percent", [50], "params.yaml: experiments.timing.vary.branch_percent: found 50.0", "a percent that there is a checkpoint of: 20, 79, 100"),
     ("params.yaml", "recipe.text_budget", 0.5, "params.yaml: recipe.text_budget: found 0.5", "1: theirs was trained once"),
-    ("params.yaml", "experiments.size", {"size": ["larger"], "image_fraction": [0.1]}, "params.yaml: experiments.size.size: found 'larger'", "base"),
+    ("params.yaml", "experiments.size.vary", {"size": ["larger"], "image_fraction": [0.1]}, "params.yaml: experiments.size.vary.size.0: found 'larger'", "base"),
+    ("params.yaml", "experiments.mine", {"says": "x", "vary": {"scale.text.peak_lr": [0.01]}}, "params.yaml: experiments.mine.vary.scale.text.peak_lr: found [0.01]", "nothing of the text run: theirs was trained once"),
     (SCALE, "text.from", "thiers", f"{SCALE}: text.from: found 'thiers'", "did you mean 'theirs'?"),
     (SCALE, "text.tokens", 5, f"{SCALE}: text.tokens: found 5", "nothing beside `from`"),
     (SCALE, "larger", {"layers": 3, "heads": 2, "width": 48}, f"{SCALE}: larger: found 'a size'", "null: theirs has one size"),
@@ -884,7 +885,7 @@ def test_moments_that_were_published_are_kept(project, monkeypatch):
     sizes = {"vocabulary": ROWS, "layers": LAYERS, "heads": HEADS, "width": WIDTH, "sequence": SEQUENCE}
     for key, value in (("text", {"from": NAME}), ("larger", None), ("model", sizes)):
         project.set(SCALE, key, value)
-    project.set("params.yaml", "experiments.timing.branch_percent", [0, 80])
+    project.set("params.yaml", "experiments.timing.vary.branch_percent", [0, 80])
     assert project.study().recipe.moments == "keep"
     folder = made(project, "pretrain")["text-80"]
     moments = load_file(folder / "optimizer.safetensors")

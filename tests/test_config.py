@@ -43,8 +43,8 @@ def test_loading_takes_well_under_a_second(project):
 UNKNOWN_KEYS = [
     (PARAMS, "presett", "small", "did you mean 'preset'?"),
     (PARAMS, "recipe.image_fractions", 0.1, "did you mean 'image_fraction'?"),
-    (PARAMS, "experiments.timin", {}, "did you mean 'timing'?"),
-    (PARAMS, "experiments.timing.branch_percents", [20], "did you mean 'branch_percent'?"),
+    (PARAMS, "experiments.timing.varry", {}, "did you mean 'vary'?"),
+    (PARAMS, "experiments.timing.vary.branch_percents", [20], "did you mean 'branch_percent'?"),
     (SCALE, "modle", 3, "did you mean 'model'?"),
     (SCALE, "model.head", 2, "did you mean 'heads'?"),
     (SCALE, "text.peak_rl", 0.01, "did you mean 'peak_lr'?"),
@@ -66,8 +66,8 @@ WRONG_TYPES = [
     (PARAMS, "recipe.encoder", 3, "string"),
     (PARAMS, "recipe", None, "dictionary"),
     (PARAMS, "recipe", "default", "dictionary"),
-    (PARAMS, "experiments.timing.branch_percent", 80, "list"),
-    (PARAMS, "experiments.timing.branch_percent.1", "half", "number (from 0 to 100)"),
+    (PARAMS, "experiments.timing.vary.branch_percent", 80, "list"),
+    (PARAMS, "experiments.timing.vary.branch_percent.1", "half", "number (from 0 to 100)"),
     (PARAMS, "wandb", False, "'disabled', 'offline' or 'online'"),  # what YAML makes of an unquoted off
     (SCALE, "text.decay_vectors", "yes", "boolean"),
     (SCALE, "text.tokens", 51200.0, "integer"),
@@ -84,7 +84,7 @@ OUT_OF_RANGE = [
     (PARAMS, "recipe.seed", -1, "greater than or equal to 0"),
     (PARAMS, "recipe.moments", "kepp", "did you mean 'keep'?"),
     (PARAMS, "split", "train", "'test' or 'validation'"),
-    (PARAMS, "experiments.timing.branch_percent.0", 120, "(from 0 to 100)"),
+    (PARAMS, "experiments.timing.vary.branch_percent.0", 120, "(from 0 to 100)"),
     (SCALE, "model.vocabulary", 2_000_000, "(from 300 to 1048576)"),
     (SCALE, "model.layers", 0, "greater than or equal to 1"),
     (SCALE, "text.peak_lr", 0, "(from 0 to 1)"),
@@ -161,8 +161,8 @@ def test_jobs_of_several_devices_share_none(project):
 @pytest.mark.parametrize(
     ("key", "values", "place", "allowed"),
     [
-        ("timing.branch_percent", [20, 120], 1, "(from 0 to 100)"),
-        ("seeds.seed", [7, 8, -1], 2, "greater than or equal to 0"),
+        ("timing.vary.branch_percent", [20, 120], 1, "(from 0 to 100)"),
+        ("seeds.vary.seed", [7, 8, -1], 2, "greater than or equal to 0"),
     ],
 )
 def test_a_bad_value_in_an_experiment_is_named_with_its_place(project, key, values, place, allowed):
@@ -230,14 +230,14 @@ def test_a_key_that_is_no_word_is_one_line(project):
 
 
 def test_branch_points_on_the_same_step(project):
-    project.set(PARAMS, "experiments.timing.branch_percent", [0, 80, 80.2])
+    project.set(PARAMS, "experiments.timing.vary.branch_percent", [0, 80, 80.2])
     line = complaint(project)
-    assert line.startswith(f"{PARAMS}: experiments.timing.branch_percent: found 80.2, allowed: ")
+    assert line.startswith(f"{PARAMS}: experiments.timing.vary.branch_percent: found 80.2, allowed: ")
     assert "80 is step 80 of 100 too" in line
 
 
 def test_the_same_branch_point_twice_is_one_branch_point(project):
-    project.set(PARAMS, "experiments.timing.branch_percent", [50, 80, 80])
+    project.set(PARAMS, "experiments.timing.vary.branch_percent", [50, 80, 80])
     rows = project.study().tables["table1"].settings["rows"]
     assert len([row for row in rows if row["evaluated"] == "model"]) == 2
 
@@ -253,7 +253,7 @@ def test_a_prompt_without_a_place_for_the_question_is_refused(project):
 
 
 def test_a_cooldown_floor_above_the_rate_at_a_branch_is_refused(project):
-    project.set(PARAMS, "experiments.timing.branch_percent", [50, 99])
+    project.set(PARAMS, "experiments.timing.vary.branch_percent", [50, 99])
     project.set(SCALE, "cooldown.floor_lr", 0.001)  # the text run has 0.0001 there
     assert "floor_lr" in complaint(project)
 

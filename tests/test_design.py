@@ -32,7 +32,7 @@ def compare(project, plus: dict, minus: dict, *may_differ: str) -> None:
 
 
 def sweep(project, name: str, **values: list) -> None:
-    project.set("params.yaml", f"experiments.{name}", values)
+    project.set("params.yaml", f"experiments.{name}.vary", values)
 
 
 def refused(project) -> ConfigError:

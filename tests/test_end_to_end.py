@@ -118,7 +118,7 @@ def new_project(folder: Path) -> Path:
     params = (folder / "params.yaml").read_text()
     params = re.sub(r"preset: \w+", "preset: micro", params)
     params = re.sub(r"branch_percent: 80", "branch_percent: 50", params)
-    params = re.sub(r": \[.*\]", ": []", params)
+    params = re.sub(r"\[[^\]]*\]", "[]", params)
     params = params.replace("branch_percent: []", "branch_percent: [0, 50]", 1)  # the timing experiment alone
     (folder / "params.yaml").write_text(params)
     run(folder, "git", "init", "-q")
@@ -305,7 +305,7 @@ def test_a_sweep_that_narrows_and_widens_trains_only_what_is_new(copy):
     change(copy, "branch_percent: [0, 50]", "branch_percent: [50]")
     assert planned(copy) == {"table1": 1}
     output = run(copy, "dvc", "repro")
-    assert ran(output) == ["pretrain", "cooldown", "finetune", "evaluate", "report"]
+    assert ran(output) == STAGES
     assert {job.split()[0] for job in done_jobs(output)} == {"tables"}
     assert not list((copy / "artifacts").glob("*/b0-*"))
     change(copy, "branch_percent: [50]", "branch_percent: [0, 50, 75]")
@@ -317,6 +317,76 @@ def test_a_sweep_that_narrows_and_widens_trains_only_what_is_new(copy):
     assert "continuing after step 20" in log.read_text()
     assert all(folder_hashes(p) == hashes for p, hashes in before.items() if p.parent.name != "tables")
     assert "up to date" in run(copy, "dvc", "status")
+
+
+# --- experiments of params.yaml alone ---
+
+BLOCKS = """
+  cooldown_length:
+    says: How long should the cooldown be?
+    vary: {scale.cooldown.tokens: [5120, 10240]}
+    after_cooldown: true
+  seeds_again:
+    says: How far do two seeds differ?
+    vary: {seed: [7, 8]}
+  passes_and_rates:
+    says: Do more passes want a lower rate?
+    vary: {finetune_epochs: [1, 2], scale.finetune.peak_lr: [0.001, 0.003]}
+
+wandb"""
+CLAIMS = """
+longer_is_better:
+  says: A cooldown of twice the length leaves fewer bits a byte.
+  source: a test
+  family: control
+  may_differ: [scale.cooldown.tokens]
+  contrast: {metric: bits_per_byte, plus: [{scale.cooldown.tokens: 5120}], minus: [{scale.cooldown.tokens: 10240}]}
+two_seeds_agree:
+  says: Two seeds agree.
+  source: a test
+  family: control
+  may_differ: []
+  agreement: {metric: presence, cells: [{}], seeds: [7, 8], margin: 0.9}
+"""
+
+
+def test_new_experiments_over_a_presets_key_seeds_and_two_keys_need_no_code(copy):
+    change(copy, "\nwandb", BLOCKS)
+    with open(copy / "configs/claims.yaml", "a") as file:
+        file.write(CLAIMS)
+    plan = planned(copy, "study")
+    assert {rule: plan[rule] for rule in RULES if rule in plan} == {"cooldown": 2, "finetune": 5, "evaluate": 6}
+    assert {"cooldown_length", "seeds_again", "passes_and_rates", "claims", "report"} <= set(plan)
+    assert not {"table1", "table7", "image_fraction"} & set(plan)  # the paper's have no part in it
+    snakemake(copy, "study")
+    results = copy / "results/experiments"
+    lengths, seeds, grid = (
+        pd.read_csv(results / f"{name}.csv") for name in ("cooldown_length", "seeds_again", "passes_and_rates")
+    )
+    assert list(lengths["scale.cooldown.tokens"]) == [5120, 10240]
+    assert list(lengths["cell"]) == ["scale.cooldown.tokens=5120", "recipe"]
+    assert (lengths["cooldown_text_tokens"].diff().iloc[1] > 0) and lengths["cooldown_bits_per_byte"].notna().all()
+    assert list(seeds["seed"]) == [7, 8] and list(seeds["seeds"]) == [1, 1]
+    keys = ["finetune_epochs", "scale.finetune.peak_lr"]
+    assert grid[keys].values.tolist() == [[1, 0.001], [1, 0.003], [2, 0.001], [2, 0.003]]
+    for name in ("cooldown_length", "seeds_again", "passes_and_rates"):
+        assert (results / f"{name}.png").stat().st_size > 10_000
+    assert (results / "seeds_again.md").read_text().startswith("# How far do two seeds differ?")
+    verdicts = pd.read_csv(copy / "results/claims.csv").set_index("claim")["verdict"]
+    assert verdicts[["longer_is_better", "two_seeds_agree"]].to_list() == ["not testable"] * 2
+    page = (copy / "results/report.html").read_text()
+    places = [f'id="{place}"' in page for place in ("figure-cooldown_length", "table-experiments/cooldown_length")]
+    assert places == [True, True]
+    row = "scale.cooldown.tokens=5120"
+    file = "results/experiments/cooldown_length.csv"
+    told = run(copy, "python", "-m", "pipeline", "trace", file, "--row", row, "--column", "bits_per_byte")
+    assert "cooldown/b50-i10-s7-" in told
+    assert "up to date" in run(copy, "python", "-m", "pipeline", "why", file)
+    # DVC keeps them as it keeps all others, and takes them away and back.
+    commit(copy, "experiments")
+    assert planned(copy, "study") == {} and repro(copy) == [] and is_clean(copy)
+    change(copy, "scale.cooldown.tokens: [5120, 10240]", "scale.cooldown.tokens: [10240]")
+    assert {rule for rule in planned(copy, "study") if rule in RULES} == set()
 
 
 # --- the whole study ---
@@ -333,7 +403,7 @@ def test_every_experiment_shares_what_it_can_and_an_empty_one_is_not_run(copy):
         "encoder": {"encoder": "[efficientnet_lite0, patch]"},
         "usual": {"cooldown": "[false]", "branch_percent": "[100]"},
         "rewarm": {"branch_percent": "[100]", "rewarm_like": "[50]"},
-        "text_only": {"branch_percent": "[0]"},
+        "text_only": {"branch_percent": "[0]", "image_fraction": "[0.0]"},
         "moments": {"moments": "[fresh]"},
     }
     for experiment, lists in values.items():
@@ -368,7 +438,7 @@ def set_lists(folder: Path, experiment: str, lists: dict[str, str]) -> None:
     """Set the lists of an experiment in params.yaml."""
     head, section, tail = re.split(rf"(\n  {experiment}:.*\n(?:    .*\n)+)", (folder / "params.yaml").read_text())
     for key, values in lists.items():
-        section, count = re.subn(rf"(    {key}: )\[.*\]", rf"\g<1>{values}", section)
+        section, count = re.subn(rf"([ {{]{key}: )\[[^\]]*\]", rf"\g<1>{values}", section)
         assert count == 1
     (folder / "params.yaml").write_text(head + section + tail)
 

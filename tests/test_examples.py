@@ -94,7 +94,7 @@ def test_an_encoder(mine):
 
 def test_a_claim(mine):
     name = "half_is_no_worse_than_a_tenth"
-    mine.set("params.yaml", "experiments.image_fraction.image_fraction", [0.1, 0.5])
+    mine.set("params.yaml", "experiments.image_fraction.vary.image_fraction", [0.1, 0.5])
     claim = mine.settings().claims[name]
     assert (claim.kind, claim.contrast.margin) == ("contrast", 0.01)
     resolved = design.resolve(mine.study())

@@ -56,11 +56,7 @@ class Workshop:
         for name in ("pipeline", "configs", "params.yaml"):
             (root / name).symlink_to(SOURCE / name)
         settings = load_settings(SOURCE)
-        experiments = {
-            name: {key: [] for key in sweep} for name, sweep in settings.params.experiments.model_dump().items()
-        }
-        experiments["timing"] = {"branch_percent": [80.0]}
-        params = settings.params.model_dump() | {"experiments": experiments}
+        params = settings.params.model_dump() | {"experiments": {"timing": {"vary": {"branch_percent": [80.0]}}}}
         scale = settings.scale.model_copy(update={"model": ModelSize(**SIZES, **model)})
         settings = settings.model_copy(update={"params": type(settings.params)(**params), "scale": scale, "claims": {}})
         self.ledger = Ledger(Study(settings), root)

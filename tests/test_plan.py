@@ -7,8 +7,9 @@ from conftest import SCALE, SHARDS, SOURCE
 
 from pipeline.__main__ import main
 from pipeline.config import Scale, load_yaml, parse
+from pipeline.phases import STAGES
 from pipeline.plan import QUESTIONS, THROUGHPUT, Cost, OverBudget, Plan, memory
-from pipeline.study import STAGES, lineage
+from pipeline.study import lineage
 
 
 @pytest.fixture

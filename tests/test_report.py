@@ -135,7 +135,7 @@ def test_a_number_stands_in_its_table_with_its_interval_and_its_link(text, measu
 
 def test_every_experiment_is_drawn_or_said_not_to_be_run(settings, copy):
     found = {figure.name: figure for figure in Report(settings, copy.joinpath).figures()}
-    assert set(found) == {"timing", *report.SWEEPS, "captions", "encoder", *report.CONTROLLED}
+    assert set(found) == {"timing", *report.FIGURES, "captions", "encoder", *report.CONTROLLED}
     assert {name for name, figure in found.items() if not figure.panels} == {
         *("instruction_share", "text_budget", "captions", "encoder", "moments")
     }

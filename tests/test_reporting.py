@@ -22,6 +22,7 @@ from pipeline.reporting import (
     controls,
     drawings,
     examples,
+    experiment,
     figures,
     rows,
     sweeps,
@@ -424,6 +425,74 @@ def test_a_figure_of_two_cells_and_two_seeds_has_a_row_a_cell(study, tmp_path):
     assert width[0] > width[1]  # its seeds differ
     assert list(table["cooldown_bits_per_byte"].notna()) == [False, True]
     assert table["cooldown_bits_per_byte"][1] == pytest.approx(104.5 / 50, rel=1e-5)
+
+
+def told(made: Rows, *vary: str, evaluated: str = "model") -> Rows:
+    """The same Rows as those of the table of an experiment that varies some keys."""
+    made.settings["experiment"] = {"says": "How *long*?", "vary": list(vary), "evaluated": evaluated}
+    return made
+
+
+LENGTH = "scale.cooldown.tokens"
+
+
+def test_an_experiment_has_a_row_a_model_and_what_it_had_before_fine_tuning(study, tmp_path):
+    runs = [("short", 7, {LENGTH: 10}, 0.4), ("recipe", 7, {LENGTH: 20}, 0.6), ("before", 7, {LENGTH: 20}, 0.0)]
+    made = told(study("mine", *runs, experiments=["mine"]), LENGTH)
+    experiment.make(again(made, before={"evaluated": "cooldown"}), tmp_path)
+    table = pd.read_csv(tmp_path / "experiments/mine.csv")
+    assert table[LENGTH].to_list() == [10, 20]
+    assert table["vision_average"].to_list() == pytest.approx([0.4, 0.6])
+    assert table["cooldown_bits_per_byte"].notna().to_list() == [False, True]
+    lines = (tmp_path / "experiments/mine.md").read_text().splitlines()
+    assert lines[0].startswith("# How \\*long\\*? (preset `x`") and any(line.startswith("| 10 | ") for line in lines)
+    assert (tmp_path / "experiments/mine.png").stat().st_size > 10_000
+
+
+def test_an_experiment_over_seeds_has_a_row_a_run_failed_ones_too(study, tmp_path):
+    made = told(study("mine", *[("recipe", seed, {}, 0.5) for seed in (7, 8, 9)], experiments=["mine"]), "seed")
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed/measured.json").write_text('{"failed": "it is out of luck"}')
+    made.inputs["scores/recipe-8"] = tmp_path / "failed"
+    experiment.make(made, tmp_path)
+    table = pd.read_csv(tmp_path / "experiments/mine.csv")
+    assert table["seed"].to_list() == [7, 8, 9]
+    assert table["status"].to_list() == ["ok", "failed: it is out of luck", "ok"]
+    assert table["vision_average"].notna().to_list() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("vary", "values", "x"),
+    [
+        ((LENGTH, "captions"), [(10, "full"), (20, "full"), (10, "short")], LENGTH),
+        (("captions", LENGTH), [("full", 10), ("short", 10)], LENGTH),
+        (("captions", "cooldown"), [("full", True), ("short", True)], "model"),
+        (("rewarm_like",), [(None,), (60.0,)], "rewarm_like"),
+    ],
+)
+def test_an_experiments_figure_is_along_its_first_key_of_numbers(study, tmp_path, monkeypatch, vary, values, x):
+    drawn = {}
+    monkeypatch.setattr(experiment, "sweep_figure", lambda rows, **options: drawn.update(options, rows=rows))
+    runs = [(f"cell{n}", 7, dict(zip(vary, some)), 0.5) for n, some in enumerate(values)]
+    experiment.make(told(study("mine", *runs, experiments=["mine"]), *vary), tmp_path)
+    assert drawn["x"] == x
+    assert drawn["lines"] == (["captions"] if x == LENGTH else drawn["lines"])
+    assert pd.api.types.is_numeric_dtype(drawn["rows"][x]) == (x == LENGTH)
+
+
+def test_a_blind_experiment_has_what_is_answered_without_the_image(study, tmp_path):
+    runs = [("one", 7, {LENGTH: 10}, 0.6), ("two", 7, {LENGTH: 20}, 0.8)]
+    made = again(study("mine", *runs, experiments=["mine"]), one={"evaluated": "blind"}, two={"evaluated": "blind"})
+    experiment.make(told(made, LENGTH, evaluated="blind"), tmp_path)
+    table = pd.read_csv(tmp_path / "experiments/mine.csv")
+    assert table["vision_average"].to_list() == pytest.approx([0.3, 0.5])  # with the image removed
+
+
+def test_an_experiment_that_was_not_run_says_so(study, tmp_path):
+    experiment.make(told(study("mine"), LENGTH, "seed"), tmp_path)
+    assert pd.read_csv(tmp_path / "experiments/mine.csv")["status"].to_list() == ["not_run"]
+    assert "not run" in (tmp_path / "experiments/mine.md").read_text()
+    assert (tmp_path / "experiments/mine.png").exists()
 
 
 def test_conditions_of_two_cells_and_two_seeds_have_a_row_a_cell(study, tmp_path):

@@ -49,7 +49,8 @@ def test_studies_are_valid(file):
         ("recipe", "finetune_epochs", 0, "$.recipe.finetune_epochs"),
         ("recipe", "rewarm_like", "80", "$.recipe.rewarm_like"),
         ("recipe", "seed", 1.5, "$.recipe.seed"),
-        ("experiments", "timing", {"branch_percent": []}, "$.experiments.timing.branch_percent"),
+        ("experiments", "timing", {"vary": {}}, "$.experiments.timing.vary"),
+        ("experiments", "mine", {"vary": {"seed": [7]}, "evaluate": "models"}, "$.experiments.mine.evaluate"),
     ],
 )
 def test_what_the_configuration_refuses_the_schema_refuses(section, key, value, where):

@@ -412,10 +412,10 @@ RESOLVERS = [
 
 
 @pytest.mark.parametrize("value", RESOLVERS)
-@pytest.mark.parametrize("key", ["preset", "wandb", "recipe.captions", "experiments.captions.captions.0"])
+@pytest.mark.parametrize("key", ["preset", "wandb", "recipe.captions", "experiments.captions.vary.captions.0"])
 def test_the_environment_stays_out_of_settings(project, monkeypatch, key, value):
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
-    project.set("params.yaml", "experiments.captions.captions", ["full"])
+    project.set("params.yaml", "experiments.captions.vary.captions", ["full"])
     project.set("params.yaml", key, value)
     line = complaint(project)
     assert line.startswith(f"params.yaml: {key}: found {value!r}, allowed: a plain value; ")

@@ -92,7 +92,7 @@ def test_an_ancestor_of_an_ancestor_comes_first(project):
 
 def test_a_setting_of_the_table_itself_needs_no_name(project):
     project.make()
-    project.set(PARAMS, "experiments.timing.branch_percent", [0, 80, 100])
+    project.set(PARAMS, "experiments.timing.vary.branch_percent", [0, 80, 100])
     line = tell(project, TABLE)
     assert line.startswith(f"{TABLE}: stale: rows.cooldown-b50-")
     assert line.split(";")[0].endswith(": a section -> nothing")

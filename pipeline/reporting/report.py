@@ -25,8 +25,8 @@ from pipeline.reporting import charts
 from pipeline.reporting.claims import RULES
 from pipeline.reporting.lineage import Lineage
 from pipeline.reporting.page import PAGE, SCRIPT, STYLE
-from pipeline.reporting.rows import Rows, covered, differing, setting_names
-from pipeline.reporting.sweeps import CONTROLS, LABELS, QUESTIONS, SCORES, TABLES
+from pipeline.reporting.rows import Rows, covered, differing, key_words, setting_names
+from pipeline.reporting.sweeps import CONTROLS, FIGURES, LABELS, QUESTIONS, SCORES, TABLES
 
 Row = Mapping[str, str]
 MODELS = ("evaluate", "finetune", "cooldown", "pretrain")
@@ -35,7 +35,6 @@ LARGEST = 256  # pixels of an example's longer side
 HEADLINE = ("vision_average", "text_stable", "bits_per_byte")
 AXES = {"branch_percent": "text run before images come in (%)", "branch": "branch, and its highest learning rate"}
 VERDICTS = ("supported", "refuted", "inconclusive", "not testable", "not_run")
-SWEEPS = ("image_fraction", "from_scratch", "instruction_share", "finetune_epochs", "text_budget")
 CONTROLLED = {"rewarm": "branch", "text_only": "branch_percent", "moments": "moments"}  # what tells their rows apart
 
 
@@ -280,7 +279,7 @@ class Report:
         timing = self.figure("timing", "When should images come in?", "table1", models, "branch_percent")
         found = [timing] + [
             self.figure(name, QUESTIONS[name][0], name, self.read(f"figures/{name}.csv"), QUESTIONS[name][1][0])
-            for name in SWEEPS
+            for name in FIGURES
         ]
         tables = {experiment: table for table, experiment in TABLES.items()}
         for name in ("captions", "encoder"):
@@ -292,12 +291,26 @@ class Report:
             for row in rows:
                 row["branch"] = f"{number_in(row, 'branch_percent'):g}% {number_in(row, 'cooldown_peak_lr'):.2g}"
             found.append(self.figure(name, CONTROLS[name], "controls", rows, setting))
-        return found
+        return found + [self.own_figure(name, told) for name, told in self.own.items()]
+
+    @property
+    def own(self) -> dict[str, dict]:
+        """The experiments that are none of the paper's."""
+        return self.settings.get("experiments", {})
+
+    def own_figure(self, name: str, told: dict) -> Figure:
+        """The charts of such an experiment, along its first key of numbers, or of all its keys in words."""
+        rows, varied = self.read(f"experiments/{name}.csv"), told["vary"]
+        numbers = [key for key in varied if key != "seed" and all(math.isfinite(number_in(row, key)) for row in rows)]
+        setting = (numbers or varied)[0]
+        if not numbers:
+            rows = [row | {setting: ", ".join(row[key] for key in varied)} for row in rows]
+        return self.figure(name, told["says"], f"experiments/{name}", rows, setting)
 
     def figure(self, name: str, title: str, table: str, rows: list[dict[str, str]], setting: str) -> Figure:
         """The charts of an experiment. rows: a row a value of `setting`; values that are words stand apart."""
         rows = [row for row in rows if any(math.isfinite(number_in(row, measure)) for measure in HEADLINE)]
-        file = f"figures/{table}.csv" if table in SWEEPS else f"{table}.csv"
+        file = f"figures/{table}.csv" if table in FIGURES else f"{table}.csv"
         measures = list(dict.fromkeys((*HEADLINE, *SCORES, *self.tasks["vision"], *self.tasks["text"])))
         measures = [c for c in measures if any(math.isfinite(number_in(row, c)) for row in rows)]
         lines = self.lines(rows, setting)
@@ -316,7 +329,8 @@ class Report:
 
     def lines(self, rows: list[dict[str, str]], setting: str) -> list[str]:
         """Of each row the line that it is a point of: where another setting differs too, what that is."""
-        settings = [{key: row[key] for key in self.settings["recipe"] if key in row} for row in rows]
+        keys = dict.fromkeys((*self.settings["recipe"], *(key for told in self.own.values() for key in told["vary"])))
+        settings = [{key: row[key] for key in keys if key in row} for row in rows]
         others = differing(settings, but=setting)
         return [setting_names({key: some[key] for key in others}) for some in settings]
 
@@ -341,7 +355,7 @@ class Report:
             hollow = setting == "branch_percent" and x >= 100
             number = known.index(line) if numeric else 0
             points.append(charts.Point(x, score, low, high, says, value.link, hollow, number))
-        label = LABELS.get(setting) or AXES.get(setting) or setting.replace("_", " ")
+        label = LABELS.get(setting) or AXES.get(setting) or key_words(setting)
         return charts.panel(points, label, title_of(measure), words)
 
     # --- tables ---
@@ -356,7 +370,8 @@ class Report:
             found.append(self.grid(table, question, [*varied, *(["seed"] if table == "table7" else [])]))
         found.append(self.grid("controls", "Controls that the paper lacks", ["control", "cell"]))
         found.append(self.pivot("conditions", "What the answers owe to the image", "cell", "condition"))
-        return [*found, self.pivot("question_types", "Scores by question type", "kind", "cell")]
+        found.append(self.pivot("question_types", "Scores by question type", "kind", "cell"))
+        return found + [self.grid(f"experiments/{name}", told["says"], told["vary"]) for name, told in self.own.items()]
 
     def grid(self, table: str, title: str, labels: list[str]) -> Grid:
         """A row a row of the table, a column a measure; every number with its link."""
@@ -366,7 +381,7 @@ class Report:
             measures += ["cooldown_cider", "cooldown_text_stable", "cooldown_bits_per_byte"]
             kinds = {"text only": "text run at", "vlm": "images from"}
             rows = [row | {"row": f"{kinds[row['model']]} {number_in(row, 'branch_percent'):g}%"} for row in rows]
-        header = [*(label.replace("_", " ").replace("row", "") for label in labels), *map(title_of, measures), "seeds"]
+        header = [*(key_words(label).replace("row", "") for label in labels), *map(title_of, measures), "seeds"]
         lines = [
             [
                 *(Value(shown(row.get(label, "")).replace("text_only", "text only")) for label in labels),

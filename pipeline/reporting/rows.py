@@ -306,7 +306,12 @@ def differing(settings: Sequence[Mapping], but: str) -> list[str]:
 def setting_names(settings: Mapping) -> str:
     """Settings for reading: "branch percent 20"."""
     shown = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in settings.items()}
-    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
+    return ", ".join(f"{key_words(key)} {value}" for key, value in shown.items())
+
+
+def key_words(key: str) -> str:
+    """A key of the recipe or of the preset for reading: "image fraction", "cooldown tokens"."""
+    return key.removeprefix("scale.").replace(".", " ").replace("_", " ")
 
 
 def percent(row: pd.Series | dict, stem: str, factor: float = 100.0, digits: int = 1) -> str:

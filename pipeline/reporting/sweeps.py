@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.files import write_text
 from pipeline.reporting.comparison import beside, comparison_lines
-from pipeline.reporting.rows import Rows, differing, markdown_table, percent, runs_of, write_table
+from pipeline.reporting.rows import Rows, differing, key_words, markdown_table, percent, runs_of, write_table
 
 # What an experiment asks, and the settings whose values tell its rows apart.
 QUESTIONS = {
@@ -38,6 +38,7 @@ TABLES = {
     "table7": "seeds",
     "table9": "usual",
 }
+FIGURES = ("image_fraction", "from_scratch", "instruction_share", "finetune_epochs", "text_budget")
 LABELS = {
     "image_fraction": "sequences with images in the cooldown (%)",
     "instruction_share": "instructions among the image sequences (%)",
@@ -62,7 +63,11 @@ def table(rows: Rows, out: Path) -> None:
         found, varied = by_seed(rows, TABLES[name]), [*varied, "seed"]
     else:
         found = rows.table(rows.cells(evaluated="model"))
-    write(rows, out, name, question, found, varied)
+    write(rows, out, name, heading_of(name, question), found, varied)
+
+
+def heading_of(name: str, question: str) -> str:
+    return f"Table {name.removeprefix('table')}: {question[0].lower()}{question[1:]}"
 
 
 def by_seed(rows: Rows, experiment: str) -> pd.DataFrame:
@@ -83,7 +88,8 @@ def stages(rows: Rows, out: Path) -> None:
             found.append({"stage": f"text, {states[run]['percent']:g}%", "status": "ok"} | rows.text_state(run))
     for title, evaluated in (("cooldown", "cooldown"), ("fine-tuning", "model")):
         found += [{"stage": title} | rows.row(cell) for cell in rows.cells(evaluated=evaluated)]
-    write(rows, out, "table8", "The recommended model after each phase", pd.DataFrame(found), ["stage"])
+    heading = heading_of("table8", "The recommended model after each phase")
+    write(rows, out, "table8", heading, pd.DataFrame(found), ["stage"])
 
 
 def sizes(rows: Rows, out: Path) -> None:
@@ -145,15 +151,14 @@ def figure(rows: Rows, out: Path) -> None:
     sweep_figure(found, x=x, x_label=LABELS[x], title=question, file=out / f"figures/{name}.png", lines=lines)
 
 
-def write(rows: Rows, out: Path, name: str, question: str, found: pd.DataFrame, varied: list[str]) -> None:
+def write(rows: Rows, out: Path, name: str, heading: str, found: pd.DataFrame, varied: list[str]) -> None:
     """A table's two files. An experiment that was not run leaves its published figures alone."""
     if not len(found):
         found = pd.DataFrame([{"status": "not_run"}])
     write_table(found, out / f"{name}.csv")
-    heading = title(rows, f"Table {name.removeprefix('table')}: {question[0].lower()}{question[1:]}")
     columns = [c for c in SCORES if c in found] + [task for task in rows.tasks["vision"] if task in found]
     header = [
-        *(v.replace("_", " ") for v in varied),
+        *map(key_words, varied),
         *(SCORES.get(c, (c.replace("_", " "),))[0] for c in columns),
         "seeds",
     ]
@@ -169,11 +174,10 @@ def write(rows: Rows, out: Path, name: str, question: str, found: pd.DataFrame, 
         "Scores in percent, bits per byte and CIDEr-D as they are, with 95% intervals: over the evaluation examples where"
         " there is one seed, over seeds too where there are more."
     )
-    text = [heading, "", note, "", *markdown_table(header, lines), ""]
-    write_text(
-        out / f"{name}.md",
-        "\n".join([*text, *comparison_lines(beside(rows, rows.table(rows.cells(evaluated="model"))))]),
-    )
+    text = [title(rows, heading), "", note, "", *markdown_table(header, lines), ""]
+    if rows.settings["published"]:
+        text += comparison_lines(beside(rows, rows.table(rows.cells(evaluated="model"))))
+    write_text(out / f"{name}.md", "\n".join(text))
 
 
 def title(rows: Rows, text: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.phase import Job
 from pipeline.reporting.rows import Rows
+from pipeline.reporting.sweeps import FIGURES
 
 
 def run(job: Job, out: Path) -> dict:
@@ -39,6 +40,8 @@ def maker(name: str) -> Callable[[Rows, Path], None]:
         from pipeline.reporting.comparison import make
     elif name == "report":
         from pipeline.reporting.report import make
-    else:
+    elif name in FIGURES:
         from pipeline.reporting.sweeps import figure as make
+    else:
+        from pipeline.reporting.experiment import make
     return make
