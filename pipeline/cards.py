@@ -24,6 +24,11 @@ from pipeline.phases import PHASES, STAGES
 from pipeline.sections import ModelSize
 from pipeline.study import Job, Study, lineage
 
+OWN_RESULTS = Path("results/experiments/README.md")
+KEPT = """\
+Tables and figures of the experiments of `params.yaml` that are none of the paper's. This file keeps the folder in git: DVC
+looks for it, whether there is such an experiment or not.
+"""
 LONG_AGO = 946_684_800  # 2000-01-01: older than any output, so it never asks for a rerun
 JOBS, MODULES = Path(".study/jobs"), Path(".study/modules.json")
 DOCUMENTED = ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef | ast.Module
@@ -269,6 +274,8 @@ class Ledger:
         """
         for phase in STAGES[stage]:
             (self.root / artifacts.ARTIFACTS / phase).mkdir(parents=True, exist_ok=True)
+        if "tables" in STAGES[stage]:
+            write_if_changed(self.root / OWN_RESULTS, KEPT)
         ids = {phase: {job.id for job in self.jobs if job.phase == phase} for phase in STAGES[stage]}
         return [folder for phase in ids for folder in artifacts.set_aside(self.root, phase, ids[phase])]
 

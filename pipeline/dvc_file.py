@@ -31,10 +31,10 @@ def write_dvc_file(ledger: Ledger) -> Path:
 
 def dvc_file(ledger: Ledger, text: str) -> str:
     """The text of a dvc.yaml with today's stages. A stage that it does not have yet has no description and no settings."""
-    yaml = YAML()
-    yaml.width = 1000
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    content = yaml.load(text)
+    editor = YAML()
+    editor.width = 1000
+    editor.indent(mapping=2, sequence=4, offset=2)
+    content = editor.load(text)
     before = content["stages"]
     for stage in [stage for stage in before if stage not in STAGES]:
         del before[stage]
@@ -51,7 +51,7 @@ def dvc_file(ledger: Ledger, text: str) -> str:
         # What is right keeps its form.
         written.update({key: wanted for key, wanted in follows.items() if written[key] != wanted})
     out = io.StringIO()
-    yaml.dump(content, out)
+    editor.dump(content, out)
     # An empty line before each stage and section, which YAML has at the end of the list before, if that is still there.
     return re.sub(r"(?<!stages:)\n+(?=(  )?(?!stages:)\w+:)", "\n\n", out.getvalue())
 

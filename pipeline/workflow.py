@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import yaml
 
 from pipeline import server
-from pipeline.cards import Ledger, write_if_changed
+from pipeline.cards import Ledger
 from pipeline.config import ConfigError, Corpora, check_weights, load_settings
 from pipeline.failed import failure, noted
 from pipeline.files import one_line, write_text
@@ -37,11 +37,6 @@ from pipeline.processes import (
 from pipeline.study import TABLES, Job, Study, lineage
 
 Made = TypeVar("Made")
-OWN_RESULTS = Path("results/experiments/README.md")
-KEPT = """\
-Tables and figures of the experiments of `params.yaml` that are none of the paper's. This file keeps the folder in git: DVC
-looks for it, whether there is such an experiment or not.
-"""
 UNRECORDED = Path(".study/unrecorded")  # there from the first job on until what was made is noted in dvc.lock
 
 
@@ -173,7 +168,6 @@ class Workflow:
                 self.ledger.tidy()
             self.ledger.mark_deleted()
             self.ledger.write_jobs()
-            write_if_changed(root / OWN_RESULTS, KEPT)
             refuse(self.ledger.check_unchanged)
             refuse(self.ledger.check_foreign)
             atexit.register(self.record_late)
