@@ -30,6 +30,7 @@ from pipeline.why import changed, is_card, proof
 from pipeline.workflow import UNRECORDED, record
 
 CURRENT = "up to date"
+REPORT = "that shows the cards of the others (the report): snakemake makes it again"
 
 
 def accept(ledger: Ledger, phases: list[str], sample: int, seed: int | None = None) -> Iterator[str]:
@@ -40,19 +41,26 @@ def accept(ledger: Ledger, phases: list[str], sample: int, seed: int | None = No
     """
     if unknown := [phase for phase in phases if phase not in PHASES]:
         raise ValueError(f"{one_line(unknown[0])}: no phase of the study, which has {', '.join(PHASES)}")
+    if sample < 1:
+        raise ValueError(f"--sample: found {sample}, allowed: a number of jobs, 1 or more")
     presence, study, root = Presence(ledger.root), ledger.study, ledger.root
     for other in presence.others()[:1]:
         raise ValueError(f"{at_work(other)}; accept when it has ended")
-    for phase in PHASES:
-        ledger = Ledger(study, root)  # one looks at each artifact once, and the phases before have new cards
-        obstacles = {job.id: obstacle(ledger, job) for job in ledger.jobs if job.phase == phase}
-        candidates = [job for job in ledger.jobs if job.phase == phase and obstacles[job.id] is None]
-        yield from follow(ledger, phase, [job for job in candidates if same_code(ledger, job)])
-        if phase in phases:
-            rest = [job for job in candidates if not same_code(ledger, job)]
-            yield from accept_phase(ledger, phase, rest, Counter(filter(None, obstacles.values())), sample, seed)
-    if (root / UNRECORDED).exists():
-        record(study, root)
+    try:
+        for phase in PHASES:
+            ledger = Ledger(study, root)  # one looks at each artifact once, and the phases before have new cards
+            obstacles = {job.id: obstacle(ledger, job) for job in ledger.jobs if job.phase == phase}
+            candidates = [job for job in ledger.jobs if job.phase == phase and obstacles[job.id] is None]
+            followers = [job for job in candidates if same_code(ledger, job)]
+            yield from follow(ledger, phase, followers)
+            if phase in phases:
+                rest = [job for job in candidates if not same_code(ledger, job)]
+                others = Counter(why for why in obstacles.values() if why)
+                if rest or not followers:
+                    yield from accept_phase(ledger, phase, rest, others, sample, seed)
+    finally:
+        if (root / UNRECORDED).exists():
+            record(study, root)
 
 
 def follow(ledger: Ledger, phase: str, jobs: list[Job]) -> Iterator[str]:
@@ -68,7 +76,7 @@ def accept_phase(
     """Accept today's code for the candidates of a phase, or raise as `accept` does. others: why others are none."""
     rest = "".join(f"; {number} {why}" for why, number in others.items())
     yield f"{phase}: {len(candidates)} jobs are stale by their code alone{rest}"
-    if reasons := [why for why in others if why != CURRENT and not candidates]:
+    if (reasons := [why for why in others if why not in (CURRENT, REPORT)]) and not candidates:
         raise ValueError(f"{phase}: nothing to accept; {'; '.join(reasons)}")
     if not candidates:
         return
@@ -94,7 +102,7 @@ def obstacle(ledger: Ledger, job: Job) -> str | None:
     if "failed" in old or "failed" in new:
         return "kept as failed"
     if any(parent.phase == "tables" for parent in job.parents.values()):
-        return "that shows the cards of the others (the report): snakemake makes it again"
+        return REPORT
     if not all(map(ledger.is_current, job.parents.values())):
         stale = {before.phase for before in lineage(job) if before.phase != job.phase and not ledger.is_current(before)}
         first = min(stale, key=list(PHASES).index)

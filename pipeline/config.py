@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from itertools import chain, product
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -57,6 +58,9 @@ class ConfigError(ValueError):
 Multiple = Annotated[float, Field(gt=0, le=100)]
 
 
+MOST_SEED = 2**31 - 1  # what every library takes for one
+
+
 class Recipe(Section):
     """The settings of one model, from its branch to its fine-tuning."""
 
@@ -76,7 +80,9 @@ class Recipe(Section):
     finetune_epochs: Count = Field(description="passes over the instruction data")
     encoder: str = Field(description="image encoder: a file in configs/encoder/")
     train_encoder: bool = Field(description="whether the encoder is trained too, in cooldown and fine-tuning")
-    seed: int = Field(ge=0, description="seed of the cooldown's and the fine-tuning's data order and new weights")
+    seed: int = Field(
+        ge=0, le=MOST_SEED, description="seed of the cooldown's and the fine-tuning's data order and new weights"
+    )
     cooldown_rate_factor: Multiple = Field(
         description="a cooldown in the middle of the text run goes on with that run's rate times this"
     )
@@ -151,11 +157,14 @@ PAPER = {
 }
 
 
+MOST_MODELS = 1000  # of one experiment: plans look at each
+
+
 class Params(Section):
     preset: str = Field(description="scale: a file in configs/scale/")
     data: str = Field(description="data source: a file in configs/data/")
     tasks: str = Field(description="evaluation suite: a file in configs/tasks/")
-    text_seed: int = Field(ge=0, description="seed of the text run: its first weights and its data order")
+    text_seed: int = Field(ge=0, le=MOST_SEED, description="seed of the text run: its first weights and its data order")
     split: Literal["test", "validation"] = Field(description="evaluation split; validation while tuning")
     recipe: Recipe
     experiments: dict[str, Experiment] = Field(description="by their names; the paper's, and any others")
@@ -176,7 +185,7 @@ class FinetunePhase(Optimisation):
 
 
 class DataSize(Section):
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, le=MOST_SEED)
     documents: int | None = Field(ge=1, description="cap on training documents; null is all")
     heldout_documents: Count
     canvas: int = Field(ge=32, le=1024, description="pixels a side of a composed scene")
@@ -894,20 +903,35 @@ def check_experiments(params: Params, scale: Scale, file: str) -> None:
     known = keys_to_vary(scale)
     for name, experiment in params.experiments.items():
         where = f"experiments.{name}"
+        check_size(where, experiment, file)
         if name in PAPER:
             check_papers(where, experiment, PAPER[name], file)
         elif not re.fullmatch("[a-z][a-z0-9_]{0,40}", name):
             raise ConfigError(file, where, name, "a name of small letters, digits and _")
         elif experiment.says is None:
-            raise ConfigError(file, f"{where}.says", MISSING, "this key must be set: the title of its table and figure")
+            near = difflib.get_close_matches(name, PAPER, n=1)
+            hint = f"; did you mean the experiment '{near[0]}'?" if near else ""
+            allowed = f"this key must be set: the title of its table and figure{hint}"
+            raise ConfigError(file, f"{where}.says", MISSING, allowed)
         for key, values in experiment.vary.items():
             if key not in known:
                 raise ConfigError(file, f"{where}.vary.{key}", values, unknown_key(key, known))
             for place, value in enumerate(values):
+                if value in values[:place]:
+                    raise ConfigError(file, f"{where}.vary.{key}.{place}", value, "each value once")
                 try:
                     with_changes(params.recipe, scale, {key: value}, file)
                 except ConfigError as error:
                     raise ConfigError(file, f"{where}.vary.{key}.{place}", value, error.allowed) from None
+
+
+def check_size(where: str, experiment: Experiment, file: str) -> None:
+    """An experiment has no more models than a study can plan, and its seeds are said in one place. Raises ConfigError."""
+    if "seed" in experiment.vary and "repeats" in experiment.model_fields_set:
+        raise ConfigError(file, f"{where}.repeats", experiment.repeats, "nothing, as `vary` has the seeds")
+    repeats = experiment.repeats if isinstance(experiment.repeats, int) and "seed" not in experiment.vary else 1
+    if (models := prod(map(len, experiment.vary.values())) * repeats) > MOST_MODELS:
+        raise ConfigError(file, where, f"{models:,} models", f"at most {MOST_MODELS:,}")
 
 
 def check_papers(where: str, experiment: Experiment, keys: tuple[str, ...], file: str) -> None:

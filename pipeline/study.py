@@ -458,6 +458,11 @@ class Models:
 
     # --- evaluation ---
 
+    @property
+    def asked(self) -> tuple:
+        """What models are asked: images with questions, texts with held-out documents, and to which length these are cut."""
+        return self.source("evaluation"), self.source("text"), self.settings.scale.model.sequence
+
     def trained(self, recipe: Recipe, evaluated: Evaluated) -> Job:
         """The job that makes what is evaluated."""
         if evaluated == "cooldown":
@@ -503,8 +508,8 @@ class Study(Models):
             setattr(self, method.__name__, cache(method))
         self.check_names()
         self.check()
-        self.text_stops |= self.find_text_stops()
-        self.check_presets()
+        self.text_stops |= self.find_text_stops(self.all_cells)
+        self.check_own()
         self.tables: dict[str, Job] = {}
         for name in sorted((*TABLES, *self.own), key=lambda name: name == "report"):
             self.tables[name] = self.report() if name == "report" else self.table(name)
@@ -557,6 +562,11 @@ class Study(Models):
         """Every cell of every experiment, after the experiment's name."""
         return [(name, cell) for name in self.experiments for cell in self.cells(name)]
 
+    @cached_property
+    def papers_cells(self) -> list[tuple[str, Cell]]:
+        """Those of the paper's experiments: no other one changes the paper's tables."""
+        return [(name, cell) for name, cell in self.all_cells if name in PAPER]
+
     @property
     def recipes(self) -> list[Recipe]:
         """Every recipe of the study, the params' own first."""
@@ -599,14 +609,14 @@ class Study(Models):
             found.setdefault(cell, set()).add(seed)
         return found
 
-    def find_text_stops(self) -> dict[str, list[int]]:
-        """Steps at which each text run leaves a checkpoint: the branch points of all experiments.
+    def find_text_stops(self, cells: list[tuple[str, Cell]]) -> dict[str, list[int]]:
+        """Steps at which each text run leaves a checkpoint: the branch points of experiments' cells.
 
         The recipe's run is trained to its end, whatever branches from it; of a published one the last checkpoint is taken.
         """
         stops: dict[str, set[int]] = {}
         finished = Cell(self.recipe.model_copy(update={"branch_percent": 100}))
-        for cell in (finished, Cell(self.recipe), *(cell for _, cell in self.all_cells)):
+        for cell in (finished, Cell(self.recipe), *(cell for _, cell in cells)):
             models = self.at(cell.preset)
             run = models.text_run(cell.recipe.size, cell.recipe.text_budget)
             stops.setdefault(run, set()).add(models.branch_step(cell.recipe))
@@ -616,8 +626,8 @@ class Study(Models):
         """Refuse an experiment whose table would have a name that something else has: a table, a file of one, a rule."""
         files = {Path(file).stem for table in TABLES.values() for file in table.files}
         taken = files | {*TABLES, *PHASES, *STAGES, "study"} | {f"all_{stage}" for stage in STAGES}
-        for name in taken.intersection(self.own):
-            allowed = "a name that no table, figure, phase or stage has"
+        for name in (name for name in self.own if name in taken or name.startswith("table")):
+            allowed = "a name that no table, figure, phase or stage has, and none that begins with 'table'"
             raise ConfigError("params.yaml", f"experiments.{name}", name, allowed)
 
     def place_of(self, name: str, key: str) -> str:
@@ -661,26 +671,31 @@ class Study(Models):
             )
             raise ConfigError("params.yaml", key, factor, allowed)
 
-    def check_presets(self) -> None:
-        """Refuse to vary a key of the preset that changes what models are asked, or no model at all."""
-        for name, experiment in self.experiments.items():
-            for key in (key for key in experiment.vary if key.startswith(PRESET)):
-                if allowed := self.wanted_of(name, key):
-                    raise ConfigError("params.yaml", f"experiments.{name}.vary.{key}", experiment.vary[key], allowed)
+    def check_own(self) -> None:
+        """Refuse an own experiment's key that changes what models are asked, and a value that changes no model.
 
-    def wanted_of(self, name: str, key: str) -> str | None:
-        """What a key of the preset lacks that an experiment varies, or None."""
-        made: dict[Any, set[tuple[str, str]]] = {}
-        for cell in self.cells(name):
-            models = self.at(cell.preset)
-            if models.source("evaluation") is not self.source("evaluation"):
-                return "a key that leaves the questions as they are: models are compared on the same ones"
-            made.setdefault(self.value(cell, key), set()).add(models.trained(cell.recipe, cell.evaluated).key)
-        # At other values other models: else the figure would be a flat line that means nothing.
-        different = len({frozenset(jobs) for jobs in made.values()}) == len(made)
-        return (
-            None if different else "a key that this experiment's models are made from: some values make the same ones"
-        )
+        The figure would be a flat line that means nothing.
+        """
+        for name in self.own:
+            experiment = self.experiments[name]
+            for changes in experiment.grid:
+                cell = self.cell(changes, experiment.evaluate)
+                models = self.at(cell.preset)
+                for key, value in changes.items():
+                    others = self.cell({k: v for k, v in changes.items() if k != key}, experiment.evaluate)
+                    if others == cell:
+                        continue  # the recipe's or the preset's own value
+                    without, allowed = self.at(others.preset), None
+                    if models.asked != without.asked:
+                        allowed = "a key that leaves the questions as they are: models are compared on the same ones"
+                    elif self.trained_as(cell) is self.trained_as(others):
+                        allowed = "a value that this experiment's models are made from: this one makes the same model"
+                    if allowed:
+                        raise ConfigError("params.yaml", f"experiments.{name}.vary.{key}", value, allowed)
+
+    def trained_as(self, cell: Cell) -> Job:
+        """The job that makes what is evaluated of a cell."""
+        return self.at(cell.preset).trained(cell.recipe, cell.evaluated)
 
     def value(self, cell: Cell, key: str) -> Any:
         """What a cell has for a key of the recipe or of the preset."""
@@ -781,7 +796,11 @@ class Study(Models):
         if name in ("table2", "table8", "table9", "controls", "examples"):
             states: tuple[Evaluated, ...] = ("model", "cooldown") if name == "table8" else ("model",)
             cells = {Cell(self.recipe, state) for state in states}
-            mine = {run: job for run, job in self.all_runs.items() if run[0] in cells}
+            others = {run for own in self.own for run in self.runs(own)}
+            others -= {run for paper in PAPER for run in self.runs(paper)} | {
+                (cell, self.recipe.seed) for cell in cells
+            }
+            mine = {run: job for run, job in self.all_runs.items() if run[0] in cells and run not in others}
             runs = mine | runs
         if name == "examples":
             runs = {run: job for run, job in runs.items() if run[1] == self.recipe.seed}
@@ -811,8 +830,10 @@ class Study(Models):
     def text_rows(self, name: str, parents: dict[str, Job]) -> dict[str, dict]:
         """The text runs' own states, for reference: label -> percent, size and budget; adds them to the parents."""
         rows = {}
-        for size, budget in dict.fromkeys((recipe.size, recipe.text_budget) for recipe in self.recipes):
-            steps = self.text_stops.get(self.text_run(size, budget), [])  # none if only other presets have this run
+        stops = self.find_text_stops(self.papers_cells)
+        recipes = [self.recipe, *(cell.recipe for _, cell in self.papers_cells)]
+        for size, budget in dict.fromkeys((recipe.size, recipe.text_budget) for recipe in recipes):
+            steps = stops.get(self.text_run(size, budget), [])
             if name != "table2" and (size, budget) != (self.recipe.size, self.recipe.text_budget):
                 continue
             for step in steps if name != "table2" else steps[-1:]:

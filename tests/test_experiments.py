@@ -111,11 +111,21 @@ def test_an_experiment_may_be_of_another_state_and_of_that_before_fine_tuning(pr
     assert {job.parents["checkpoint"].phase for job in project.study().runs("mine").values()} == {"cooldown"}
 
 
-def test_a_table_is_told_of_the_experiment_and_no_other_table_is(project):
-    before = project.study().tables["table1"].id
+@pytest.mark.parametrize("vary", [LENGTHS, {"branch_percent": [45]}, {"seed": [7, 8, 9]}])
+def test_a_table_is_told_of_the_experiment_and_no_table_of_the_papers_is(project, vary):
+    def tables() -> dict[str, str]:
+        return {name: job.id for name, job in project.study().tables.items()}
+
+    before = tables()
+    add(project, vary)
+    after = tables()
+    own = {"mine", "report", "claims", "comparison", "drawings"}
+    assert {name for name in after if after[name] != before.get(name)} <= own
+
+
+def test_a_table_is_told_what_is_varied(project):
     add(project, LENGTHS)
     study = project.study()
-    assert study.tables["table1"].id == before
     table = study.tables["mine"]
     assert table.settings["experiment"] == {"says": SAYS, "vary": list(LENGTHS), "evaluated": "model"}
     assert [row["settings"]["scale.cooldown.tokens"] for row in table.settings["rows"]] == [5120, 10240]
@@ -125,7 +135,7 @@ def test_a_table_is_told_of_the_experiment_and_no_other_table_is(project):
 
 
 def test_a_factor_multiplies_the_rate_that_a_cooldown_continues_with(project):
-    add(project, {"branch_percent": [50, 100], "cooldown_rate_factor": [1.0, 0.5]})
+    add(project, {"branch_percent": [50], "cooldown_rate_factor": [1.0, 0.5]})
     study = project.study()
     jobs = {study.cell_name(cell): study.trained(cell.recipe, "cooldown") for cell in study.cells("mine")}
     whole, half = (
@@ -134,7 +144,8 @@ def test_a_factor_multiplies_the_rate_that_a_cooldown_continues_with(project):
     )
     assert (half.peak, half.floor, half.warmup, half.steps) == (whole.peak / 2, whole.floor, 0, whole.steps)
     # At the end of the text run there is no rate to continue.
-    assert jobs["branch_percent=100"] is jobs["branch_percent=100 cooldown_rate_factor=0.5"]
+    end = study.recipe.model_copy(update={"branch_percent": 100})
+    assert study.cooldown(end) is study.cooldown(end.model_copy(update={"cooldown_rate_factor": 0.5}))
 
 
 def test_a_factor_that_ends_below_the_floor_is_refused(project):
@@ -144,6 +155,9 @@ def test_a_factor_that_ends_below_the_floor_is_refused(project):
 
 
 # --- refusals ---
+
+SAME = "this one makes the same model"
+QUESTIONS = "a key that leaves the questions as they are"
 
 
 @pytest.mark.parametrize(
@@ -179,16 +193,18 @@ def test_a_factor_that_ends_below_the_floor_is_refused(project):
         (
             {"scale.cooldown.peak_lr": [0.001, 0.002]},
             "scale.cooldown.peak_lr",
-            [0.001, 0.002],
-            "some values make the same ones",
+            0.001,
+            SAME,
         ),
-        ({"scale.hardware.memory_mb": [1, 2]}, "scale.hardware.memory_mb", [1, 2], "some values make the same ones"),
-        (
-            {"scale.data.test_images": [10]},
-            "scale.data.test_images",
-            [10],
-            "a key that leaves the questions as they are",
-        ),
+        ({"scale.hardware.memory_mb": [1]}, "scale.hardware.memory_mb", 1, SAME),
+        ({"rewarm_like": [None, 20]}, "rewarm_like", 20, SAME),
+        ({"branch_percent": [100], "cooldown_rate_factor": [0.5]}, "cooldown_rate_factor", 0.5, SAME),
+        ({"image_fraction": [0.0], "instruction_share": [0.5]}, "instruction_share", 0.5, SAME),
+        ({"scale.data.test_images": [10]}, "scale.data.test_images", 10, QUESTIONS),
+        ({"scale.data.heldout_documents": [10]}, "scale.data.heldout_documents", 10, QUESTIONS),
+        ({"scale.model.sequence": [128]}, "scale.model.sequence", 128, QUESTIONS),
+        ({"image_fraction": [0.3, 0.3]}, "image_fraction.1", 0.3, "each value once"),
+        ({"seed": [2**31]}, "seed.0", 2**31, "less than or equal to 2147483647"),
         ({"scale.cooldown.floor_lr": [0.003]}, "", {"scale.cooldown.floor_lr": 0.003}, "at most the rate 0.0"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
@@ -220,6 +236,14 @@ def test_a_bad_key_or_value_is_one_line(project, vary, key, found, allowed):
         ),
         ("mine", {"vary": {}}, "experiments.mine.vary: found {}, allowed: "),
         ("../mine", {}, "experiments.../mine: found '../mine', allowed: a name of small letters"),
+        ("mine", {"repeats": 600}, "experiments.mine: found '1,200 models', allowed: at most 1,000"),
+        ("mine", {"vary": {"seed": [7, 8]}, "repeats": 2}, "experiments.mine.repeats: found 2, allowed: nothing, as"),
+        (
+            "timings",
+            {"says": None},
+            "experiments.timings.says: missing; this key must be set: the title of its table and figure; did you mean the experiment 'timing'?",
+        ),
+        ("table_lengths", {}, "experiments.table_lengths: found 'table_lengths', allowed: a name that no"),
         ("table1", {}, "experiments.table1: found 'table1', allowed: a name that no"),
         ("finetune", {}, "experiments.finetune: found 'finetune', allowed: a name that no"),
         ("loss", {}, "experiments.loss: found 'loss', allowed: a name that no"),
