@@ -48,7 +48,7 @@ ReturnToService=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
-MinJobAge=600
+MinJobAge=86400
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(awk '/MemTotal/ { print int($2 / 1024 * 0.9) }' /proc/meminfo)
 PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
