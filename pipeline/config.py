@@ -917,7 +917,7 @@ def check_experiments(params: Params, scale: Scale, file: str) -> None:
             if key not in known:
                 raise ConfigError(file, f"{where}.vary.{key}", values, unknown_key(key, known))
             for place, value in enumerate(values):
-                if value in values[:place]:
+                if name not in PAPER and value in values[:place]:
                     raise ConfigError(file, f"{where}.vary.{key}.{place}", value, "each value once")
                 try:
                     with_changes(params.recipe, scale, {key: value}, file)
