@@ -350,6 +350,7 @@ two_seeds_agree:
 """
 
 
+@pytest.mark.nightly
 def test_new_experiments_over_a_presets_key_seeds_and_two_keys_need_no_code(copy):
     change(copy, "\nwandb", BLOCKS)
     with open(copy / "configs/claims.yaml", "a") as file:
@@ -586,6 +587,7 @@ def replace_code(folder: Path, module: str, old: str, new: str) -> None:
     file.write_text(text)
 
 
+@pytest.mark.nightly
 def test_a_renamed_variable_is_accepted_and_a_changed_constant_is_refused(copy):
     """Nothing but the report is made again: it shows which cards the tables have."""
     results = folder_hashes(copy / "results")
