@@ -678,20 +678,21 @@ class Study(Models):
         """
         for name in self.own:
             experiment = self.experiments[name]
-            for changes in experiment.grid:
+            for changes, key in [(point, key) for point in experiment.grid for key in point]:
                 cell = self.cell(changes, experiment.evaluate)
-                models = self.at(cell.preset)
-                for key, value in changes.items():
-                    others = self.cell({k: v for k, v in changes.items() if k != key}, experiment.evaluate)
-                    if others == cell:
-                        continue  # the recipe's or the preset's own value
-                    without, allowed = self.at(others.preset), None
-                    if models.asked != without.asked:
-                        allowed = "a key that leaves the questions as they are: models are compared on the same ones"
-                    elif self.trained_as(cell) is self.trained_as(others):
-                        allowed = "a value that this experiment's models are made from: this one makes the same model"
-                    if allowed:
-                        raise ConfigError("params.yaml", f"experiments.{name}.vary.{key}", value, allowed)
+                without = self.cell({k: v for k, v in changes.items() if k != key}, experiment.evaluate)
+                if allowed := self.wanted_of(cell, without):
+                    raise ConfigError("params.yaml", f"experiments.{name}.vary.{key}", changes[key], allowed)
+
+    def wanted_of(self, cell: Cell, without: Cell) -> str | None:
+        """What a value lacks that makes a cell of another one, or None; of the recipe's or the preset's own, nothing."""
+        if cell == without:
+            return None
+        if self.at(cell.preset).asked != self.at(without.preset).asked:
+            return "a key that leaves the questions as they are: models are compared on the same ones"
+        if self.trained_as(cell) is self.trained_as(without):
+            return "a value that this experiment's models are made from: this one makes the same model"
+        return None
 
     def trained_as(self, cell: Cell) -> Job:
         """The job that makes what is evaluated of a cell."""
@@ -796,11 +797,8 @@ class Study(Models):
         if name in ("table2", "table8", "table9", "controls", "examples"):
             states: tuple[Evaluated, ...] = ("model", "cooldown") if name == "table8" else ("model",)
             cells = {Cell(self.recipe, state) for state in states}
-            others = {run for own in self.own for run in self.runs(own)}
-            others -= {run for paper in PAPER for run in self.runs(paper)} | {
-                (cell, self.recipe.seed) for cell in cells
-            }
-            mine = {run: job for run, job in self.all_runs.items() if run[0] in cells and run not in others}
+            papers = {run for paper in PAPER for run in self.runs(paper)} | {(cell, self.recipe.seed) for cell in cells}
+            mine = {run: job for run, job in self.all_runs.items() if run[0] in cells and run in papers}
             runs = mine | runs
         if name == "examples":
             runs = {run: job for run, job in runs.items() if run[1] == self.recipe.seed}

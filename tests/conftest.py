@@ -13,7 +13,7 @@ import yaml
 
 from pipeline import artifacts, cards, study
 from pipeline.cards import Ledger, code_fingerprint
-from pipeline.config import load_settings
+from pipeline.config import ConfigError, load_settings
 from pipeline.files import stable_json
 from pipeline.run import publish
 from pipeline.study import Study
@@ -110,6 +110,15 @@ class Project:
         with open(copy.root / (module.replace(".", "/") + ".py"), "a", encoding="utf-8") as file:
             file.write("\nMORE = 1\n")
         return copy
+
+
+def complaint(project: Project) -> str:
+    """The one line that the project's settings are refused with."""
+    with pytest.raises(ConfigError) as caught:
+        project.study()
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
 
 
 def shared_fingerprint(root: Path, phase: str) -> dict[str, str]:

@@ -5,9 +5,8 @@ import time
 
 import pytest
 import yaml
-from conftest import SCALE
+from conftest import SCALE, complaint
 
-from pipeline.config import ConfigError
 from pipeline.workflow import Workflow
 
 PARAMS = "params.yaml"
@@ -15,15 +14,6 @@ DATA = "configs/data/scenes.yaml"
 ENCODER = "configs/encoder/efficientnet_lite0.yaml"
 TASKS = "configs/tasks/scenes.yaml"
 NAN, INF = math.nan, math.inf
-
-
-def complaint(project) -> str:
-    """The one line that the project's settings are refused with."""
-    with pytest.raises(ConfigError) as caught:
-        project.study()
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
 
 
 def test_good_settings_load(project):

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from conftest import SCALE
+from conftest import SCALE, complaint
 
 from pipeline import design
 from pipeline.config import ConfigError
@@ -16,14 +16,6 @@ LENGTHS = {"scale.cooldown.tokens": [5120, 10240]}  # of which the second is the
 
 def add(project, vary: dict, name: str = "mine", **more) -> None:
     project.set(PARAMS, f"experiments.{name}", {"says": SAYS, "vary": vary} | more)
-
-
-def refusal(project) -> str:
-    with pytest.raises(ConfigError) as caught:
-        project.study()
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
 
 
 def keys(study) -> set[tuple[str, str]]:
@@ -150,7 +142,7 @@ def test_a_factor_multiplies_the_rate_that_a_cooldown_continues_with(project):
 
 def test_a_factor_that_ends_below_the_floor_is_refused(project):
     add(project, {"cooldown_rate_factor": [1.0, 0.001]})
-    line = refusal(project)
+    line = complaint(project)
     assert line.startswith(f"{PARAMS}: experiments.mine.vary.cooldown_rate_factor: found 0.001, allowed: at least ")
 
 
@@ -211,7 +203,7 @@ QUESTIONS = "a key that leaves the questions as they are"
 )
 def test_a_bad_key_or_value_is_one_line(project, vary, key, found, allowed):
     add(project, vary)
-    line = refusal(project)
+    line = complaint(project)
     place = f"experiments.mine.vary.{key}".removesuffix(".")
     assert line.startswith(f"{PARAMS}: {place}: found {found!r}, allowed: ")
     assert allowed in line
@@ -260,7 +252,7 @@ def test_a_bad_name_or_block_is_one_line(project, name, more, line):
     block = {key: value for key, value in ({"says": SAYS, "vary": LENGTHS} | more).items() if value is not None}
     content["experiments"][name] = block
     project.write(PARAMS, yaml.safe_dump(content, sort_keys=False))
-    assert refusal(project).startswith(f"{PARAMS}: {line}")
+    assert complaint(project).startswith(f"{PARAMS}: {line}")
 
 
 def test_an_experiment_that_is_not_there_is_not_run(project):
@@ -335,4 +327,4 @@ def test_a_claim_about_no_such_cell_is_one_line(project, arm, key, allowed):
 def test_the_presets_file_is_named_where_it_is_at_fault(project):
     project.set(SCALE, "cooldown.floor_lr", 0.009)
     project.set(SCALE, "cooldown.peak_lr", 0.01)
-    assert refusal(project).startswith(f"{SCALE}: cooldown.floor_lr: found 0.009, allowed: at most the rate")
+    assert complaint(project).startswith(f"{SCALE}: cooldown.floor_lr: found 0.009, allowed: at most the rate")
