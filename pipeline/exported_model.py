@@ -208,7 +208,7 @@ class Projector(nn.Module):
         return x
 
 
-class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # as the library's own models are
+class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = WhenImagesConfig
     _supports_sdpa = True
 
@@ -311,7 +311,7 @@ class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[m
         seen = cache is not None and cache.get_seq_length() > 0
         return inputs | {"image_features": None if seen else image_features}
 
-    def _expand_inputs_for_generation(  # type: ignore[override]  # there a static method, which sees no images
+    def _expand_inputs_for_generation(  # there a static method, which sees no images
         self,
         expand_size: int = 1,
         is_encoder_decoder: bool = False,

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import artifacts, cards, study
+from pipeline import artifacts, cards, config, study
 from pipeline.cards import Ledger, code_fingerprint
-from pipeline.config import ConfigError, load_settings
+from pipeline.config import ConfigError, load_settings, load_yaml
 from pipeline.files import stable_json
 from pipeline.run import publish
 from pipeline.study import Study
@@ -43,19 +44,19 @@ class Project:
         (self.root / file).write_text(text, encoding="utf-8")
 
     def read(self, file: str) -> dict:
-        return yaml.safe_load((self.root / file).read_text(encoding="utf-8"))
+        return yaml.load((self.root / file).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
 
     def set(self, file: str, key: str, value: object) -> None:
         content = self.read(file)
         section, last = self.section(content, key)
         section[last] = value
-        self.write(file, yaml.safe_dump(content, sort_keys=False))
+        self.write(file, yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False))
 
     def remove(self, file: str, key: str) -> None:
         content = self.read(file)
         section, last = self.section(content, key)
         del section[last]
-        self.write(file, yaml.safe_dump(content, sort_keys=False))
+        self.write(file, yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False))
 
     @staticmethod
     def section(content, key: str):
@@ -126,6 +127,23 @@ def shared_fingerprint(root: Path, phase: str) -> dict[str, str]:
     return code_fingerprint((root / "pipeline").resolve().parent, phase)
 
 
+YAML_READ: dict[bytes, bytes] = {}  # the pickled contents of files, by their bytes
+
+
+def load_yaml_once(path: Path, root: Path) -> dict:
+    """As the real one, but equal files of all projects are parsed once: it was half of what most tests took."""
+    try:
+        text = path.read_bytes()
+    except OSError:
+        return load_yaml(path, root)
+    if text not in YAML_READ:
+        contents = load_yaml(path, root)
+        if b"${" in text:  # the environment may say something else next time
+            return contents
+        YAML_READ[text] = pickle.dumps(contents)
+    return pickle.loads(YAML_READ[text])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def heed_hangups() -> None:
     """Let what tests start hear of a closed terminal, also where `nohup` or a service has started the tests."""
@@ -139,6 +157,7 @@ def project(tmp_path, monkeypatch) -> Project:
 
 def new_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setattr(cards, "code_fingerprint", shared_fingerprint)
+    monkeypatch.setattr(config, "load_yaml", load_yaml_once)
     monkeypatch.setattr(study, "TABLES", study.Tables(table1=study.TABLES["table1"]))  # one table, of one experiment
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no test's files need to survive a power cut
     root.mkdir()

@@ -266,6 +266,7 @@ def test_one_changed_setting_plans_its_descendants_alone(copy):
     assert planned(copy) == {}
 
 
+@pytest.mark.nightly
 def test_what_if_the_image_fraction_is_twenty_percent(copy):
     before = folder_hashes(copy / "results")
     output = run(copy, "dvc", "exp", "run", "-S", "recipe.image_fraction=0.2")
@@ -301,6 +302,7 @@ def test_an_experiment_elsewhere_leaves_the_workspace_alone_until_it_is_applied(
     assert repro(copy) == []
 
 
+@pytest.mark.nightly
 def test_a_sweep_that_narrows_and_widens_trains_only_what_is_new(copy):
     change(copy, "branch_percent: [0, 50]", "branch_percent: [50]")
     assert planned(copy) == {"table1": 1}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.evaluation.answers import Answers
 from pipeline.files import read_records, read_rows, write_rows
-from pipeline.reporting import examples, scores
+from pipeline.reporting import examples, figures, scores
 from pipeline.reporting.report import Report
 from pipeline.reporting.rows import write_table
 
@@ -118,3 +118,5 @@ def test_anything_said_can_be_shown(tmp_path, monkeypatch):
     assert all(json.dumps(one["prediction"], ensure_ascii=False).encode() for one in shown)
     assert all(one["prediction"].isprintable() for one in shown)
     assert max(len(one["prediction"]) for one in shown) < 600
+    assert figures.fitted("i " * 100_000, 1.5, 7, 3).count("\n") == 2
+    assert figures.fitted("\u0301" * 100_000, 1.5, 7, 3).endswith("…")

@@ -69,7 +69,7 @@ def ask(
 
     definition = BENCHMARKS[benchmark]
 
-    class Model(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
+    class Model(TemplateLM):
         """The evaluated model as lm-eval sees it: log-likelihoods of tokens, and no BOS."""
 
         complete = True

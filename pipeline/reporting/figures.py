@@ -32,6 +32,9 @@ PANELS = {  # column -> label and factor
 }
 
 
+LONGEST_LINE = 400  # signs; more than any figure has room for
+
+
 def canvas(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
     """An empty figure in inches, and its panels [rows, columns]; all that is written beside a panel stays inside."""
     layout = ConstrainedLayoutEngine(w_pad=AIR, h_pad=AIR)
@@ -49,6 +52,8 @@ def fitted(text: str, width: float, size: float, most: int = 99) -> str:
 
     Spaces of any kind are where a line may end; a word that is wider is cut. Signs that cannot be drawn become "\ufffd".
     """
+    if len(text) > most * LONGEST_LINE:  # the time to measure a line grows with the square of its length
+        text = f"{text[: most * LONGEST_LINE]}…"
 
     def wide(line: str) -> bool:
         return text_to_path.get_text_width_height_descent(line, FontProperties(size=size), False)[0] > 72 * width

@@ -304,7 +304,7 @@ def loggers(job: Job) -> list:
     from composer.loggers import WandBLogger
 
     if not hasattr(wandb.Run, "get_url"):  # removed from wandb; Composer's logger still asks for it
-        wandb.Run.get_url = lambda run: run.url  # type: ignore[attr-defined]  # that is why
+        wandb.Run.get_url = lambda run: run.url
     experiments, id, online = job.context["experiments"], digest(job.card), job.context["wandb"] == "online"
     kept = {
         "id": id,
