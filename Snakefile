@@ -1,7 +1,7 @@
 """The study as a workflow: text pre-training -> cooldown branches -> fine-tuning -> evaluation -> tables.
 
-What runs, from which parents and with which settings is params.yaml's and pipeline/study.py's business; here are the
-phases. A job's expected card (below .study/jobs/) is its one dated input: see pipeline/cards.py. `snakemake all_STAGE`
+What runs, from which parents and with which settings is params.yaml's and pipeline/study/'s business; here are the
+phases. A job's expected card (below .study/jobs/) is its one dated input: see pipeline/store/ledger.py. `snakemake all_STAGE`
 makes all artifacts of one of the stages that DVC sees (dvc.yaml).
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 
-from pipeline.workflow import Workflow
+from pipeline.engines.workflow import Workflow
 
 study = Workflow(
     Path("."),
@@ -71,7 +71,7 @@ rule study:
         study.stage("report"),
 
 
-# The phases: pipeline/phases.py says what their jobs take.
+# The phases: pipeline/study/phases.py says what their jobs take.
 for phase, about in study.phases.items():
 
     rule:

@@ -33,12 +33,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import ROOT, machine
 
-from pipeline import artifacts
-from pipeline.cards import Ledger
-from pipeline.config import load_settings
-from pipeline.files import stable_json, write_text
-from pipeline.run import publish
-from pipeline.study import TABLES, Study
+from pipeline.common.files import stable_json, write_text
+from pipeline.execution.run import publish
+from pipeline.settings.load import load_settings
+from pipeline.store import artifacts
+from pipeline.store.ledger import Ledger
+from pipeline.study.study import Study
+from pipeline.study.tables import TABLES
 
 ROUNDS = 3
 RESULT = ROOT / "benchmarks/results/engines.json"

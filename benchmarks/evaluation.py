@@ -33,14 +33,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import ROOT, machine
 
-from pipeline.cards import Ledger
-from pipeline.config import load_settings
-from pipeline.evaluation import evaluate
-from pipeline.evaluation.answers import Answers
-from pipeline.evaluation.evaluate import Evaluation, Silent
-from pipeline.files import read_json, stable_json, write_text
-from pipeline.run import open_job
-from pipeline.study import Study
+from pipeline.common.files import read_json, stable_json, write_text
+from pipeline.evaluation import answering, evaluate
+from pipeline.evaluation.answer_store import Answers
+from pipeline.evaluation.evaluate import Silent
+from pipeline.evaluation.evaluation import Evaluation
+from pipeline.execution.run import open_job
+from pipeline.settings.load import load_settings
+from pipeline.store.ledger import Ledger
+from pipeline.study.study import Study
 
 RESULT = ROOT / "benchmarks/results/evaluation.json"
 ROUNDS, SAMPLE = 3, 6  # of the sample: questions a task and condition
@@ -94,7 +95,7 @@ def sampled(evaluation: Evaluation, choose: random.Random, spent: list, key, pro
     for prompt, what in choose.sample(list(zip(prompts, shown)), min(SAMPLE, len(prompts))):
         start = time.process_time()
         with torch.inference_mode():
-            ask_one(evaluation, list(prompt), what, look, longest if reply.func is evaluate.generate else 1)
+            ask_one(evaluation, list(prompt), what, look, longest if reply.func is answering.generate else 1)
         seconds.append(time.process_time() - start)
     spent.append(statistics.fmean(seconds) * len(prompts))
     return [""] * len(prompts)

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import ROOT, machine
 
-from pipeline.files import read_json, stable_json, write_text
+from pipeline.common.files import read_json, stable_json, write_text
 
 RESULT = ROOT / "benchmarks/results/study.json"
 USEFUL = ("features", "pretrain", "cooldown", "finetune", "evaluate")

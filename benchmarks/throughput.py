@@ -19,11 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import ROOT, machine
 
-from pipeline.cards import Ledger
-from pipeline.config import load_settings
-from pipeline.files import digest, read_json, stable_json, write_text
-from pipeline.plan import THROUGHPUT, TRAINING, Plan
-from pipeline.study import PHASES, Study
+from pipeline.commands.costs import THROUGHPUT, TRAINING
+from pipeline.commands.plan import Plan
+from pipeline.common.files import digest, read_json, stable_json, write_text
+from pipeline.settings.load import load_settings
+from pipeline.store.ledger import Ledger
+from pipeline.study.study import PHASES, Study
 
 
 def main() -> None:

@@ -45,13 +45,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import machine
 from PIL import Image
 
+from pipeline.common.files import stable_json, write_text
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, image_id, write_shards
-from pipeline.files import stable_json, write_text
+from pipeline.execution.processes import StopRequest
 from pipeline.model.sizes import DecoderShape, training_flops
 from pipeline.model.vlm import IGNORE, label_loss
-from pipeline.processes import StopRequest
-from pipeline.sections import ModelSize
-from pipeline.training import train
+from pipeline.settings.types import ModelSize
+from pipeline.training import composer, run_plan
+from pipeline.training.build import build_model, build_optimizer
+from pipeline.training.loader import data_loader
 
 RESULT = Path(__file__).parent / "results/training.json"
 ROUNDS = 5
@@ -138,7 +140,7 @@ def picture(number: int) -> bytes:
 
 
 def make_job(case: Case, inputs: dict[str, Path], folder: Path) -> SimpleNamespace:
-    """A job as pipeline.run would hand it to the trainer."""
+    """A job as pipeline.execution.run would hand it to the trainer."""
     steps = 100_000
     encoder = {"kind": "efficientnet_lite0", "weights": "none", "pixels": 128, "cache": True}
     encoder |= {"patches": case.patches, "width": case.features}
@@ -182,17 +184,17 @@ class Parts:
     """What `pipeline.training.train.run` makes of a job, up to the trainer."""
 
     def __init__(self, job: SimpleNamespace):
-        self.job, self.plan = job, train.make_plan(job)
+        self.job, self.plan = job, run_plan.make_plan(job)
         settings = job.settings
-        self.model = train.build_model(ModelSize(**settings["model"]), self.plan.encoder, 7, 7)
-        self.optimizer = train.build_optimizer(self.model, settings["optimisation"])
+        self.model = build_model(ModelSize(**settings["model"]), self.plan.encoder, 7, 7)
+        self.optimizer = build_optimizer(self.model, settings["optimisation"])
         batch, sequence = settings["optimisation"]["batch"], settings["model"]["sequence"]
-        self.recorder = train.Recorder(job, self.plan, self.model, self.optimizer, batch, sequence)
-        self.loader = train.data_loader(self.plan, 7, self.recorder)
+        self.recorder = composer.Recorder(job, self.plan, self.model, self.optimizer, batch, sequence)
+        self.loader = data_loader(self.plan, 7, self.recorder)
 
 
 def ours(parts: Parts) -> Callable[[int], None]:
-    trainer = train.make_trainer(parts.recorder, parts.loader, None)
+    trainer = composer.make_trainer(parts.recorder, parts.loader, None)
     return lambda steps: trainer.fit(duration=f"{steps}ba")
 
 

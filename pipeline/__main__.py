@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline.server import SERVER, hand_over, serve
+from pipeline.execution.fork_server import SERVER, hand_over, serve
 
 
 def device_hours(text: str) -> float:
@@ -76,15 +76,18 @@ def main(argv: list[str] | None = None) -> int:
         if code is not None:
             return code
     if arguments.command in ("run", "rank"):
-        from pipeline.processes import OWNER, STOP, end_with
+        from pipeline.common.parent_watch import PARENT_VARIABLE, end_with
+        from pipeline.execution.processes import STOP
 
         STOP.title = str(arguments.job) if arguments.command == "run" else None
         STOP.listen()
-        from pipeline.run import run_job, run_rank
+        from pipeline.execution.run import run_job, run_rank
 
         # Slurm's processes other than the first may be on a machine that has no such process; they end with the first.
-        if OWNER in os.environ and (arguments.command == "rank" or os.environ.get("SLURM_PROCID", "0") == "0"):
-            end_with(int(os.environ[OWNER]))
+        if PARENT_VARIABLE in os.environ and (
+            arguments.command == "rank" or os.environ.get("SLURM_PROCID", "0") == "0"
+        ):
+            end_with(int(os.environ[PARENT_VARIABLE]))
         if arguments.command == "rank":
             code = run_rank(arguments.job, arguments.out, arguments.log)
         else:
@@ -93,13 +96,13 @@ def main(argv: list[str] | None = None) -> int:
         return code
 
     if arguments.command == "schema":
-        from pipeline.schema import write_schema
+        from pipeline.settings.schema import write_schema
 
         print(f"wrote {write_schema(Path('.'))}")
         return 0
 
     if arguments.command == "export":
-        from pipeline.export import export as export_model
+        from pipeline.export.export import export as export_model
 
         try:
             print(f"exported to {export_model(Path('.'), arguments.target, arguments.to)}")
@@ -111,16 +114,16 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command in ("trace", "report"):
         return show(arguments)
 
-    from pipeline.files import one_line
-    from pipeline.phases import STAGES
-    from pipeline.workflow import open_ledger
+    from pipeline.common.files import one_line
+    from pipeline.engines.workflow import open_ledger
+    from pipeline.study.phases import STAGES
 
     if arguments.command == "set-aside" and arguments.stage not in STAGES:
         print(f"{one_line(arguments.stage)}: no stage of dvc.yaml, which has {', '.join(STAGES)}", file=sys.stderr)
         return 2
     ledger = open_ledger(Path("."))
     if arguments.command == "dvc":
-        from pipeline.dvc_file import write_dvc_file
+        from pipeline.engines.dvc_file import write_dvc_file
 
         print(f"wrote {write_dvc_file(ledger)}")
         return 0
@@ -129,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"set aside, as it is not in the study any more: {folder}")
         return 0
     if arguments.command == "status":
-        from pipeline import status as live
+        from pipeline.commands import status as live
 
         if arguments.watch and sys.stdout.isatty():
             live.watch(ledger.study, ledger.root)
@@ -137,9 +140,9 @@ def main(argv: list[str] | None = None) -> int:
             print("\n".join(live.status(ledger.study, ledger.root)))
         return 0
     if arguments.command in ("verify", "accept"):
-        from pipeline.accept import accept as accept_code
-        from pipeline.verify import NotReproduced
-        from pipeline.verify import verify as carry_out_again
+        from pipeline.commands.accept import accept as accept_code
+        from pipeline.commands.verify import NotReproduced
+        from pipeline.commands.verify import verify as carry_out_again
 
         try:
             if arguments.command == "verify":
@@ -155,8 +158,8 @@ def main(argv: list[str] | None = None) -> int:
             print(error, file=sys.stderr)
             return 2
         return 0
-    from pipeline.plan import OverBudget, Plan
-    from pipeline.why import why as explain
+    from pipeline.commands.plan import OverBudget, Plan
+    from pipeline.store.staleness import why as explain
 
     try:
         if arguments.command in ("plan", "why"):
@@ -167,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
             print(costs)
             costs.check(arguments.budget)
         elif arguments.command == "keep-failed":
-            from pipeline.failed import keep_failed
+            from pipeline.commands.keep_failed import keep_failed
 
             for failed, reason in keep_failed(ledger).items():
                 print(f"kept as failed: {failed}: {reason}")
@@ -184,16 +187,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """Print what a number comes from, or make the report of kept results. Returns the exit code."""
-    from pipeline.config import ConfigError
+    from pipeline.settings.errors import ConfigError
 
     try:
         if arguments.command == "trace":
-            from pipeline.trace import trace
+            from pipeline.commands.trace import trace
 
             for line in trace(Path("."), arguments.target, arguments.row, arguments.column):
                 print(line)
         else:
-            from pipeline.kept import report
+            from pipeline.commands.kept_results import report
 
             print(f"written: {report(Path('.'), arguments.results)}")
     except (ConfigError, ValueError) as error:

@@ -756,7 +756,7 @@ COMMANDS = [
     ("a job file of no bytes", job_file(b""), "job.json: not a job file (Expecting value", 2, ("empty", "run", "job.json")),
     ("a job file of lists in lists", job_file(b"[" * DEEP), "job.json: not a job file (nested too deeply)", 2, ("empty", "run", "job.json")),
     ("a job file without a card", job_file(b'{"inputs": {}}'), "job.json: not a job file (no card)", 2, ("empty", "run", "job.json")),
-    ("a job of an unknown phase", job_file(b'{"card": {"phase": "trian", "id": "x", "settings": {}}, "inputs": {}, "continues": null, "context": {}, "place": null, "folder": "x", "published": null}'), "job.json: not a job file (unknown phase 'trian')", 2, ("empty", "run", "job.json")),
+    ("a job of an unknown phase", job_file(b'{"card": {"phase": "trian", "id": "x", "settings": {}}, "inputs": {}, "continues": null, "context": {}, "position": null, "folder": "x", "published": null}'), "job.json: not a job file (unknown phase 'trian')", 2, ("empty", "run", "job.json")),
     ("data that is not there, before anything runs", lambda root: (root / "corpora/dclm").rename(root / "corpora/elsewhere"), f"{DATA}: source.text.dclm.path: found 'corpora/dclm', allowed: an existing folder or file", 2, ("real", "snakemake")),
 ]  # fmt: skip
 ARTIFACTS = [

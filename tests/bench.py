@@ -26,14 +26,14 @@ from conftest import SCALE, SOURCE, Project, new_project
 from official import prose
 from test_benchmarks import RECORDS
 
-from pipeline import artifacts
 from pipeline.__main__ import main
-from pipeline.data import convert
+from pipeline.common.files import read_json
+from pipeline.data.corpora import samples
 from pipeline.data.store import verify_shards
 from pipeline.data.tokenizer import train_tokenizer
+from pipeline.engines.workflow import Workflow
 from pipeline.evaluation.benchmarks import BENCHMARKS
-from pipeline.files import read_json
-from pipeline.workflow import Workflow
+from pipeline.store import artifacts
 
 PARAMS, DATA, TASKS = "params.yaml", "configs/data/real.yaml", "configs/tasks/real.yaml"
 PAPER = yaml.safe_load((SOURCE / "configs/data/paper.yaml").read_text())["source"]
@@ -105,8 +105,8 @@ def streams(screen: Path) -> Iterator[None]:
 
 def start(arguments: tuple[str, ...], screen: Path) -> tuple[int, str]:
     """The exit code of a command, `python -m pipeline ARGUMENTS` or what Snakemake does first, and what it showed."""
-    convert.captions_at.cache_clear()  # it would be a process of its own
-    convert.tokenizer_at.cache_clear()
+    samples.captions_at.cache_clear()  # it would be a process of its own
+    samples.tokenizer_at.cache_clear()
     with streams(screen):
         try:
             if arguments[0] == "snakemake":
@@ -218,7 +218,7 @@ class Bench:
         project = new_project(self.folder / "project", self.patch)
         project.make()
         for job in project.ledger().jobs:
-            artifacts.remember(project.root, job.folder, job.files)
+            artifacts.record_verified(project.root, job.folder, job.files)
         return project.root
 
     @cached_property
@@ -348,7 +348,7 @@ class Bench:
         job = {
             "card": {"phase": "evaluate", "id": "model-00000000", "settings": settings, "code": {}, "parents": {}},
             "inputs": {"checkpoint": "checkpoint", "tokenizer": "tokenizer", "text": "source"},
-            **{"folder": "artifacts/evaluate/model", "published": None, "continues": None, "place": None},
+            **{"folder": "artifacts/evaluate/model", "published": None, "continues": None, "position": None},
             "context": {"evaluation_processes": 1},
         }
         official.dump(root / ".study/jobs/evaluate/model-00000000.json", job)

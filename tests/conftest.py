@@ -12,12 +12,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import artifacts, cards, config, study
-from pipeline.cards import Ledger, code_fingerprint
-from pipeline.config import ConfigError, load_settings, load_yaml
-from pipeline.files import stable_json
-from pipeline.run import publish
-from pipeline.study import Study
+from pipeline.common.files import stable_json
+from pipeline.execution.run import publish
+from pipeline.settings import claims, load, yaml_file
+from pipeline.settings.errors import ConfigError
+from pipeline.settings.load import load_settings
+from pipeline.settings.yaml_file import load_yaml
+from pipeline.store import artifacts, ledger
+from pipeline.store.fingerprint import code_fingerprint
+from pipeline.store.ledger import Ledger
+from pipeline.study import study
+from pipeline.study.study import Study
+from pipeline.study.tables import TABLES, Tables
 
 SOURCE = Path(__file__).parent.parent
 SCALE = "configs/scale/small.yaml"
@@ -156,9 +162,10 @@ def project(tmp_path, monkeypatch) -> Project:
 
 
 def new_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.setattr(cards, "code_fingerprint", shared_fingerprint)
-    monkeypatch.setattr(config, "load_yaml", load_yaml_once)
-    monkeypatch.setattr(study, "TABLES", study.Tables(table1=study.TABLES["table1"]))  # one table, of one experiment
+    monkeypatch.setattr(ledger, "code_fingerprint", shared_fingerprint)
+    for module in (load, claims, yaml_file):
+        monkeypatch.setattr(module, "load_yaml", load_yaml_once)
+    monkeypatch.setattr(study, "TABLES", Tables(table1=TABLES["table1"]))  # one table, of one experiment
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no test's files need to survive a power cut
     root.mkdir()
     shutil.copytree(SOURCE / "configs", root / "configs")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.files import write_text
+from pipeline.common.files import write_text
 
 SOURCE = Path(__file__).parent.parent
 README = SOURCE / "README.md"

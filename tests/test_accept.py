@@ -9,16 +9,17 @@ import pytest
 from conftest import SOURCE, Project
 from test_verify import audit, everything, some_job  # noqa: F401 (a fixture)
 
-from pipeline import accept, artifacts
 from pipeline.__main__ import main
-from pipeline.cards import code_fingerprint
-from pipeline.files import digest, read_json, stable_json, write_text
-from pipeline.phases import PHASES
-from pipeline.processes import Presence
-from pipeline.study import Job
-from pipeline.trace import Records
-from pipeline.verify import NotReproduced
-from pipeline.why import why
+from pipeline.commands import accept
+from pipeline.commands.trace import Records
+from pipeline.commands.verify import NotReproduced
+from pipeline.common.files import digest, read_json, stable_json, write_text
+from pipeline.execution.processes import Presence
+from pipeline.store import artifacts
+from pipeline.store.fingerprint import code_fingerprint
+from pipeline.store.staleness import why
+from pipeline.study.job import Job
+from pipeline.study.phases import PHASES
 
 MODULE = "pipeline.model.vision"  # what all but the first phases run
 TABLE = "results/table1.csv"
@@ -103,7 +104,7 @@ def test_the_engines_have_nothing_to_do_and_read_no_file_again(changed, monkeypa
     ledger = changed.ledger()
     ledger.write_jobs()
     descriptions = [read_json(ledger.job_file(job)) for job in ledger.jobs]
-    assert {(description["place"], description["instead_of"]) for description in descriptions} == {(None, None)}
+    assert {(description["position"], description["rerun_token"]) for description in descriptions} == {(None, None)}
     assert not ledger.broken
 
 
@@ -220,7 +221,7 @@ def test_code_may_be_accepted_again_and_again(changed, packages, monkeypatch):
     run(changed)
     middle = cards(changed)
     give_code(changed, packages[1])
-    monkeypatch.setattr("pipeline.provenance.git", lambda root, *command: "1" * 40)
+    monkeypatch.setattr("pipeline.execution.provenance.git", lambda root, *command: "1" * 40)
     run(changed)
     ledger = changed.ledger()
     job = some_job(changed, "finetune")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import artifacts
-from pipeline.artifacts import damage, make_manifest, remember, seen, set_aside, take_back
-from pipeline.files import digest, file_hash, folder_hashes, read_json, stable_json
+from pipeline.common.files import digest, file_hash, folder_hashes, read_json, stable_json
+from pipeline.store import artifacts
+from pipeline.store.artifacts import find_fault, last_verified, make_manifest, record_verified, set_aside, take_back
 
 CARD = {"phase": "shards", "id": "text-1"}
 FOLDER = "artifacts/shards/text-1"
@@ -33,7 +33,7 @@ def put(file: Path, content: str) -> None:
 
 
 def fault(root: Path) -> str | None:
-    return damage(root, FOLDER, MANIFEST, digest(CARD))
+    return find_fault(root, FOLDER, MANIFEST, digest(CARD))
 
 
 @pytest.fixture(params=["new", "remembered"])
@@ -41,7 +41,7 @@ def root(request, tmp_path) -> Path:
     """A folder with one whole artifact, which was looked at before or was not."""
     make(tmp_path)
     if request.param == "remembered":
-        remember(tmp_path, FOLDER, MANIFEST)
+        record_verified(tmp_path, FOLDER, MANIFEST)
     return tmp_path
 
 
@@ -123,7 +123,7 @@ def test_files_that_are_not_listed_do_not_matter(root):
 
 
 def test_a_list_of_another_card_is_a_fault(root):
-    assert damage(root, FOLDER, MANIFEST, digest(CARD | {"id": "text-2"})) == "files.json is of another card"
+    assert find_fault(root, FOLDER, MANIFEST, digest(CARD | {"id": "text-2"})) == "files.json is of another card"
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ def test_a_list_may_lie_outside_the_folder_of_its_files(tmp_path):
     make(tmp_path)
     (tmp_path / "lists").mkdir()
     os.replace(tmp_path / MANIFEST, tmp_path / "lists/text.json")
-    assert damage(tmp_path, FOLDER, "lists/text.json", digest(CARD)) is None
+    assert find_fault(tmp_path, FOLDER, "lists/text.json", digest(CARD)) is None
     (tmp_path / "lists/text.json").write_text("{")
-    assert damage(tmp_path, FOLDER, "lists/text.json", digest(CARD)) == "text.json is damaged"
+    assert find_fault(tmp_path, FOLDER, "lists/text.json", digest(CARD)) == "text.json is damaged"
 
 
 # What is read again
@@ -184,7 +184,7 @@ def test_a_new_artifact_is_read_once(tmp_path, hashed):
 
 def test_a_remembered_artifact_is_not_read(tmp_path, hashed):
     make(tmp_path)
-    remember(tmp_path, FOLDER, MANIFEST)
+    record_verified(tmp_path, FOLDER, MANIFEST)
     assert fault(tmp_path) is None
     assert hashed == []
 
@@ -192,7 +192,7 @@ def test_a_remembered_artifact_is_not_read(tmp_path, hashed):
 @pytest.mark.parametrize("names", [["rows.csv"], ["parts/0.bin", "rows.csv"]])
 def test_files_with_changed_dates_alone_are_read_once_more(tmp_path, hashed, names):
     make(tmp_path)
-    remember(tmp_path, FOLDER, MANIFEST)
+    record_verified(tmp_path, FOLDER, MANIFEST)
     for name in names:
         os.utime(tmp_path / FOLDER / name, (1, 1))
     assert fault(tmp_path) is None
@@ -213,19 +213,19 @@ def test_a_damaged_artifact_is_not_remembered(tmp_path):
     make(tmp_path)
     put(tmp_path / FOLDER / "rows.csv", "two,one\n")
     assert fault(tmp_path)
-    assert seen(tmp_path, MANIFEST) == {}
+    assert last_verified(tmp_path, MANIFEST) == {}
 
 
 def test_what_was_remembered_survives_damage_and_deletion(tmp_path):
     make(tmp_path)
     assert fault(tmp_path) is None
-    before = seen(tmp_path, MANIFEST)
+    before = last_verified(tmp_path, MANIFEST)
     assert before["card"] == digest(CARD)
     put(tmp_path / FOLDER / "rows.csv", "two,one\n")
     assert fault(tmp_path)
     shutil.rmtree(tmp_path / FOLDER)
     assert fault(tmp_path)
-    assert seen(tmp_path, MANIFEST) == before
+    assert last_verified(tmp_path, MANIFEST) == before
 
 
 def test_what_was_made_anew_is_remembered_anew(tmp_path):
@@ -234,14 +234,14 @@ def test_what_was_made_anew_is_remembered_anew(tmp_path):
     other = CARD | {"code": "new"}
     shutil.rmtree(tmp_path / FOLDER)
     make(tmp_path, card=other)
-    assert damage(tmp_path, FOLDER, MANIFEST, digest(other)) is None
-    assert seen(tmp_path, MANIFEST)["card"] == digest(other)
+    assert find_fault(tmp_path, FOLDER, MANIFEST, digest(other)) is None
+    assert last_verified(tmp_path, MANIFEST)["card"] == digest(other)
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}"])
 def test_a_damaged_memory_means_reading_again(tmp_path, hashed, text):
     make(tmp_path)
-    remember(tmp_path, FOLDER, MANIFEST)
+    record_verified(tmp_path, FOLDER, MANIFEST)
     (memory,) = (file for file in (tmp_path / artifacts.SEEN).rglob("*") if file.is_file())
     memory.write_text(text)
     assert fault(tmp_path) is None
@@ -252,8 +252,8 @@ def test_only_whole_artifacts_can_be_remembered(tmp_path):
     folder = make(tmp_path)
     (folder / "rows.csv").unlink()
     with pytest.raises(OSError):
-        remember(tmp_path, FOLDER, MANIFEST)
-    assert seen(tmp_path, MANIFEST) == {}
+        record_verified(tmp_path, FOLDER, MANIFEST)
+    assert last_verified(tmp_path, MANIFEST) == {}
 
 
 # Set aside and taken back
@@ -288,10 +288,10 @@ def test_what_is_set_aside_counts_as_never_seen(tmp_path):
     make(tmp_path)
     make(tmp_path, "artifacts/shards/text-2")
     for id in ("text-1", "text-2"):
-        remember(tmp_path, f"artifacts/shards/{id}", f"artifacts/shards/{id}/files.json")
+        record_verified(tmp_path, f"artifacts/shards/{id}", f"artifacts/shards/{id}/files.json")
     set_aside(tmp_path, "shards", {"text-2"})
-    assert seen(tmp_path, MANIFEST) == {}
-    assert seen(tmp_path, "artifacts/shards/text-2/files.json")["card"] == digest(CARD)
+    assert last_verified(tmp_path, MANIFEST) == {}
+    assert last_verified(tmp_path, "artifacts/shards/text-2/files.json")["card"] == digest(CARD)
 
 
 def test_what_is_set_aside_later_replaces_what_was_before(tmp_path):
@@ -353,7 +353,7 @@ def test_what_an_interrupted_job_left_does_not_count(tmp_path, left):
 
 def test_an_edited_list_of_files_is_noticed_though_its_files_are_remembered(tmp_path):
     make(tmp_path)
-    remember(tmp_path, FOLDER, MANIFEST)
+    record_verified(tmp_path, FOLDER, MANIFEST)
     file = tmp_path / MANIFEST
     file.write_text(file.read_text().replace('"sha256": "', '"sha256": "0', 1))
     assert "has other bytes" in fault(tmp_path)

@@ -12,14 +12,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline import config
-from pipeline.data.formats import BadRecord
+from pipeline.data.formats.question_files import BadRecord
 from pipeline.data.records import LeftOut
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
-from pipeline.evaluation import benchmarks, evaluate
+from pipeline.evaluation import benchmarks, evaluate, evaluation, likelihoods
 from pipeline.evaluation.benchmarks import BENCHMARKS, read_benchmark, token_pair
+from pipeline.evaluation.model import load_model
 from pipeline.model.decoder import DecoderShape
 from pipeline.model.vlm import VLM
+from pipeline.settings.tasks import TextBenchmark
 
 torch.set_num_threads(1)
 needs_lm_eval = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="uv sync --group lm-eval")
@@ -146,7 +147,7 @@ def make_job(made: Path, out: Path, engine: str | None, items: int) -> SimpleNam
 
 def run(made: Path, out: Path, monkeypatch, engine: str | None = None, items: int = 100) -> list[dict]:
     """Rows of text.csv."""
-    monkeypatch.setattr(evaluate.Evaluation, "heldout", lambda self: iter(()))
+    monkeypatch.setattr(evaluation.Evaluation, "heldout", lambda self: iter(()))
     out.mkdir(exist_ok=True)
     evaluate.run(make_job(made, out, engine, items), out)
     with open(out / "text.csv", newline="", encoding="utf-8") as file:
@@ -157,7 +158,7 @@ def run(made: Path, out: Path, monkeypatch, engine: str | None = None, items: in
 
 
 def test_the_configuration_knows_the_same_benchmarks():
-    assert set(get_args(config.TextBenchmark)) == set(BENCHMARKS) == set(RECORDS)
+    assert set(get_args(TextBenchmark)) == set(BENCHMARKS) == set(RECORDS)
 
 
 def test_what_is_asked(tmp_path):
@@ -307,7 +308,7 @@ def test_space_before_an_answer_belongs_to_it(made):
 def test_scores_are_those_of_one_answer_at_a_time(made, tmp_path, monkeypatch):
     rows = run(made, tmp_path / "out", monkeypatch)
     tokenizer = load_tokenizer(made / "tokenizer" / "tokenizer.json")
-    model = evaluate.load_model({"model": MODEL, "encoder": None}, made / "checkpoint")
+    model = load_model({"model": MODEL, "encoder": None}, made / "checkpoint")
     expected = []
     for name in RECORDS:
         for item in read_benchmark(name, made / "source" / "evaluation" / "text" / name, name):
@@ -350,7 +351,7 @@ def test_lm_eval_is_shared_out_too(made, tmp_path, monkeypatch):
         evaluate.answer_share(job.settings, job.inputs, job.context, folder, 2, evaluate.Silent(), process)
     written = [file.read_text().splitlines() for file in sorted(folder.iterdir())]
     assert len(written) == 2 and all(written)
-    monkeypatch.setattr(evaluate, "batch_likelihoods", lambda *_: pytest.fail("answered again"))
+    monkeypatch.setattr(likelihoods, "batch_likelihoods", lambda *_: pytest.fail("answered again"))
     assert run(made, tmp_path / "shared", monkeypatch, engine="lm_eval") == alone
 
 

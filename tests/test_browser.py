@@ -4,8 +4,9 @@ import pytest
 from browser import CHROMIUM, Browser
 from conftest import SOURCE
 
-from pipeline import kept
-from pipeline.reporting.report import Report
+from pipeline.commands import kept_results
+from pipeline.reporting.page.report import render
+from pipeline.reporting.page.results import Results
 
 pytestmark = [
     pytest.mark.browser,
@@ -22,7 +23,7 @@ SEEN = "(e => { const b = e.getBoundingClientRect(); return b.width > 1 && b.hei
 def file(tmp_path_factory):
     """The report of the kept results, as today's code makes it."""
     made = tmp_path_factory.mktemp("report") / "report.html"
-    made.write_text(Report(kept.study_of(SOURCE, SMALL).tables["report"].settings, SMALL.joinpath).page())
+    made.write_text(render(Results(kept_results.study_of(SOURCE, SMALL).tables["report"].settings, SMALL.joinpath)))
     return made
 
 

@@ -15,11 +15,20 @@ import pytest
 import yaml
 from conftest import SCALE, SOURCE
 
-from pipeline import cards
-from pipeline.cards import LONG_AGO, MODULES, code_fingerprint, keep_known_modules, known_modules, read_module
-from pipeline.files import atomic_folder, digest, folder_hashes, read_json, stable_json, write_text
-from pipeline.phases import PHASES, STAGES
-from pipeline.study import Job, lineage
+from pipeline.common.files import atomic_folder, digest, folder_hashes, read_json, stable_json, write_text
+from pipeline.store import fingerprint as fingerprints
+from pipeline.store.fingerprint import (
+    MODULES,
+    code_fingerprint,
+    does_the_same,
+    files_beside,
+    keep_known_modules,
+    known_modules,
+    read_module,
+)
+from pipeline.store.ledger import LONG_AGO
+from pipeline.study.job import Job, lineage
+from pipeline.study.phases import PHASES, STAGES
 
 PARAMS = "params.yaml"
 
@@ -65,6 +74,24 @@ def fingerprint(tmp_path):
 )
 def test_what_is_not_code_leaves_the_fingerprint(fingerprint, text):
     assert fingerprint(pipeline__training__train=text) == fingerprint()
+
+
+def test_a_file_beside_a_module_is_part_of_the_fingerprint(tmp_path):
+    """It has the module's name and another suffix, as the report's template has. Others that lie there have no part in it."""
+    for file, text in TREE.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    (tmp_path / "pipeline/far.css").write_text("one")
+    (tmp_path / "pipeline/unused.css").write_text("one")
+    one = code_fingerprint(tmp_path, "pretrain")
+    assert one["pipeline/far.css"] and "pipeline/unused.css" not in one
+    assert does_the_same(tmp_path, one)
+    (tmp_path / "pipeline/far.css").write_text("another")
+    assert not does_the_same(tmp_path, one)
+    for known in (code_fingerprint, files_beside):
+        known.cache_clear()
+    other = code_fingerprint(tmp_path, "pretrain")
+    assert {name for name in one if one[name] != other[name]} == {"pipeline/far.css"}
 
 
 def test_a_changed_docstring_of_a_class_or_a_lone_docstring_leaves_the_fingerprint(fingerprint):
@@ -151,13 +178,13 @@ def test_what_is_known_of_a_module_is_of_its_text_and_of_who_read_it(tmp_path, m
 
     one, other = look("A = 1\n"), look("A = 2\n")
     assert look("A = 1\n") == one != other
-    monkeypatch.setattr(cards, "parse_module", lambda *_: {"does": "parsed", "imports": []})
+    monkeypatch.setattr(fingerprints, "parse_module", lambda *_: {"does": "parsed", "imports": []})
     assert look("A = 1\n") == one  # known from before
     assert look("A = 3\n") == "parsed"
     (tmp_path / MODULES).write_text("{")
     assert look("A = 1\n") == "parsed"
-    monkeypatch.setattr(cards, "file_hash", lambda _: "another cards.py")
-    monkeypatch.setattr(cards, "parse_module", lambda *_: {"does": "parsed otherwise", "imports": []})
+    monkeypatch.setattr(fingerprints, "file_hash", lambda _: "another cards.py")
+    monkeypatch.setattr(fingerprints, "parse_module", lambda *_: {"does": "parsed otherwise", "imports": []})
     assert look("A = 1\n") == "parsed otherwise"
 
 
@@ -183,7 +210,7 @@ def test_ids_are_the_same_every_time(project):
 
 def test_ids_do_not_depend_on_the_process(project):
     code = (
-        "from pathlib import Path; from pipeline.config import load_settings; from pipeline.study import Study;"
+        "from pathlib import Path; from pipeline.settings.load import load_settings; from pipeline.study.study import Study;"
         f"print(Study(load_settings(Path({str(project.root)!r}))).tables['table1'].id)"
     )
     ran = subprocess.run(

@@ -18,17 +18,18 @@ from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pipeline.__main__ import main
-from pipeline.config import ConfigError, find_tokenizer
+from pipeline.commands.plan import Plan
+from pipeline.common.files import file_hash, read_json
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, write_shards
 from pipeline.data.tokenizer import load_tokenizer
-from pipeline.evaluation import evaluate
-from pipeline.files import file_hash, read_json
+from pipeline.evaluation.model import load_model
+from pipeline.execution.processes import StopRequest
+from pipeline.execution.run import run_job
 from pipeline.model.huggingface import build_decoder
-from pipeline.model.vlm import VLM, greedy
-from pipeline.plan import Plan
-from pipeline.processes import StopRequest
-from pipeline.run import run_job
-from pipeline.sections import ModelSize
+from pipeline.model.vlm import VLM, greedy, label_loss
+from pipeline.settings.errors import ConfigError
+from pipeline.settings.places import find_tokenizer
+from pipeline.settings.types import ModelSize
 from pipeline.training import train
 from pipeline.training.checkpoints import read_openlm_moments, read_weights
 from pipeline.training.schedule import planned_cooldown
@@ -171,7 +172,7 @@ def test_logits_at_labels_alone_and_their_gradients_equal_the_librarys_loss(save
     ids, ours = tokens(2, 12), VLM(imported(name, folder))
     targets = torch.full_like(ids, -100)
     targets[:, 6:-1] = ids[:, 7:]
-    loss = train.label_loss(ours({"tokens": ids, "targets": targets}), targets)
+    loss = label_loss(ours({"tokens": ids, "targets": targets}), targets)
     loss.backward()
     labels = torch.where(torch.arange(12) > 6, ids, -100)
     theirs = model(ids, labels=labels).loss
@@ -738,7 +739,7 @@ def test_an_import_leaves_a_state_that_evaluation_reads(published):
     assert measured["steps"] == 79 and measured["tokens"]["text"] == 79 * STEP
     assert load_file(state / "optimizer.safetensors") == {}
     settings = jobs(published, "pretrain")["text-79"].settings
-    model = evaluate.load_model({"model": settings["model"], "encoder": None}, state)
+    model = load_model({"model": settings["model"], "encoder": None}, state)
     ids = tokens(1, 9)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(published.root / "weights/step79", local_files_only=True)
     with torch.no_grad():
@@ -902,7 +903,7 @@ def test_moments_that_were_published_are_kept(project, monkeypatch):
 
 @dataclass
 class Job:
-    """A job as pipeline.run would hand it to the trainer."""
+    """A job as pipeline.execution.run would hand it to the trainer."""
 
     phase: str
     settings: dict
@@ -965,5 +966,5 @@ def test_a_branch_from_an_imported_state_trains_with_images_among_its_text(publi
     assert set(after) - set(before) == {
         f"projector.{name}" for name in ("first.bias", "first.weight", "mean", "scale", "second.bias", "second.weight")
     }
-    model = evaluate.load_model({"model": job.settings["model"], "encoder": encoder}, tmp_path / "out0")
+    model = load_model({"model": job.settings["model"], "encoder": encoder}, tmp_path / "out0")
     assert isinstance(model.decoder.network, transformers.GPTNeoXModel)

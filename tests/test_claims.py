@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.reporting import claims
-from pipeline.reporting.rows import Rows
+from pipeline.reporting.table_rows import Rows
 
 TASKS = {
     "vision": {"short_answer": {"chance": 0.0, "stable": True}, "presence": {"chance": 0.5, "stable": True}},

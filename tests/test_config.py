@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import SCALE, complaint
 
-from pipeline.workflow import Workflow
+from pipeline.engines.workflow import Workflow
 
 PARAMS = "params.yaml"
 DATA = "configs/data/scenes.yaml"

@@ -31,24 +31,26 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from official import picture, prose, sha256, uid
 
-from pipeline.config import ConfigError
-from pipeline.data import convert, formats, open_text
-from pipeline.data.corpora import left_out_of, read_splits, read_task, read_turns
-from pipeline.data.formats import BadRecord
-from pipeline.data.frames import Square
-from pipeline.data.images import undecodable
-from pipeline.data.read_text import read_choices, read_documents
-from pipeline.data.read_text import token_lists as read_token_lists
+from pipeline.common.files import folder_hashes, read_json
+from pipeline.common.images import undecodable
+from pipeline.common.squares import Square
+from pipeline.data.corpora import convert
+from pipeline.data.corpora.list_files import left_out_of
+from pipeline.data.english.corpus import data_folder
+from pipeline.data.formats import open_text, question_files
+from pipeline.data.formats.documents import read_choices, read_documents
+from pipeline.data.formats.documents import token_lists as read_token_lists
+from pipeline.data.formats.question_files import BadRecord
+from pipeline.data.questions import read_splits, read_task, read_turns
 from pipeline.data.records import Use
 from pipeline.data.store import is_padding, verify_shards
-from pipeline.data.text import data_folder
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
-from pipeline.files import folder_hashes, read_json
+from pipeline.engines.workflow import Workflow
+from pipeline.execution.run import run_job
 from pipeline.model.vlm import IGNORE
-from pipeline.run import run_job
-from pipeline.study import Job
+from pipeline.settings.errors import ConfigError
+from pipeline.study.job import Job
 from pipeline.training.batches import Collate, OrderedDataset
-from pipeline.workflow import Workflow
 
 DATA, TASKS, SEQUENCE, PATCHES = "configs/data/real.yaml", "configs/tasks/real.yaml", 64, 16
 PAPER = yaml.safe_load((SOURCE / "configs/data/paper.yaml").read_text())
@@ -814,7 +816,7 @@ def test_a_killed_job_goes_on_and_ends_in_the_same_bits(real, corpora, monkeypat
 
 
 def test_hashes_that_are_known_are_not_taken_again(real, corpora, monkeypatch):
-    from pipeline.data import corpora as listing
+    from pipeline.data.corpora import list_files as listing
 
     official.img2dataset(corpora / "cc12m", files=6)
     taken, original = [], listing.hashlib.sha256
@@ -1118,12 +1120,14 @@ def test_bad_vizwiz_records_are_refused(tmp_path, change_record, reason):
     change_record(records[1])
     (tmp_path / "val.json").write_text(json.dumps(records))
     with pytest.raises(BadRecord, match=reason):
-        list(formats.read_questions("vizwiz", tmp_path, images=tmp_path / "val", files={"questions": "val.json"}))
+        list(
+            question_files.read_questions("vizwiz", tmp_path, images=tmp_path / "val", files={"questions": "val.json"})
+        )
 
 
 def read_refs(folder: Path, refs: str) -> list:
     options = {"images": folder / "train2014", "files": {"refs": refs}, "split": "val"}
-    return [(q.id, q.text, q.box) for q in formats.read_questions("refcoco", folder, **options)]
+    return [(q.id, q.text, q.box) for q in question_files.read_questions("refcoco", folder, **options)]
 
 
 # What Python 2 writes: its texts are bytes to Python 3, opcode U (SHORT_BINSTRING) or S (STRING).
@@ -1199,7 +1203,9 @@ def test_missing_corpora_are_one_line_before_anything_runs(real, corpora, monkey
     assert line == f"{DATA}: source.captions.full.path: found 'corpora/cc12m', allowed: an existing folder or file"
     real.set(DATA, "source.captions.full.path", "s3://bucket/cc12m")  # asked for by the job, not by the settings
     find_spec, found = importlib.util.find_spec, {"s3fs": "a package"}
-    monkeypatch.setattr("pipeline.config.find_spec", lambda name: found[name] if name in found else find_spec(name))
+    monkeypatch.setattr(
+        "pipeline.settings.sources.find_spec", lambda name: found[name] if name in found else find_spec(name)
+    )
     real.ledger().check_paths()
     found["s3fs"] = None
     line = f"{DATA}: source.captions.full.path: found 's3://bucket/cc12m', allowed: a local path, or `uv sync --extra s3` first"

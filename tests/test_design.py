@@ -5,9 +5,11 @@ import dataclasses
 import pytest
 from conftest import SOURCE
 
-from pipeline import design
-from pipeline.config import ConfigError
-from pipeline.study import Cell, Study, lineage
+from pipeline.settings.errors import ConfigError
+from pipeline.study import claims
+from pipeline.study.cells import Cell
+from pipeline.study.job import lineage
+from pipeline.study.study import Study
 
 CLAIMS = "configs/claims.yaml"
 TIMING = {
@@ -37,20 +39,20 @@ def sweep(project, name: str, **values: list) -> None:
 
 def refused(project) -> ConfigError:
     with pytest.raises(ConfigError) as error:
-        design.resolve(project.study())
+        claims.resolve(project.study())
     return error.value
 
 
 def test_the_claims_of_the_default_study_have_no_confound(project):
     for file in ("params.yaml", "configs/scale/tiny.yaml"):
         project.write(file, (SOURCE / file).read_text())
-    resolved = design.resolve(project.study())
+    resolved = claims.resolve(project.study())
     assert [claim["name"] for claim in resolved] == list(project.read(CLAIMS))
 
 
 def test_a_claim_names_its_cells(project):
     claim(project)
-    (resolved,) = design.resolve(project.study())
+    (resolved,) = claims.resolve(project.study())
     (contrast,) = resolved["contrasts"]
     assert contrast["plus"] == [{"cell": "recipe", "condition": "normal"}]
     assert contrast["minus"] == [{"cell": "branch_percent=50", "condition": "normal"}]
@@ -101,7 +103,7 @@ def test_a_factor_that_is_not_declared_is_named(project, experiment, values, arm
 def test_a_factor_that_is_declared_may_differ(project, experiment, values, arm, declared):
     sweep(project, experiment, **values)
     compare(project, {}, arm, declared)
-    assert len(design.resolve(project.study())) == 1
+    assert len(claims.resolve(project.study())) == 1
 
 
 def test_a_factor_more_than_declared_is_refused_even_where_one_may_differ(project):
@@ -140,7 +142,7 @@ def plant(monkeypatch, phase: str, change: dict) -> None:
 )
 def test_a_planted_confound_is_named(project, monkeypatch, phase, change, key):
     claim(project)
-    assert design.resolve(project.study())
+    assert claims.resolve(project.study())
     plant(monkeypatch, phase, change)
     assert key in refused(project).allowed
 
@@ -148,7 +150,7 @@ def test_a_planted_confound_is_named(project, monkeypatch, phase, change, key):
 def test_a_study_that_has_only_one_of_the_arms_is_no_error(project):
     sweep(project, "timing", branch_percent=[80])
     claim(project)
-    assert len(design.resolve(project.study())) == 1
+    assert len(claims.resolve(project.study())) == 1
 
 
 # --- what cannot be understood ---

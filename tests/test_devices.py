@@ -7,10 +7,10 @@ import tempfile
 
 import pytest
 
-from pipeline import devices
-from pipeline.devices import take_gpus, visible_gpus
+from pipeline.execution import gpus
+from pipeline.execution.gpus import take_gpus, visible_gpus
 
-TAKE = "import sys; from pipeline.devices import take_gpus; print(*take_gpus(int(sys.argv[1]), int(sys.argv[2]), 0.05), flush=True); sys.stdin.read()"
+TAKE = "import sys; from pipeline.execution.gpus import take_gpus; print(*take_gpus(int(sys.argv[1]), int(sys.argv[2]), 0.05), flush=True); sys.stdin.read()"
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def machine(tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
         monkeypatch.setenv("TMPDIR", str(tmp_path))
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        for name in (devices.VISIBLE, *devices.SCHEDULERS):
+        for name in (gpus.VISIBLE, *gpus.SCHEDULERS):
             monkeypatch.delenv(name, raising=False)
 
     yield make
-    while devices._held:
-        devices._held.pop().close()
+    while gpus._held:
+        gpus._held.pop().close()
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def taken(process: subprocess.Popen) -> list[str]:
 
 
 def test_without_a_gpu_there_is_nothing_to_see(monkeypatch, tmp_path):
-    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    monkeypatch.delenv(gpus.VISIBLE, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert visible_gpus() == []
 
@@ -94,18 +94,18 @@ def test_a_job_of_several_gpus_takes_all_or_none(machine, job):
 
 def test_the_taken_gpus_are_the_visible_ones(machine, monkeypatch):
     machine(4)
-    monkeypatch.setenv(devices.VISIBLE, "2,3")
+    monkeypatch.setenv(gpus.VISIBLE, "2,3")
     assert take_gpus(1, 1) == ["2"]
-    assert os.environ[devices.VISIBLE] == "2"
+    assert os.environ[gpus.VISIBLE] == "2"
 
 
-@pytest.mark.parametrize("scheduler", devices.SCHEDULERS)
+@pytest.mark.parametrize("scheduler", gpus.SCHEDULERS)
 def test_a_schedulers_gpus_are_left_as_they_are(machine, monkeypatch, scheduler):
     machine(4)
     monkeypatch.setenv(scheduler, "1")
-    monkeypatch.setenv(devices.VISIBLE, "1,2")
+    monkeypatch.setenv(gpus.VISIBLE, "1,2")
     assert take_gpus(1, 1) == ["1", "2"]
-    assert not devices._held
+    assert not gpus._held
 
 
 @pytest.mark.parametrize(("count", "shares", "reason"), [(3, 1, "has 2"), (2, 2, "cannot take 2 GPUs and share")])

@@ -36,11 +36,11 @@ from test_training import (
     state_files,
 )
 
-from pipeline.files import read_json, stable_json
+from pipeline.common.files import read_json, stable_json
+from pipeline.execution.processes import STOPPED
 from pipeline.model import vision
 from pipeline.model.decoder import Block
-from pipeline.processes import STOPPED
-from pipeline.training import train
+from pipeline.training import composer, train
 from pipeline.training.batches import OrderedDataset
 from pipeline.training.health import PATIENCE
 from pipeline.training.state import find_resumable
@@ -346,13 +346,13 @@ def test_a_branch_from_a_sharded_run_is_the_same_branch(pair, parent):
 
 def test_matrix_products_in_bfloat16_leave_loss_and_weights_in_fp32(pair, text, monkeypatch):
     dtypes = set()
-    given = train.label_loss
+    given = composer.label_loss
 
     def noted(logits, *rest):
         dtypes.add((logits.dtype, given(logits, *rest).dtype))
         return given(logits, *rest)
 
-    monkeypatch.setattr(train, "label_loss", noted)
+    monkeypatch.setattr(composer, "label_loss", noted)
     half = HARDWARE | {"precision": "bf16"}
     one = pair.alone(pair.text(hardware=half))
     assert dtypes == {(torch.float32, torch.float32)}
@@ -439,7 +439,7 @@ def make_project(folder: Path, text: Path) -> Path:
         published=None,
         inputs={"text": str(text)},
         continues=None,
-        place="1/1",
+        position="1/1",
         context=context | {"sharding": "fsdp", "checkpoint_activations": False},
     )
     return folder

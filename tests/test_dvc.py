@@ -1,4 +1,4 @@
-"""What the phases are is written once, in pipeline/phases.py: dvc.yaml and the Snakefile say the same.
+"""What the phases are is written once, in pipeline/study/phases.py: dvc.yaml and the Snakefile say the same.
 
 What a setting changes is found by trying: give it another value, and see which stages' cards are other cards.
 """
@@ -12,22 +12,18 @@ import pytest
 import yaml
 from conftest import SOURCE
 
-from pipeline.cards import Ledger
-from pipeline.config import (
-    Corpora,
-    Settings,
-    check_encoders,
-    check_scale,
-    check_tasks,
-    load_settings,
-    load_yaml,
-    parse,
-    section_at,
-)
-from pipeline.dvc_file import dvc_file
-from pipeline.failed import RUNS
-from pipeline.phases import PHASES, STAGES
-from pipeline.study import TABLES, Study
+from pipeline.engines.dvc_file import dvc_file
+from pipeline.settings.errors import parse, section_at
+from pipeline.settings.load import Settings, check_encoders, load_settings
+from pipeline.settings.scale import check_scale
+from pipeline.settings.sources import Corpora
+from pipeline.settings.tasks import check_tasks
+from pipeline.settings.yaml_file import load_yaml
+from pipeline.store.failed_runs import RUNS
+from pipeline.store.ledger import Ledger
+from pipeline.study.phases import PHASES, STAGES
+from pipeline.study.study import Study
+from pipeline.study.tables import TABLES
 
 DVC = yaml.safe_load((SOURCE / "dvc.yaml").read_text(encoding="utf-8"))
 
@@ -118,8 +114,8 @@ def test_dvc_yaml_is_what_the_command_writes(ledger):
 
 def test_a_new_stage_gets_all_that_follows_from_the_code(ledger, monkeypatch):
     more = {"first": ("sources",), "second": ("features",)}
-    monkeypatch.setattr("pipeline.dvc_file.STAGES", more)
-    monkeypatch.setattr("pipeline.cards.STAGES", more)
+    monkeypatch.setattr("pipeline.engines.dvc_file.STAGES", more)
+    monkeypatch.setattr("pipeline.store.ledger.STAGES", more)
     first, second = yaml.safe_load(dvc_file(ledger, "stages: {prepare: {}}\n"))["stages"].values()
     assert first["cmd"] == ["snakemake all_first", "python -m pipeline set-aside first"]
     assert second["outs"] == [{"artifacts/features": {"persist": True}}]

@@ -21,20 +21,21 @@ from safetensors.torch import load, save_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.config import ConfigError, check_weights, load_settings
-from pipeline.data import shards
-from pipeline.data.frames import Square, move_box, move_boxes
+from pipeline.commands.plan import Plan
+from pipeline.common.squares import Square, move_box, move_boxes
+from pipeline.data.scenes import to_shards
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
-from pipeline.evaluation import evaluate
+from pipeline.engines.workflow import Workflow
+from pipeline.evaluation import evaluation
 from pipeline.evaluation.metrics import iou
 from pipeline.model.sizes import DecoderShape, training_flops
 from pipeline.model.vision import build_encoder, decode_image, make_transformer
-from pipeline.model.vit import VITS, ViT, find_fault
 from pipeline.model.vlm import VLM, Projector, label_loss
-from pipeline.plan import Plan
-from pipeline.sections import Encoder
-from pipeline.study import Study
-from pipeline.workflow import Workflow
+from pipeline.settings.errors import ConfigError
+from pipeline.settings.load import check_weights, load_settings
+from pipeline.settings.types import Encoder
+from pipeline.settings.vision_transformers import VITS, ViT, find_fault
+from pipeline.study.study import Study
 
 torch.set_num_threads(1)
 
@@ -521,7 +522,7 @@ def test_instructions_are_sharded_in_the_frame_that_the_model_sees(settings, ans
         inputs={"source": tmp_path, "tokenizer": tokenizer},
     )
     (tmp_path / "out").mkdir()
-    shards.run(job, tmp_path / "out")
+    to_shards.run(job, tmp_path / "out")
     (sample,) = LocalDataset(local=str(tmp_path / "out"))
     labels = [int(token) for token, label in zip(sample["tokens"], sample["loss"]) if label]
     assert load_tokenizer(tokenizer / "tokenizer.json").decode(labels[:-1]) == answer
@@ -576,11 +577,11 @@ def test_answers_are_scored_in_shares_of_the_image(fit, said, score, tokenizer, 
         asked.extend(tokenizer.decode(row.tolist()) for row in prompt.tokens)
         return [said] * len(prompt.tokens)
 
-    monkeypatch.setattr(evaluate, "generate", reply)
+    monkeypatch.setattr(evaluation, "generate", reply)
     task = {"format": "refcoco", "scorer": "box", "threshold": 0.6, "longest": 24}
     task["prompt"] = "In [0.00, 0.00, 1.00, 1.00], where is the {question}?"
     encoder = {"kind": "patch", "pixels": 64, "patches": 4, "width": 3076, "cache": False, "fit": fit}
-    one = evaluate.Evaluation.__new__(evaluate.Evaluation)  # without a model, which `reply` stands for
+    one = evaluation.Evaluation.__new__(evaluation.Evaluation)  # without a model, which `reply` stands for
     one.settings = {"vision": {"boxes": task}, "conditions": ["removed"], "split": "test", "encoder": encoder}
     one.inputs, one.answers = {"questions": tmp_path}, SimpleNamespace(get=lambda key, make: make())
     one.context = {}
@@ -588,7 +589,7 @@ def test_answers_are_scored_in_shares_of_the_image(fit, said, score, tokenizer, 
     one.progress, one.batch = SimpleNamespace(update=lambda *_: None), 4
     one.tokenizer = load_tokenizer(tokenizer / "tokenizer.json")
     (row,) = one.vision(weighted=False)
-    row = dict(zip(evaluate.VISION_COLUMNS, row))
+    row = dict(zip(evaluation.VISION_COLUMNS, row))
     whole = "[0.00, 0.25, 1.00, 0.75]" if fit == "letterbox" else "[0.00, 0.00, 1.00, 1.00]"
     assert f"In {whole}, where is the wide thing?" in asked[0]
     assert (row["answer"], float(row["score"])) == ("[0.00, 0.00, 0.50, 1.00]", score)

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from faults.holding import held_below, holding, is_gone, wait
 
-from pipeline.files import folder_hashes, read_json
+from pipeline.common.files import folder_hashes, read_json
 
 ROOT = Path(__file__).parents[1]
 TRAVELS = ("Snakefile", "dvc.yaml", "params.yaml", "configs", "pipeline", "profiles", ".dvcignore", ".gitignore")

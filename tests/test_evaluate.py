@@ -17,23 +17,27 @@ from conftest import SOURCE
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.data import formats, shards
-from pipeline.data import write_scenes as writer
-from pipeline.data.frames import Square
+from pipeline.common.squares import Square
+from pipeline.data import packing
+from pipeline.data.formats import question_files
+from pipeline.data.packing import prompt_tokens
 from pipeline.data.records import Question
-from pipeline.data.shards import prompt_tokens
+from pipeline.data.scenes import write as writer
+from pipeline.data.scenes.evaluation import POPE_SPLITS
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
-from pipeline.evaluation import evaluate, tasks
-from pipeline.evaluation.answers import Answers, helpers, read_answers
+from pipeline.evaluation import answering, evaluate, evaluation, likelihoods, tasks, viewer
+from pipeline.evaluation.answer_store import Answers, helpers, read_answers
 from pipeline.evaluation.benchmarks import token_pair
-from pipeline.evaluation.metrics import cider_d, tokenise_caption
+from pipeline.evaluation.cider import cider_d, tokenise_caption
+from pipeline.evaluation.model import halve, load_model
 from pipeline.evaluation.tasks import shuffled_images
+from pipeline.evaluation.viewer import KEPT_BYTES, Viewer, make_viewer, view
 from pipeline.model import features, vision
 from pipeline.model.sizes import DecoderShape
 from pipeline.model.vision import build_encoder, decode_image
 from pipeline.model.vlm import VLM, greedy
 from pipeline.reporting import scores
-from pipeline.sections import Encoder
+from pipeline.settings.types import Encoder
 
 torch.set_num_threads(1)
 
@@ -135,7 +139,7 @@ def rows(made, tmp_path_factory):
 
 
 def questions(made: Path, task: str) -> list:
-    return evaluate.questions_of(made / "source", "validation", task, VISION[task]["format"], {})
+    return evaluation.questions_of(made / "source", "validation", task, VISION[task]["format"], {})
 
 
 # --- vision -----------------------------------------------------------------------------------------------------------
@@ -145,12 +149,12 @@ def test_every_question_is_asked_once_under_every_condition(made, rows):
     asked = Counter((row["task"], row["condition"], row["id"]) for row in rows[0])
     expected = [(task, condition, q.id) for task in VISION for condition in CONDITIONS for q in questions(made, task)]
     assert asked == Counter(expected)
-    assert list(rows[0][0]) == evaluate.VISION_COLUMNS
+    assert list(rows[0][0]) == evaluation.VISION_COLUMNS
 
 
 def test_rows_carry_the_kind_of_their_question(made, rows):
     kinds = {(row["task"], row["kind"]) for row in rows[0]}
-    assert {kind for task, kind in kinds if task == "presence"} == set(writer.POPE_SPLITS)
+    assert {kind for task, kind in kinds if task == "presence"} == set(POPE_SPLITS)
     relations = {kind for task, kind in kinds if task == "relations"}
     assert "count" in relations and relations & {"left of", "right of", "above", "below"}
     by_id = {(task, q.id): q.kind for task in VISION for q in questions(made, task)}
@@ -196,8 +200,8 @@ def test_answers_are_those_of_one_question_at_a_time(made, rows):
 def test_the_mean_is_over_the_different_images_of_the_questions(made):
     asked = questions(made, "presence")
     encoder = build_encoder(Encoder(**PATCH))
-    viewer = evaluate.Viewer(Square(64), None, encoder)
-    shown, look = evaluate.view("mean", asked, viewer, 3)
+    viewer = Viewer(Square(64), None, encoder)
+    shown, look = view("mean", asked, viewer, 3)
     files = {question.image for question in asked}
     assert len(files) < len(asked) == len(shown)
     expected = torch.stack([encoder(decode_image(file.read_bytes(), Square(64))[None])[0] for file in files]).mean(0)
@@ -215,15 +219,15 @@ def test_the_same_prompt_after_the_same_image_is_answered_once():
 
     prompts = [(7,), (8, 9), (7,), (7,), (8, 9)]
     shown = [Path("a"), Path("a"), Path("b"), Path("a"), None]
-    batches = list(evaluate.by_length(dict.fromkeys(zip(prompts, shown)), 8))
-    said = evaluate.answer(batches, lambda images: torch.zeros(len(images), 2, 1), reply, 1, Answers())
+    batches = list(answering.by_length(dict.fromkeys(zip(prompts, shown)), 8))
+    said = answering.answer(batches, lambda images: torch.zeros(len(images), 2, 1), reply, 1, Answers())
     assert asked == [(1, 1, 7), (1, 1, 7), (1, 1, 8, 9), (1, 1, 8, 9)]
     assert [said[pair] for pair in zip(prompts, shown)] == ["0", "0", "1", "0", "1"]
 
 
 def test_batches_hold_prompts_of_one_length():
     asked = [((0,) * length, number) for number, length in enumerate([3, 1, 3, 2, 3, 3, 1])]
-    batches = list(evaluate.by_length(asked, 2))
+    batches = list(answering.by_length(asked, 2))
     assert [[number for _, number in batch] for batch in batches] == [[1, 6], [3], [0, 2], [4, 5]]
 
 
@@ -231,7 +235,7 @@ def test_batches_hold_so_many_positions():
     """A prompt of 3 takes 3 + 10 of them; a batch has one prompt at least."""
     asked = [((0,) * length, number) for number, length in enumerate([3] * 5 + [40] * 2)]
     for tokens, sizes in ((39, [3, 2, 1, 1]), (26, [2, 2, 1, 1, 1]), (100, [5, 2]), (10**6, [5, 2])):
-        assert [len(batch) for batch in evaluate.by_length(asked, 8, tokens, 10)] == sizes
+        assert [len(batch) for batch in answering.by_length(asked, 8, tokens, 10)] == sizes
 
 
 # --- shared out, stopped and started again ----------------------------------------------------------------------------
@@ -261,17 +265,17 @@ def test_processes_share_an_evaluation_to_the_same_bits(made, network, tmp_path)
 
 
 def test_sharing_gives_the_same_bits_where_features_do_not_fit(made, network, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "KEPT_BYTES", 1000)
+    monkeypatch.setattr(viewer, "KEPT_BYTES", 1000)
     settings, _ = network
     seen = []
-    encode = evaluate.Viewer.encode
-    monkeypatch.setattr(evaluate.Viewer, "encode", lambda self, files: seen.append(files) or encode(self, files))
+    encode = Viewer.encode
+    monkeypatch.setattr(Viewer, "encode", lambda self, files: seen.append(files) or encode(self, files))
     run(made, tmp_path / "alone", **settings)
     assert len(seen) > 2 * len({file for files in seen for file in files}) / 8  # encoded again for every batch
     for process in (0, 1, 2):
         job = make_job(made, tmp_path / "shared", **settings)
         evaluate.answer_share(job.settings, job.inputs, job.context, job.resume / "answers", 3, job.progress, process)
-    monkeypatch.setattr(evaluate, "greedy", lambda *_: pytest.fail("answered again"))
+    monkeypatch.setattr(answering, "greedy", lambda *_: pytest.fail("answered again"))
     run(made, tmp_path / "shared", **settings)
     assert files_of(tmp_path / "shared") == files_of(tmp_path / "alone")
 
@@ -286,10 +290,10 @@ def test_a_stopped_evaluation_goes_on_to_the_same_bits(made, network, tmp_path, 
     file.with_name("7.jsonl").write_text("\n".join(kept[::2]) + "\n")
     file.write_text("\n".join([*kept[1::2], lines[1][:-5]]))
     answered = Counter()
-    greedily = evaluate.generate
-    monkeypatch.setattr(evaluate, "generate", lambda *a: answered.update(["generate"]) or greedily(*a))
-    choose = evaluate.yes_or_no
-    monkeypatch.setattr(evaluate, "yes_or_no", lambda *a: answered.update(["yes_or_no"]) or choose(*a))
+    greedily = answering.generate
+    monkeypatch.setattr(evaluation, "generate", lambda *a: answered.update(["generate"]) or greedily(*a))
+    choose = answering.yes_or_no
+    monkeypatch.setattr(evaluation, "yes_or_no", lambda *a: answered.update(["yes_or_no"]) or choose(*a))
     run(made, tmp_path / "again", resume=tmp_path / "resume", **settings)
     assert files_of(tmp_path / "again") == expected
     assert answered.total() == len(lines) - len(kept)
@@ -336,7 +340,7 @@ def test_answers_that_are_left_to_others(tmp_path):
 
 
 def test_matrices_in_half_precision_are_what_autocast_makes_of_them(made):
-    model, halved = make_model(PATCH), evaluate.halve(make_model(PATCH))
+    model, halved = make_model(PATCH), halve(make_model(PATCH))
     assert {p.dtype for p in halved.decoder.layers[0].attention.in_proj.parameters()} == {torch.bfloat16}
     batch = {"tokens": torch.arange(24).view(2, 12), "targets": torch.arange(24).view(2, 12)}
     batch |= {"features": torch.randn(2, 4, PATCH["width"]), "slots": torch.tensor([0, 1, 2, 3, 12, 13, 14, 15])}
@@ -384,11 +388,11 @@ def pictures(made) -> list[Path]:
 def test_features_do_not_pile_up(made, pictures, monkeypatch):
     """What has been forgotten is encoded again, along with the same images: the same bits."""
     encoder = build_encoder(Encoder(**NETWORK))
-    viewer = evaluate.Viewer(Square(64), None, encoder)
+    viewer = Viewer(Square(64), None, encoder)
     batches = [pictures[:8], pictures[6:12], pictures[:8], pictures[2:4]]
     expected = [viewer.look(files) for files in batches]
-    monkeypatch.setattr(evaluate, "KEPT_BYTES", 3 * expected[0][0].nbytes)
-    small = evaluate.Viewer(Square(64), None, encoder)
+    monkeypatch.setattr("pipeline.evaluation.viewer.KEPT_BYTES", 3 * expected[0][0].nbytes)
+    small = Viewer(Square(64), None, encoder)
     for files, seen in zip(batches, expected):
         assert torch.equal(small.look(files), seen)
         assert len(small.kept) <= 3
@@ -398,7 +402,7 @@ def test_what_is_seen_does_not_depend_on_who_looks(pictures):
     """Another process skips batches that it only notes."""
     encoder = build_encoder(Encoder(**NETWORK))
     batches = [pictures[:8], pictures[6:12], pictures[::2]]
-    first, second = (evaluate.Viewer(Square(64), None, encoder) for _ in range(2))
+    first, second = (Viewer(Square(64), None, encoder) for _ in range(2))
     expected = [first.look(files) for files in batches]
     for files in batches:
         second.note(files)
@@ -409,7 +413,7 @@ def test_what_is_seen_does_not_depend_on_who_looks(pictures):
 def test_a_batch_that_is_looked_at_alone_leaves_nothing(pictures):
     """As on a GPU, or with more images than there is room for."""
     encoder = build_encoder(Encoder(**NETWORK))
-    viewer = evaluate.Viewer(Square(64), None, encoder, image_bytes=evaluate.KEPT_BYTES // 10)
+    viewer = Viewer(Square(64), None, encoder, image_bytes=KEPT_BYTES // 10)
     viewer.prepare(pictures[:10])
     assert not viewer.alone
     viewer.prepare(pictures[:11])
@@ -465,8 +469,8 @@ def test_a_trained_encoder_is_the_checkpoints(made, tmp_path):
     save_file({name: weight.contiguous() for name, weight in weights.items()}, tmp_path / "model.safetensors")
     settings = {"model": MODEL, "encoder": NETWORK, "train_encoder": True, "captioning": None, "conditions": ["normal"]}
     settings["hardware"] = {"device": "cpu", "threads": 1}
-    model = evaluate.load_model(settings, tmp_path)
-    viewer = evaluate.make_viewer(settings, model, None)
+    model = load_model(settings, tmp_path)
+    viewer = make_viewer(settings, model, None)
     assert viewer.network is model.encoder
     (file, *_) = (made / "source" / "evaluation" / "validation" / "images").iterdir()
     pixels = decode_image(file.read_bytes(), Square(64))[None]
@@ -477,9 +481,9 @@ def test_a_trained_encoder_is_the_checkpoints(made, tmp_path):
 def test_weights_of_another_model_are_refused(made):
     settings = {"model": MODEL, "encoder": PATCH}
     with pytest.raises(ValueError, match="was never trained"):
-        evaluate.load_model(settings, made / "text")
+        load_model(settings, made / "text")
     with pytest.raises(ValueError, match="another model"):
-        evaluate.load_model(settings | {"encoder": None}, made / "checkpoint")
+        load_model(settings | {"encoder": None}, made / "checkpoint")
 
 
 # --- captions ---------------------------------------------------------------------------------------------------------
@@ -487,14 +491,14 @@ def test_weights_of_another_model_are_refused(made):
 
 def test_captions_are_what_follows_the_image_tokens(made, rows):
     folder = made / "source" / "evaluation" / "validation"
-    asked = list(formats.read_questions("coco_captions", folder / "captioning"))
+    asked = list(question_files.read_questions("coco_captions", folder / "captioning"))
     assert [list(row) for row in rows[1]] == [["id", "image", "reference", "prediction", "score"]] * len(asked)
     tokenizer = load_tokenizer(made / "tokenizer" / "tokenizer.json")
     model, encoder = make_model(PATCH), build_encoder(Encoder(**PATCH))
     for row, question in zip(rows[1], asked):
         pixels = decode_image(question.image.read_bytes(), Square(64))[None]
         # As a caption sample of training begins.
-        begin = shards.caption_piece(tokenizer, 4, b"", "").tokens[:-1]
+        begin = packing.caption_piece(tokenizer, 4, b"", "").tokens[:-1]
         (ids,) = greedy(model, torch.tensor([begin]), tokenizer.end, 5, encoder(pixels), torch.arange(4))
         assert (row["id"], row["image"]) == (question.id, question.image.name)
         assert row["prediction"] == tokenizer.decode(ids) and row["reference"] == question.answers[0]
@@ -503,9 +507,9 @@ def test_captions_are_what_follows_the_image_tokens(made, rows):
 def test_captions_are_scored_among_the_images_of_the_split(made, monkeypatch, tmp_path):
     """With replies that are right for every other image."""
     folder = made / "source" / "evaluation" / "validation"
-    asked = list(formats.read_questions("coco_captions", folder / "captioning"))
+    asked = list(question_files.read_questions("coco_captions", folder / "captioning"))
     replies = [question.answers[1] if number % 2 else "nothing" for number, question in enumerate(asked)]
-    monkeypatch.setattr(evaluate.Evaluation, "answer", lambda *_: replies)
+    monkeypatch.setattr(evaluation.Evaluation, "answer", lambda *_: replies)
     assert run(made, tmp_path / "out", vision={}, conditions=[]) == {"caption_rows": len(asked)}
     scores = [float(row["score"]) for row in read(tmp_path / "out" / "captions.csv")]
     references = [[tokenise_caption(text) for text in question.answers] for question in asked]
@@ -529,9 +533,9 @@ def test_a_state_is_asked_what_its_settings_name(made, tmp_path):
 
 
 def test_a_model_that_is_shown_nothing_needs_no_encoder(monkeypatch):
-    monkeypatch.setattr(evaluate, "build_encoder", lambda encoder: pytest.fail("built"))
+    monkeypatch.setattr(viewer, "build_encoder", lambda encoder: pytest.fail("built"))
     settings = {"encoder": NETWORK, "captioning": None, "conditions": ["removed"], "hardware": {"threads": 1}}
-    assert evaluate.make_viewer(settings, make_model(PATCH), None) is None
+    assert make_viewer(settings, make_model(PATCH), None) is None
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -544,7 +548,7 @@ def test_log_likelihoods_are_those_of_one_row_at_a_time():
     sizes = [(1, 1), (9, 2), (3, 5), (30, 4), (12, 1), (9, 0), (5, 20)]
     pairs = [tuple(torch.randint(0, 300, (n,), generator=draw).tolist() for n in size) for size in sizes]
     pairs += [(pairs[0][0], pairs[2][1]), (pairs[1][0], [7]), (pairs[1][0], [7, 8, 9]), (pairs[1][0], [7, 9])]
-    found = evaluate.log_likelihoods(model, pairs, 16, 3)
+    found = likelihoods.log_likelihoods(model, pairs, 16, 3)
     for (context, continuation), nats in zip(pairs, found):
         ids = torch.tensor((context + continuation)[-17:])
         with torch.no_grad():
@@ -557,7 +561,7 @@ def test_a_batch_of_texts_has_contexts_of_one_length_and_so_many_positions():
     draw = np.random.default_rng(3)
     contexts = [tuple(draw.integers(0, 300, size).tolist()) for size in (3, 3, 5, 5, 5, 12)]
     rows = [(contexts[draw.integers(6)], (7,) * size) for size in range(1, 26)]
-    batches = list(evaluate.alike(rows, 4, 60))
+    batches = list(likelihoods.batches_by_context_length(rows, 4, 60))
     assert sorted(n for members in batches for n in members) == list(range(25))
     assert max(map(len, batches)) == 4
     for members in batches:
@@ -599,33 +603,37 @@ TEXT = {"encoder": None, "vision": {}, "captioning": None, "conditions": [], "te
     ],
 )
 def test_choices_that_nothing_tells_apart_are_refused(made, tmp_path, monkeypatch, item, message):
-    monkeypatch.setattr(evaluate, "load_model", lambda *_: pytest.fail("before a model is asked"))
+    monkeypatch.setattr(evaluation, "load_model", lambda *_: pytest.fail("before a model is asked"))
     job = make_job(made, tmp_path, inputs=choices(made, tmp_path, [("two", [" dog", " cat"], 0), item]), **TEXT)
     if message is None:
-        evaluate.check(job.settings, job.inputs, job.context)
+        evaluation.check(job.settings, job.inputs, job.context)
         return
-    with pytest.raises(formats.BadRecord, match=rf"mine.jsonl: record {message}" if "item" in message else message):
+    with pytest.raises(
+        question_files.BadRecord, match=rf"mine.jsonl: record {message}" if "item" in message else message
+    ):
         evaluate.run(job, tmp_path / "out")
 
 
 def test_choices_that_nothing_tells_apart_may_be_left_out(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate.Evaluation, "heldout", lambda self: iter(()))
+    monkeypatch.setattr(evaluation.Evaluation, "heldout", lambda self: iter(()))
     items = [("two", [" dog", " cat"], 0), ("two ye", ["s dog", "s cat"], 0), ("two", [" dog", " dog"], 1)]
     settings = TEXT | {"text": {"mine": {"chance": 0.5, "left_out_at_most": 2}}}
     inputs = choices(made, tmp_path / "in", items)
     assert run(made, tmp_path / "out", inputs=inputs, **settings)["left_out"] == {"mine": {"left_out": 2}}
     assert [row["id"] for row in read(tmp_path / "out" / "text.csv")] == ["item 0"]
-    monkeypatch.setattr(evaluate, "left_out_of", lambda source: {"mine": {"left_out": 1}})  # by the source, of its file
-    with pytest.raises(formats.BadRecord, match=r"item 2: .* .and so 2 more.; allowed to be left out: 2"):
+    monkeypatch.setattr(
+        evaluation, "left_out_of", lambda source: {"mine": {"left_out": 1}}
+    )  # by the source, of its file
+    with pytest.raises(question_files.BadRecord, match=r"item 2: .* .and so 2 more.; allowed to be left out: 2"):
         run(made, tmp_path / "again", inputs=inputs, **settings)
     monkeypatch.undo()
-    with pytest.raises(formats.BadRecord, match="none of its 1 items can be asked"):
+    with pytest.raises(question_files.BadRecord, match="none of its 1 items can be asked"):
         run(made, tmp_path / "none", inputs=choices(made, tmp_path / "in", items[1:2]), **settings)
 
 
 def test_a_space_at_the_end_of_a_context_is_the_choices(made, tmp_path, monkeypatch):
     """So that where it stands in the file changes nothing, and every choice has tokens."""
-    monkeypatch.setattr(evaluate.Evaluation, "heldout", lambda self: iter(()))
+    monkeypatch.setattr(evaluation.Evaluation, "heldout", lambda self: iter(()))
     words = [("a picture of two", "trees", "cat"), ("yes", "no", "dog"), ("the top", "left", "apple")]
     found = []
     for name, before, after in (("end", " ", ""), ("begin", "", " ")):
@@ -659,7 +667,7 @@ def test_words_for_yes_and_no_must_differ_in_their_first_token(made, tmp_path):
 
 def test_a_tie_of_yes_and_no_is_yes_and_counted(made, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        evaluate, "yes_or_no", lambda model, tokenizer, words, prompt: [evaluate.TIED] * len(prompt.tokens)
+        evaluation, "yes_or_no", lambda model, tokenizer, words, prompt: [answering.TIED] * len(prompt.tokens)
     )
     settings = {"vision": {"presence": VISION["presence"]}, "captioning": None, "conditions": ["removed"]}
     run(made, tmp_path / "out", **settings)
@@ -732,7 +740,7 @@ def test_whatever_a_model_says_is_in_the_rows_as_it_was_said(made, tmp_path, mon
     """A lone carriage return ended a row, and nothing could be made of the table any more."""
     said = ["\r", "dog\r", '"', "\0", "\u2028", "a\r\nb", "", ",", "x" * 200_000, "$\\frac", "1e5"]
     turn = itertools.cycle(said)
-    monkeypatch.setattr(evaluate, "generate", lambda *a: [next(turn) for _ in a[-1].tokens])
+    monkeypatch.setattr(evaluation, "generate", lambda *a: [next(turn) for _ in a[-1].tokens])
     run(made, tmp_path / "out")
     vision = scores.read_scores([tmp_path / "out"], "vision.csv")
     captions = scores.read_scores([tmp_path / "out"], "captions.csv")

@@ -8,14 +8,14 @@ from conftest import SCALE, SOURCE, Project
 from streaming import LocalDataset
 from test_corpora import job_of, make, quarantine
 
-from pipeline import design
-from pipeline.config import ConfigError
-from pipeline.data.corpora import read_task
-from pipeline.data.read_text import read_choices
+from pipeline.common.files import read_json
+from pipeline.data.formats.documents import read_choices
+from pipeline.data.questions import read_task
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.evaluation.tasks import ask, score_answer
-from pipeline.files import read_json
 from pipeline.model.vision import build_encoder, decode_images
+from pipeline.settings.errors import ConfigError
+from pipeline.study import claims
 
 EXAMPLES = "docs/examples"
 
@@ -97,8 +97,8 @@ def test_a_claim(mine):
     mine.set("params.yaml", "experiments.image_fraction.vary.image_fraction", [0.1, 0.5])
     claim = mine.settings().claims[name]
     assert (claim.kind, claim.contrast.margin) == ("contrast", 0.01)
-    resolved = design.resolve(mine.study())
+    resolved = claims.resolve(mine.study())
     assert name in str(resolved)
     mine.set("configs/claims.yaml", f"{name}.may_differ", ["branch_percent"])
     with pytest.raises(ConfigError, match="image_fraction"):
-        design.resolve(mine.study())
+        claims.resolve(mine.study())

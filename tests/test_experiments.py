@@ -4,9 +4,10 @@ import pytest
 import yaml
 from conftest import SCALE, complaint
 
-from pipeline import design
-from pipeline.config import ConfigError
-from pipeline.study import Cell, lineage
+from pipeline.settings.errors import ConfigError
+from pipeline.study import claims
+from pipeline.study.cells import Cell
+from pipeline.study.job import lineage
 from pipeline.training.schedule import planned_cooldown
 
 PARAMS, CLAIMS = "params.yaml", "configs/claims.yaml"
@@ -273,12 +274,12 @@ def claim(project, plus: dict, minus: dict, *may_differ: str) -> None:
 def test_a_claim_names_a_presets_key_and_declares_it(project):
     add(project, LENGTHS)
     claim(project, {"scale.cooldown.tokens": 10240}, {"scale.cooldown.tokens": 5120}, "scale.cooldown.tokens")
-    (resolved,) = design.resolve(project.study())
+    (resolved,) = claims.resolve(project.study())
     assert resolved["contrasts"][0]["plus"][0]["cell"] == "recipe"
     assert resolved["contrasts"][0]["minus"][0]["cell"] == "scale.cooldown.tokens=5120"
     project.set(CLAIMS, "the_claim.may_differ", ["image_fraction"])
     with pytest.raises(ConfigError, match=r"cooldown.optimisation.tokens is 10240 .* factor scale.cooldown.tokens"):
-        design.resolve(project.study())
+        claims.resolve(project.study())
 
 
 @pytest.mark.parametrize(
@@ -303,10 +304,10 @@ def test_the_lint_knows_what_a_key_changes(project, vary, more):
     claim(project, {}, {key: value}, key, *more)
     study = project.study()
     assert study.cell({key: value}) in study.seeds_run and Cell(study.recipe) in study.seeds_run
-    assert len(design.resolve(study)) == 1
+    assert len(claims.resolve(study)) == 1
     project.set(CLAIMS, "the_claim.may_differ", ["blind"])
     with pytest.raises(ConfigError, match=r"the_claim\.may_differ"):
-        design.resolve(project.study())
+        claims.resolve(project.study())
 
 
 @pytest.mark.parametrize(
@@ -319,7 +320,7 @@ def test_the_lint_knows_what_a_key_changes(project, vary, more):
 def test_a_claim_about_no_such_cell_is_one_line(project, arm, key, allowed):
     claim(project, {}, arm, "scale.cooldown.tokens")
     with pytest.raises(ConfigError) as caught:
-        design.resolve(project.study())
+        claims.resolve(project.study())
     assert (caught.value.file, caught.value.key) == (CLAIMS, f"the_claim: {key}")
     assert allowed in caught.value.allowed
 

@@ -14,18 +14,20 @@ import yaml
 from conftest import SOURCE
 from safetensors.torch import save_file
 
-from pipeline import artifacts
 from pipeline.__main__ import main
-from pipeline.cards import Ledger
-from pipeline.config import load_settings
+from pipeline.common.files import digest, read_json, stable_json
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from pipeline.evaluation import evaluate
-from pipeline.export import export, origin
-from pipeline.files import digest, read_json, stable_json
+from pipeline.evaluation.model import load_model
+from pipeline.export.export import export
+from pipeline.export.model_card import origin
 from pipeline.model.huggingface import build_decoder
 from pipeline.model.vlm import VLM, greedy
-from pipeline.sections import Encoder, ModelSize
-from pipeline.study import Job, Study, lineage
+from pipeline.settings.load import load_settings
+from pipeline.settings.types import Encoder, ModelSize
+from pipeline.store import artifacts
+from pipeline.store.ledger import Ledger
+from pipeline.study.job import Job, lineage
+from pipeline.study.study import Study
 
 SIZES = {"vocabulary": 340, "layers": 2, "heads": 2, "width": 32, "sequence": 64}
 OLMO = {"family": "olmo", "config": {"intermediate_size": 96, "tie_word_embeddings": True}}
@@ -230,7 +232,7 @@ class Export:
     def __init__(self, workshop: Workshop, job: Job, folder: Path):
         self.workshop, self.job, self.folder = workshop, job, folder
         encoder = job.settings.get("encoder")
-        self.model = evaluate.load_model(
+        self.model = load_model(
             {"model": job.settings["model"], "encoder": encoder, "train_encoder": False}, workshop.root / job.folder
         )
         self.width = encoder["width"] if encoder else None
@@ -376,7 +378,7 @@ def test_a_text_model_of_the_library_needs_no_code(exports):
 
 
 def test_the_code_of_an_export_needs_torch_and_transformers_alone():
-    lines = (SOURCE / "pipeline/exported_model.py").read_text().splitlines()
+    lines = (SOURCE / "pipeline/export/modeling_when_images.py").read_text().splitlines()
     imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
     assert imported == {"__future__", "torch", "transformers", "typing"}
 
@@ -582,7 +584,7 @@ def test_an_export_that_fails_leaves_nothing(workshop, monkeypatch):
     def fail(*_):
         raise ValueError("no")
 
-    monkeypatch.setattr("pipeline.export.model_card", fail)
+    monkeypatch.setattr("pipeline.export.export.model_card", fail)
     with pytest.raises(ValueError, match="no"):
         export(workshop.root, workshop.finetuned().id, workshop.root / "out")
     assert not list(workshop.root.glob("*out*"))

@@ -13,13 +13,15 @@ from test_reporting import RECIPE, again, study, with_text_run  # noqa: F401
 from test_run import fail, first, here, phases, stale, work  # noqa: F401
 
 from pipeline.__main__ import main
-from pipeline.config import ConfigError
-from pipeline.failed import FILE, keep_failed, note
-from pipeline.files import read_json, stable_json, write_text
-from pipeline.reporting import claims, comparison, conditions, controls, examples, sweeps, table1
-from pipeline.run import run_job
-from pipeline.study import TABLES, Job
-from pipeline.why import why
+from pipeline.commands.keep_failed import keep_failed
+from pipeline.common.files import read_json, stable_json, write_text
+from pipeline.execution.run import run_job
+from pipeline.reporting import claims, comparison, conditions, controls, examples, experiment_tables, table1
+from pipeline.settings.errors import ConfigError
+from pipeline.store.failed_runs import FILE, note
+from pipeline.store.staleness import why
+from pipeline.study.job import Job
+from pipeline.study.tables import TABLES
 
 REASON = "cooldown b80-x: FloatingPointError: the loss is nan at step 57"
 
@@ -129,7 +131,7 @@ def run(project: Project, job: Job) -> tuple[int, Path]:
 @pytest.fixture
 def quiet(monkeypatch):
     """Logs without taking over the test's own output."""
-    monkeypatch.setattr("pipeline.run.redirect", lambda log, fresh=True: open("/dev/null", "w"))  # noqa: SIM115
+    monkeypatch.setattr("pipeline.execution.run.redirect", lambda log, fresh=True: open("/dev/null", "w"))  # noqa: SIM115
 
 
 def test_a_failure_is_noted_until_the_job_is_begun_again(here, phases, quiet):  # noqa: F811
@@ -256,7 +258,7 @@ def test_a_table_has_a_row_of_a_failed_run(study, tmp_path, name):  # noqa: F811
     published = {"output": name, "setting": "s", "task": "t", "value": 40.0, "unit": "points", "note": ""}
     published = [published | {"cell": cell, "column": "vision_average"} for cell in ("recipe", "branch_percent=100")]
     made = fail_runs(study(name, *BRANCHES, published=published), "scores/branch_percent=100-7")
-    sweeps.table(made, tmp_path)
+    experiment_tables.table(made, tmp_path)
     table = pd.read_csv(tmp_path / f"{name}.csv").set_index("cell")
     assert table["status"].to_dict() == {"recipe": "ok", "branch_percent=100": f"failed: {REASON}"}
     assert table.loc["branch_percent=100", ["seeds", "branch_percent"]].tolist() == [0, 100]
@@ -277,13 +279,13 @@ def test_a_row_is_of_the_seeds_that_did_not_fail_and_says_so(study, tmp_path):  
     row = made.row(cell)
     assert (row["seeds"], row["status"]) == (2, f"without what failed: seed 9: {REASON}")
     assert row["vision_average"] == pytest.approx(0.5)
-    sweeps.table(made, tmp_path)
+    experiment_tables.table(made, tmp_path)
     assert f"| 2, without what failed: seed 9: {REASON} |" in (tmp_path / "table5.md").read_text()
 
 
 def test_seeds_one_by_one_show_the_one_that_failed(study, tmp_path):  # noqa: F811
     made = study("table7", ("a", 7, {}, 0.6), ("a", 365, {}, 0.5), experiments=["seeds"])
-    sweeps.table(fail_runs(made, "scores/a-365"), tmp_path)
+    experiment_tables.table(fail_runs(made, "scores/a-365"), tmp_path)
     table = pd.read_csv(tmp_path / "table7.csv").set_index("seed")
     assert table["status"].to_dict() == {7: "ok", 365: f"failed: {REASON}"}
 
@@ -322,7 +324,7 @@ def test_table_1_keeps_its_rows(study, tmp_path, lost):  # noqa: F811
 
 
 def test_stages_and_sizes_keep_their_rows(study, tmp_path):  # noqa: F811
-    for name, make in (("table8", sweeps.stages), ("table2", sweeps.sizes)):
+    for name, make in (("table8", experiment_tables.stages), ("table2", experiment_tables.sizes)):
         made = with_text_run(study(name, *BRANCHES), tmp_path)
         lost = ["pretrain/text-50.0", "scores/text-50.0", "scores/branch_percent=100-7"]
         make(fail_runs(made, *lost), tmp_path)
@@ -336,7 +338,9 @@ def test_stages_and_sizes_keep_their_rows(study, tmp_path):  # noqa: F811
 def test_figures_conditions_and_controls_keep_their_rows(study, tmp_path, lost):  # noqa: F811
     roles = [f"scores/{cell}-7" for cell, *_ in BRANCHES[-lost:]]
     runs = (("recipe", 7, {}, 0.6), ("branch_percent=100", 7, {"image_fraction": 0.5}, 0.5))
-    sweeps.figure(fail_runs(study("image_fraction", *runs, experiments=["image_fraction"]), *roles), tmp_path)
+    experiment_tables.figure(
+        fail_runs(study("image_fraction", *runs, experiments=["image_fraction"]), *roles), tmp_path
+    )
     table = pd.read_csv(tmp_path / "figures/image_fraction.csv")
     assert list(table["status"]).count(f"failed: {REASON}") == lost
     conditions.make(fail_runs(study("conditions", *runs), *roles), tmp_path)
@@ -362,7 +366,7 @@ def test_examples_of_a_failed_run_say_so(study, tmp_path):  # noqa: F811
 
 def test_a_reason_with_a_bar_stays_in_its_cell(study, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr("test_failed.REASON", "cooldown x: ValueError: a | b")
-    sweeps.table(fail_runs(study("table5", BRANCHES[0]), "scores/recipe-7"), tmp_path)
+    experiment_tables.table(fail_runs(study("table5", BRANCHES[0]), "scores/recipe-7"), tmp_path)
     assert r"failed: cooldown x: ValueError: a \| b |" in (tmp_path / "table5.md").read_text()
 
 

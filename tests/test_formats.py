@@ -14,12 +14,23 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from pipeline.data import formats, scenes, shards
-from pipeline.data import write_scenes as writer
-from pipeline.data.corpora import read_splits as splits_of_task
-from pipeline.data.corpora import read_task, read_turns
-from pipeline.data.formats import BadRecord, captions, read_captions, read_conversations, read_questions, read_splits
+from pipeline.data.formats import question_files
+from pipeline.data.formats.conversations import conversation, is_chat, read_conversations
+from pipeline.data.formats.question_files import BadRecord, read_questions, read_splits
+from pipeline.data.formats.tars import captions, read_captions
+from pipeline.data.questions import read_splits as splits_of_task
+from pipeline.data.questions import read_task, read_turns
 from pipeline.data.records import LeftOut
+from pipeline.data.scenes import render, to_shards
+from pipeline.data.scenes import write as writer
+from pipeline.data.scenes.captions import keywords, short_caption
+from pipeline.data.scenes.evaluation import (
+    POPE_SPLITS,
+    captioned_images,
+    evaluation_items,
+    evaluation_scenes,
+    image_name,
+)
 from pipeline.data.tokenizer import train_tokenizer
 
 SETTINGS = SimpleNamespace(
@@ -87,7 +98,7 @@ def test_captions_round_trip(written):
     assert len(read) == 30 and len({caption.id for caption in read}) == 30
     for index, caption in enumerate(read):
         scene, text = writer.caption_scene(SETTINGS, index)
-        assert caption.text == text and caption.image == scenes.jpeg(scenes.render(scene))
+        assert caption.text == text and caption.image == render.jpeg(render.render(scene))
         with Image.open(io.BytesIO(caption.image)) as image:
             assert image.format == "JPEG" and image.size == (128, 128)
 
@@ -103,7 +114,7 @@ def test_a_tar_holds_at_most_the_samples_it_should(tmp_path, monkeypatch):
     assert len(list(read_captions(tmp_path / "captions"))) == 25
 
 
-JPEG = scenes.jpeg(Image.new("RGB", (8, 8)))
+JPEG = render.jpeg(Image.new("RGB", (8, 8)))
 
 
 def tar_of(folder, members):
@@ -136,7 +147,7 @@ def test_a_tar_as_others_write_it(tmp_path):
     assert [(c.id, c.text) for c in captions] == [("00/a", "a cat"), ("00/b", "x")]
 
 
-@pytest.mark.parametrize(("field", "text"), [("short_caption", scenes.short_caption), ("keywords", scenes.keywords)])
+@pytest.mark.parametrize(("field", "text"), [("short_caption", short_caption), ("keywords", keywords)])
 def test_the_sidecar_has_other_captions_of_the_same_images(written, field, text):
     full, read = (list(read_captions(written / "captions", field=name)) for name in (None, field))
     assert [(c.id, c.image) for c in read] == [(c.id, c.image) for c in full]
@@ -154,12 +165,12 @@ def test_shards_hold_the_captions_that_were_asked_for(written, tmp_path, monkeyp
     (tmp_path / "tokenizer").mkdir()
     tokenizer = train_tokenizer(["a picture of two trees"], 300, tmp_path / "tokenizer" / "tokenizer.json")
     samples = []
-    monkeypatch.setattr(shards, "write_shards", lambda out, columns, made: samples.extend(made) or len(samples))
+    monkeypatch.setattr(to_shards, "write_shards", lambda out, columns, made: samples.extend(made) or len(samples))
     for name, field in (("full", None), ("short", "short_caption"), ("keywords", "keywords")):
         settings = {"part": "captions", "sequence": 160, "patches": 4, "captions": name}
         inputs = {"source": written, "tokenizer": tmp_path / "tokenizer"}
         samples.clear()
-        counts = shards.run(SimpleNamespace(settings=settings, inputs=inputs), tmp_path)
+        counts = to_shards.run(SimpleNamespace(settings=settings, inputs=inputs), tmp_path)
         segments = [s["tokens"][s["segments"] == n] for s in samples for n in range(1, s["segments"].max() + 1)]
         told = [caption.text for caption in read_captions(written / "captions", field=field)]
         assert counts["pieces"] == 30 and sorted(tokenizer.decode(ids.tolist()) for ids in segments) == sorted(told)
@@ -290,7 +301,7 @@ def test_conversations_round_trip(written):
     for index, read in enumerate(read_conversations(folder / "conversations.json", folder / "images")):
         scene, turns = writer.conversation(SETTINGS, index)
         assert read.turns == tuple((human, answer) for _, human, answer in turns)
-        assert read.image == scenes.jpeg(scenes.render(scene))
+        assert read.image == render.jpeg(render.render(scene))
 
 
 def test_conversations_without_an_image_are_read(tmp_path):
@@ -323,9 +334,9 @@ def test_markers_and_images_agree():
         (record_of("Mend:\n<rss>\n<image>\n</rss>", "x", source="a.json", image=None, images=[], num_images=0), None),
     ]
     for record, turns in read:
-        found = formats.conversation(record, "c.json", 0, lambda image, where: b"...")
+        found = conversation(record, "c.json", 0, lambda image, where: b"...")
         assert found.turns == (turns or (("Mend:\n<rss>\n<image>\n</rss>", "x"),))
-        assert formats.is_chat(record) == (record.get("image") is None)
+        assert is_chat(record) == (record.get("image") is None)
     asked = ("<image>\nWho?", "A cat.")
     bad = [
         (record_of("Who?", "A cat.", **has), "has 1 image and 0 <image> in what human says"),
@@ -366,8 +377,8 @@ def test_markers_and_images_agree():
     bad += [(record_of("<video>\nWho?", "A cat.", video="a.mp4"), "has no 'image' but 'video', which is not read")]
     for record, reason in bad:
         with pytest.raises(BadRecord, match="record a: .*" + re.escape(reason)):
-            formats.conversation(record, "c.json", 0, lambda image, where: b"...")
-        assert not formats.is_chat(record), "it is not dropped as a chat, uncounted among the bad ones"
+            conversation(record, "c.json", 0, lambda image, where: b"...")
+        assert not is_chat(record), "it is not dropped as a chat, uncounted among the bad ones"
 
 
 def test_a_question_is_about_one_image(copy):
@@ -470,9 +481,9 @@ def test_questions_have_the_official_layouts(written):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_questions_round_trip(written, task):
-    made = writer.evaluation_scenes(SETTINGS, "test")
-    items = writer.evaluation_items(SETTINGS, "test", made)
-    kinds = [f"presence/{kind}" for kind in writer.POPE_SPLITS] if task == "presence" else [task]
+    made = evaluation_scenes(SETTINGS, "test")
+    items = evaluation_items(SETTINGS, "test", made)
+    kinds = [f"presence/{kind}" for kind in POPE_SPLITS] if task == "presence" else [task]
     expected = [item for kind in kinds for item in items[kind]]
     folder = written / "evaluation" / "test"
     read = list(read_questions(TASKS[task], folder / task))
@@ -505,16 +516,16 @@ def test_readers_that_serve_every_source_serve_the_scenes(written):
 
 
 def test_reference_captions_round_trip(written):
-    made = writer.evaluation_scenes(SETTINGS, "test")
+    made = evaluation_scenes(SETTINGS, "test")
     folder = written / "evaluation" / "test"
     read = list(read_questions("coco_captions", folder / "captioning"))
-    captioned = writer.captioned_images(SETTINGS, "test", made)
+    captioned = captioned_images(SETTINGS, "test", made)
     assert [group for group, _ in made].count("plain") == len(captioned) == len(read) > 0
     for question, (image_id, scene, texts) in zip(read, captioned):
         assert made[image_id - 1] == ("plain", scene)
         assert (question.id, question.task, question.kind) == (str(image_id), "captioning", "caption")
         assert question.text == "" and question.answers == tuple(texts) and question.box is None
-        assert question.image == folder / "images" / writer.image_name(image_id)
+        assert question.image == folder / "images" / image_name(image_id)
 
 
 # --- questions: as others write them --------------------------------------------------------------------------------------
@@ -700,7 +711,7 @@ def test_bad_pope_lines_are_refused(copy):
 
 @pytest.mark.parametrize("task", ALL_TASKS)
 def test_files_that_are_not_there_or_not_json_are_refused(copy, task):
-    path = copy / task / next(iter(formats.FILES[ALL_TASKS[task]].values()))
+    path = copy / task / next(iter(question_files.FILES[ALL_TASKS[task]].values()))
     for content in (b"{", b"\xff\xfe\x00", b"[]" if task != "presence" else b"[1]", pickle.dumps([])):
         path.write_bytes(content)
         with pytest.raises(BadRecord):
@@ -725,7 +736,7 @@ def test_unknown_formats_and_files_are_refused(copy):
 
 
 def test_importing_readers_and_writers_is_light():
-    code = "import sys, pipeline.data.formats, pipeline.data.write_scenes; print(set(sys.modules) & {'torch', 'scipy', 'pickle5', 'composer', 'pandas'})"
+    code = "import sys, pipeline.data.formats.question_files, pipeline.data.scenes.write; print(set(sys.modules) & {'torch', 'scipy', 'pickle5', 'composer', 'pandas'})"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_training import BATCH, MODEL, Bench, Killed, data, packed_samples, parent, shared  # noqa: F401
 
+from pipeline.common.files import stable_json
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, write_shards
-from pipeline.files import stable_json
 from pipeline.model.vlm import VLM, Projector
-from pipeline.training import health, train
+from pipeline.training import composer, health, train
+from pipeline.training.batches import OrderedDataset
+from pipeline.training.build import build_model
 from pipeline.training.health import PATIENCE, RISE, LossWatch, ProjectorWatch, check_weights
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import find_resumable
@@ -108,9 +110,9 @@ def test_a_resumed_run_is_stopped_where_an_undisturbed_one_is(bench, parent):  #
 
 def test_the_key_is_that_of_the_rate_that_was_too_high():
     warm, continued = Schedule(0.01, 0, 2, 10), Schedule(0.01, 0, 0, 10)
-    assert train.rate_key("pretrain", warm) == train.rate_key("cooldown", continued) == "text.peak_lr"
-    assert train.rate_key("cooldown", warm) == "cooldown.peak_lr"
-    assert train.rate_key("finetune", continued) == "finetune.peak_lr"
+    assert composer.rate_key("pretrain", warm) == composer.rate_key("cooldown", continued) == "text.peak_lr"
+    assert composer.rate_key("cooldown", warm) == "cooldown.peak_lr"
+    assert composer.rate_key("finetune", continued) == "finetune.peak_lr"
 
 
 # Weights
@@ -223,7 +225,7 @@ def test_a_healthy_projector_is_looked_at_once_in_a_while(monkeypatch):
     ("what", "said"), [("saturated", "output has not varied"), ("cut off", "no gradient has reached")]
 )
 def test_a_run_with_a_dead_projector_is_stopped(bench, parent, monkeypatch, what, said):  # noqa: F811
-    build, embed = train.build_model, VLM.embed
+    build, embed = build_model, VLM.embed
 
     def saturated(*arguments):
         model = build(*arguments)
@@ -303,7 +305,7 @@ def test_an_empty_stream_is_named(bench, parent):  # noqa: F811
 
 
 def test_data_that_end_early_are_named(bench, monkeypatch):
-    whole = train.OrderedDataset.__iter__
-    monkeypatch.setattr(train.OrderedDataset, "__iter__", lambda read: itertools.islice(whole(read), 3 * BATCH))
+    whole = OrderedDataset.__iter__
+    monkeypatch.setattr(OrderedDataset, "__iter__", lambda read: itertools.islice(whole(read), 3 * BATCH))
     with pytest.raises(RuntimeError, match=r"/text: the data ended after 3 of \d+ steps"):
         bench.run(bench.text())

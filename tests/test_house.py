@@ -6,18 +6,35 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cards import module_file
+from pipeline.store.fingerprint import module_file
 
 ROOT = Path(__file__).parents[1]
-FLOW = ("data", "model", "training", "evaluation", "reporting")  # each may use what comes before it
-SHARED = {"files", "phase", "processes", "progress", "sections"}  # what every step may use beside that
-# Libraries that some modules alone import. (Composer's launcher, which pipeline/ranks.py starts, is a program.)
-ROOMS = {
+# The rooms, folders of pipeline/: each may import what comes before it. `python -m pipeline` may import all.
+ROOMS = (
+    "common",
+    "statistics",
+    "settings",
+    "data",
+    "model",
+    "training",
+    "evaluation",
+    "reporting",
+    "study",
+    "store",
+    "execution",
+    "export",
+    "engines",
+    "commands",
+)
+TOP = {"__init__", "__main__"}
+LONGEST = 420  # lines of a file; most have fewer than 200
+# Libraries that some modules alone import. (Composer's launcher, which pipeline/execution/ranks.py starts, is a program.)
+USERS = {
     "composer": ("pipeline.training.",),
     "snakemake": (),  # it calls this project, through the Snakefile; no module calls it
-    "dvc": ("pipeline.workflow",),  # its schema of dvc.lock, to know a torn one
+    "dvc": ("pipeline.engines.dvc",),  # its schema of dvc.lock, to know a torn one
     "wandb": ("pipeline.training.",),
-    "lm_eval": ("pipeline.evaluation.harness",),
+    "lm_eval": ("pipeline.evaluation.lm_eval_engine",),
 }
 MODULES = sorted(
     ".".join(file.relative_to(ROOT).with_suffix("").parts)
@@ -44,33 +61,65 @@ def imports(module: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def against_the_flow(module: str, imported: frozenset[str]) -> set[str]:
-    """What a module of a step imports from a later step, or from what arranges the steps."""
-    step = module.split(".")[1]
-    if step not in FLOW:
+def against_the_order(module: str, imported: frozenset[str]) -> set[str]:
+    """What a module imports from a room that comes after its own."""
+    room = module.split(".")[1]
+    if room in TOP:
         return set()
-    allowed = {*FLOW[: FLOW.index(step) + 1], *SHARED}
+    later = ROOMS[ROOMS.index(room) + 1 :]
     names = [name.split(".") for name in imported]
-    return {".".join(parts) for parts in names if parts[0] == "pipeline" and len(parts) > 1 and parts[1] not in allowed}
+    return {".".join(parts) for parts in names if parts[0] == "pipeline" and parts[1:2] and parts[1] in later}
 
 
-def test_nothing_is_imported_against_the_flow():
-    found = {module: against_the_flow(module, imports(module)) for module in MODULES}
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """The nodes of a graph from which a way leads back to them."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [*graph[start]]
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                waiting += graph.get(node, ())
+        return found
+
+    return [node for node in graph if node in reached(node)]
+
+
+def test_there_are_two_files_at_the_top_and_the_rest_has_a_room():
+    inside = {path.stem if path.is_file() else path.name for path in (ROOT / "pipeline").iterdir()}
+    assert inside - {"__pycache__"} == {*TOP, *ROOMS}
+
+
+def test_nothing_is_imported_against_the_order():
+    found = {module: against_the_order(module, imports(module)) for module in MODULES}
     assert {module: names for module, names in found.items() if names} == {}
 
 
-def test_an_import_against_the_flow_is_seen():
-    assert against_the_flow("pipeline.data.text", frozenset({"pipeline.files", "pipeline.model.vlm"})) == {
+def test_an_import_against_the_order_is_seen():
+    assert against_the_order("pipeline.data.store", frozenset({"pipeline.common.files", "pipeline.model.vlm"})) == {
         "pipeline.model.vlm"
     }
-    assert against_the_flow("pipeline.training.train", frozenset({"pipeline.study"})) == {"pipeline.study"}
+    assert against_the_order("pipeline.training.train", frozenset({"pipeline.study.job"})) == {"pipeline.study.job"}
 
 
-@pytest.mark.parametrize("library", ROOMS)
+def test_no_module_imports_itself_on_a_way_around():
+    known = set(MODULES)
+    assert circles({module: set(imports(module)) & known for module in MODULES}) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+
+
+def test_no_file_is_too_long_to_read():
+    lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in (ROOT / "pipeline").rglob("*.py")}
+    assert {file: number for file, number in lines.items() if number > LONGEST} == {}
+
+
+@pytest.mark.parametrize("library", USERS)
 def test_libraries_stay_in_their_rooms(library):
     users = {module for module in MODULES if any(name.split(".")[0] == library for name in imports(module))}
-    assert {module for module in users if not module.startswith(ROOMS[library] or ("-",))} == set()
-    assert not ROOMS[library] or users  # a room that stands empty is no rule
+    assert {module for module in users if not module.startswith(USERS[library] or ("-",))} == set()
+    assert not USERS[library] or users  # a room that stands empty is no rule
 
 
 def test_every_file_says_what_it_is():

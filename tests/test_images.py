@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from pipeline.data import images
-from pipeline.data.formats import read_questions
-from pipeline.data.frames import Square, move_boxes, turn_box
-from pipeline.data.images import BadImage, decode, undecodable
-from pipeline.data.shards import seen_turns
+from pipeline.common import images
+from pipeline.common.images import BadImage, decode, undecodable
+from pipeline.common.squares import Square, move_boxes, turn_box
+from pipeline.data.formats.question_files import read_questions
+from pipeline.data.packing import seen_turns
 from pipeline.model.vision import decode_images
 
 RAMP = np.arange(0, 1 << 16, 1 << 4, dtype=np.uint16).reshape(64, 64)

@@ -17,11 +17,12 @@ from test_run import first, here, phases, work  # noqa: F401
 from test_run import run as carry_out
 from test_training import TEXT_STEPS, Bench, Killed, Steps, bench, data, shared, state_files, text  # noqa: F401
 
-from pipeline import progress, status
 from pipeline.__main__ import main
-from pipeline.artifacts import PROGRESS
-from pipeline.files import digest
-from pipeline.progress import Progress, duration, running
+from pipeline.commands import status
+from pipeline.common.files import digest
+from pipeline.execution import progress
+from pipeline.execution.progress import Progress, duration, running
+from pipeline.store.artifacts import PROGRESS
 
 
 class Screen(io.StringIO):

@@ -15,7 +15,7 @@ from pipeline.model.decoder import Decoder
 from pipeline.model.sizes import DecoderShape, training_flops
 from pipeline.model.vision import PLACE_SCALE, build_encoder
 from pipeline.model.vlm import IGNORE, VLM, greedy, label_loss
-from pipeline.sections import Encoder, find_weights
+from pipeline.settings.types import Encoder, find_weights
 from pipeline.training.batches import Collate
 
 SHAPE = DecoderShape(vocabulary=50, layers=3, heads=4, width=32)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.records import Question
-from pipeline.evaluation import metrics
+from pipeline.evaluation import metrics, vqa
 from pipeline.evaluation.tasks import score_answer, true_box
 
 DATA = json.loads((Path(__file__).parent / "data" / "official_scorers.json").read_text(encoding="utf-8"))
@@ -16,7 +16,7 @@ def question(answers, box=None) -> Question:
     return Question("1", "task", Path("image.jpg"), "What?", tuple(answers), "kind", box)
 
 
-@pytest.mark.parametrize(("column", "normalise"), [(1, metrics.normalise_vqa), (2, metrics.normalise_textvqa)])
+@pytest.mark.parametrize(("column", "normalise"), [(1, vqa.normalise_vqa), (2, vqa.normalise_textvqa)])
 def test_normal_forms(column, normalise):
     cases = DATA["normal_forms"]
     assert len(cases) > 700
@@ -42,13 +42,13 @@ def test_both_sides_normalised_is_the_official_score_wherever_humans_differ():
 def test_gqa(case):
     """vlm-evaluation's outputs have no space around them; ours are rid of it."""
     rows = [row for row in case["rows"] if row[0] == row[0].strip()]
-    hits = [metrics.gqa_match(output, answer) for output, answer, _ in case["rows"]]
+    hits = [vqa.gqa_match(output, answer) for output, answer, _ in case["rows"]]
     assert 100 * sum(hits) / len(hits) == pytest.approx(case["accuracy"], abs=0.005)
     for name, is_open in (("open", True), ("binary", False)):
         members = [hit for hit, (*_, kind) in zip(hits, case["rows"]) if (kind == "query") == is_open]
         assert 100 * sum(members) / len(members) == pytest.approx(case[name], abs=0.005)
     scored = [score_answer({"scorer": "gqa"}, question([answer]), output)[1] for output, answer, _ in rows]
-    assert scored == [metrics.gqa_match(output, answer) for output, answer, _ in rows]
+    assert scored == [vqa.gqa_match(output, answer) for output, answer, _ in rows]
     assert score_answer({"scorer": "gqa"}, question(["kite"]), "\n Kite. ") == (True, 1.0)
 
 

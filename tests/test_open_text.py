@@ -11,10 +11,12 @@ import pytest
 import zstandard
 from official import picture
 
-from pipeline.data import open_text
-from pipeline.data.formats import read_captions, read_conversations, read_questions
-from pipeline.data.open_text import json_records, load_json
-from pipeline.data.read_text import documents, read_choices, read_documents
+from pipeline.data.formats import open_text
+from pipeline.data.formats.conversations import read_conversations
+from pipeline.data.formats.documents import documents, read_choices, read_documents
+from pipeline.data.formats.open_text import json_records, load_json
+from pipeline.data.formats.question_files import read_questions
+from pipeline.data.formats.tars import read_captions
 from pipeline.data.records import BadRecord
 from pipeline.evaluation.benchmarks import read_benchmark
 

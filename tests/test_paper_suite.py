@@ -13,21 +13,24 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.config import ConfigError, Tasks, check_tasks, load_yaml, parse
-from pipeline.data import formats
-from pipeline.data import write_scenes as writer
-from pipeline.data.frames import Square
+from pipeline.common.squares import Square
+from pipeline.data.formats import question_files
+from pipeline.data.packing import prompt_tokens
 from pipeline.data.records import Question
-from pipeline.data.shards import prompt_tokens
+from pipeline.data.scenes import write as writer
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.evaluation import evaluate, metrics, tasks
+from pipeline.evaluation.model import load_model
 from pipeline.model.decoder import DecoderShape
 from pipeline.model.vision import build_encoder, decode_image
 from pipeline.model.vlm import VLM
 from pipeline.reporting import scores
 from pipeline.reporting.claims import metric_items
-from pipeline.sections import Encoder
-from pipeline.study import TABLES_ALONE
+from pipeline.settings.errors import ConfigError, parse
+from pipeline.settings.tasks import Tasks, check_tasks
+from pipeline.settings.types import Encoder
+from pipeline.settings.yaml_file import load_yaml
+from pipeline.study.models import TABLES_ALONE
 
 torch.set_num_threads(1)
 
@@ -224,7 +227,7 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rows(made, tmp_path_factory):
     out = tmp_path_factory.mktemp("rows")
-    vision = {name: task for name, task in SETTINGS["vision"].items() if task["format"] in formats.FILES}
+    vision = {name: task for name, task in SETTINGS["vision"].items() if task["format"] in question_files.FILES}
     vision = {name: task | {"longest": min(task["longest"], 6)} for name, task in vision.items() if name != "vizwiz"}
     vision["gqa"] |= {"items": 5}
     settings = {
@@ -284,12 +287,12 @@ def test_yes_and_no_are_weighed_as_the_first_token(made, rows):
     tokenizer = load_tokenizer(made / "tokenizer" / "tokenizer.json")
     words = [tokenizer.encode(word)[0] for word in ("Yes", "No")]
     assert words != [tokenizer.encode(word)[0] for word in ("yes", "no")]
-    model = evaluate.load_model({"model": MODEL, "encoder": ENCODER}, made / "checkpoint")
+    model = load_model({"model": MODEL, "encoder": ENCODER}, made / "checkpoint")
     encoder = build_encoder(Encoder(**ENCODER))
     folder = made / "source" / "evaluation" / "validation"
     said = {row["id"]: row["prediction"] for row in rows[0] if row["task"] == "pope" and row["condition"] == "normal"}
     assert set(said.values()) <= {"yes", "no"}
-    for question in formats.read_questions("pope", folder / "pope", images=folder / "images"):
+    for question in question_files.read_questions("pope", folder / "pope", images=folder / "images"):
         prompt = prompt_tokens(tokenizer, question.text + SHORT)
         tokens = torch.tensor([[tokenizer.image] * 4 + prompt])
         pixels = decode_image(question.image.read_bytes(), Square(64))[None]

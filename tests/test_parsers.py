@@ -28,22 +28,27 @@ from safetensors.torch import save
 from test_benchmarks import RECORDS
 from test_benchmarks import write as write_benchmark
 
-from pipeline import artifacts
-from pipeline.config import ConfigError, load_yaml
-from pipeline.data import formats
-from pipeline.data.convert import Unit, conversations, synthetic
-from pipeline.data.corpora import dclm_counts, img2dataset_counts
-from pipeline.data.formats import BadRecord, read_conversations, read_questions
-from pipeline.data.frames import Square
-from pipeline.data.images import undecodable
-from pipeline.data.open_text import json_records
-from pipeline.data.read_text import documents, read_choices, token_lists
+from pipeline.common.files import path_fault
+from pipeline.common.images import undecodable
+from pipeline.common.json_text import parse_json
+from pipeline.common.squares import Square
+from pipeline.data.corpora.list_files import dclm_counts, img2dataset_counts
+from pipeline.data.corpora.samples import conversations
+from pipeline.data.corpora.synthetic_captions import synthetic
+from pipeline.data.corpora.units import Unit
+from pipeline.data.formats import tars
+from pipeline.data.formats.conversations import read_conversations
+from pipeline.data.formats.documents import documents, read_choices, token_lists
+from pipeline.data.formats.open_text import json_records
+from pipeline.data.formats.question_files import BadRecord, read_questions
 from pipeline.data.records import Caption, Conversation, Document, MultipleChoice, Question, strict
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.evaluation.benchmarks import BENCHMARKS, read_benchmark
-from pipeline.files import parse_json, path_fault
 from pipeline.model.huggingface import build_decoder
-from pipeline.sections import ModelSize
+from pipeline.settings.errors import ConfigError
+from pipeline.settings.types import ModelSize
+from pipeline.settings.yaml_file import load_yaml
+from pipeline.store import artifacts
 from pipeline.training.checkpoints import check_huggingface_config, read_weights
 
 many = settings(max_examples=60, deadline=None, database=None, derandomize=True)
@@ -203,7 +208,7 @@ names = st.sampled_from(
 
 
 def captions(data: bytes, field: str | None = None) -> list:
-    return read(lambda: formats.captions(io.BytesIO(data), "0.tar", True, field), "0.tar", Caption)
+    return read(lambda: tars.captions(io.BytesIO(data), "0.tar", True, field), "0.tar", Caption)
 
 
 @many
@@ -416,7 +421,7 @@ def test_lists_of_files(tmp, manifest):
     folder = tmp / "artifacts/finetune/x"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "files.json").write_text(json.dumps(manifest))
-    fault = artifacts.damage(tmp, "artifacts/finetune/x", "artifacts/finetune/x/files.json", "0123456789abcdef")
+    fault = artifacts.find_fault(tmp, "artifacts/finetune/x", "artifacts/finetune/x/files.json", "0123456789abcdef")
     assert fault is None or "\n" not in fault
 
 

@@ -6,10 +6,13 @@ import pytest
 from conftest import SCALE, SHARDS, SOURCE
 
 from pipeline.__main__ import main
-from pipeline.config import Scale, load_yaml, parse
-from pipeline.phases import STAGES
-from pipeline.plan import QUESTIONS, THROUGHPUT, Cost, OverBudget, Plan, memory
-from pipeline.study import lineage
+from pipeline.commands.costs import QUESTIONS, THROUGHPUT, Cost, memory
+from pipeline.commands.plan import OverBudget, Plan
+from pipeline.settings.errors import parse
+from pipeline.settings.scale import Scale
+from pipeline.settings.yaml_file import load_yaml
+from pipeline.study.job import lineage
+from pipeline.study.phases import STAGES
 
 
 @pytest.fixture

@@ -7,11 +7,13 @@ import pytest
 from conftest import SOURCE
 from test_docs import check
 
-from pipeline.cards import Ledger
-from pipeline.config import Scale, check_scale, load_scale, load_settings, load_yaml
+from pipeline.commands.plan import Plan
 from pipeline.model.sizes import DecoderShape
-from pipeline.plan import Plan
-from pipeline.study import Study
+from pipeline.settings.load import load_scale, load_settings
+from pipeline.settings.scale import Scale, check_scale
+from pipeline.settings.yaml_file import load_yaml
+from pipeline.store.ledger import Ledger
+from pipeline.study.study import Study
 from pipeline.training.schedule import cooldown_schedule, main_schedule
 
 FILES = sorted(file.stem for file in (SOURCE / "configs/scale").glob("*.yaml"))

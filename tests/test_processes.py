@@ -15,17 +15,18 @@ import psutil
 import pytest
 from conftest import SOURCE
 
-from pipeline.failed import note_failure
-from pipeline.files import read_json
-from pipeline.processes import ORPHANED, RUNNING, SIGNALS, STOPPED, Presence, remove_stale_locks
-from pipeline.workflow import Workflow, commit
+from pipeline.common.files import read_json
+from pipeline.common.parent_watch import ORPHANED
+from pipeline.engines.workflow import Workflow, commit
+from pipeline.execution.processes import RUNNING, SIGNALS, STOPPED, Presence, remove_stale_locks
+from pipeline.store.failed_runs import note_failure
 
 SOON = 300.0  # seconds: a test fails after that, and never goes on because of it
 
 IS_PRESENT = """
 import sys, time
 from pathlib import Path
-from pipeline.processes import Presence
+from pipeline.execution.processes import Presence
 presence = Presence(Path(sys.argv[1]))
 print("ready", flush=True)
 time.sleep(float(sys.argv[2]))
@@ -33,47 +34,47 @@ time.sleep(float(sys.argv[2]))
 HAS_A_CHILD = """
 import subprocess, sys, time
 from pathlib import Path
-from pipeline.processes import Presence
+from pipeline.execution.processes import Presence
 presence = Presence(Path(sys.argv[1]))
 print(subprocess.Popen(["sleep", "100"], stdout=subprocess.DEVNULL).pid, flush=True)
 time.sleep(100)
 """
 ENDS_WITH = """
 import sys, time
-from pipeline.processes import end_with
+from pipeline.common.parent_watch import end_with
 end_with(int(sys.argv[1]))
 print("ready", flush=True)
 time.sleep(100)
 """
 PUTS_INTO_PLACE = """
 import sys
-from pipeline import processes
-processes.time.sleep = lambda seconds: processes.threading.Event().wait()  # it looks once, and never again by itself
-processes.end_with(int(sys.argv[1]))
+from pipeline.common import parent_watch
+parent_watch.time.sleep = lambda seconds: parent_watch.threading.Event().wait()  # it looks once, and never again by itself
+parent_watch.end_with(int(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
-processes.end_if_orphaned()
+parent_watch.end_if_orphaned()
 print("put into place", flush=True)
 """
 ENDS_WITH_DVC = """
 import os, time
-from pipeline.processes import end_with_dvc
+from pipeline.execution.processes import end_with_dvc
 end_with_dvc()
 print(os.getpid(), flush=True)
 time.sleep(100)
 """
 COUNTS_THREADS = """
 import threading
-from pipeline.processes import end_with_dvc
+from pipeline.execution.processes import end_with_dvc
 end_with_dvc()
 print(threading.active_count())
 """
 IS_ASKED = """
 import sys, time
-from pipeline.processes import STOP
+from pipeline.execution.processes import STOP
 STOP.title, deferred, during = "pretrain text", *map(int, sys.argv[1:])
 STOP.listen()
-with STOP.held():
+with STOP.signals_blocked():
     import signal
     signal.signal(signal.SIGTERM, lambda *_: print("an answer of its own", flush=True))
     if during:
@@ -93,7 +94,7 @@ print("done", flush=True)
 """
 HAS_JOBS = """
 import os, subprocess, sys, time
-from pipeline.processes import stop_jobs_below
+from pipeline.execution.processes import stop_jobs_below
 job = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('ready', flush=True); signal.pause()"
 jobs = [subprocess.Popen([sys.executable, "-c", job, *words], stdout=subprocess.PIPE, text=True) for words in (
     ["-m", "pipeline", "run", "job.json"], ["-m", "pipeline", "rank", "job.json"])]
@@ -266,7 +267,7 @@ def test_an_entry_that_another_process_is_tidying_up_does_no_harm(tmp_path, neig
         raise BlockingIOError
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.processes.fcntl.flock", another_was_faster)
+        patch.setattr("pipeline.execution.processes.fcntl.flock", another_was_faster)
         assert len(presence.others()) <= 1
     assert presence.others() == []
 
@@ -296,9 +297,9 @@ def test_locks_go_when_nobody_is_there(tmp_path, locks):
 @pytest.mark.parametrize("first", [True, False])
 def test_of_two_that_begin_at_once_the_one_that_is_refused_names_the_other(project, start, monkeypatch, capsys, first):
     """Both have looked before either of them had Snakemake's lock."""
-    monkeypatch.setattr("pipeline.workflow.end_with_dvc", lambda: None)
+    monkeypatch.setattr("pipeline.engines.workflow.end_with_dvc", lambda: None)
     at_exit = []
-    monkeypatch.setattr("pipeline.workflow.atexit.register", lambda function, **_: at_exit.append(function))
+    monkeypatch.setattr("pipeline.engines.workflow.atexit.register", lambda function, **_: at_exit.append(function))
     workflow = Workflow(project.root, {}, main=True)
     other = start(IS_PRESENT, project.root, 100)
     assert said(other) == "ready"
@@ -506,8 +507,8 @@ def test_all_jobs_below_a_process_are_told_also_those_that_begin_later_and_no_ot
 @pytest.fixture
 def workflow(project, monkeypatch) -> Callable[..., Workflow]:
     """A workflow of a finished study whose cards have dates that say nothing, as after `dvc pull`."""
-    monkeypatch.setattr("pipeline.workflow.end_with_dvc", lambda: None)
-    monkeypatch.setattr("pipeline.workflow.atexit.register", lambda *_, **__: None)
+    monkeypatch.setattr("pipeline.engines.workflow.end_with_dvc", lambda: None)
+    monkeypatch.setattr("pipeline.engines.workflow.atexit.register", lambda *_, **__: None)
     project.make()
     for job in project.ledger().jobs:
         os.utime(project.root / job.card, (time.time() - len(job.id), time.time()))
@@ -524,7 +525,7 @@ def test_what_is_forced_sees_all_that_it_is_made_from_and_nothing_of_it_is_older
         for file in (job.card, *forced.parents(job), forced.job_file(job)):
             assert (root / file).stat().st_mtime <= (root / job.card).stat().st_mtime
         description = read_json(Path(forced.job_file(job)))
-        assert description["place"] is None  # so that its artifact is made anew, not found to be there
+        assert description["position"] is None  # so that its artifact is made anew, not found to be there
     assert forced.table_edges("table1")(None)["parents"] == forced.parents(forced.tables["table1"])
 
 

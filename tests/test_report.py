@@ -17,14 +17,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_reporting import ANYTHING
 
-from pipeline import kept
 from pipeline.__main__ import main
-from pipeline.files import stable_json
-from pipeline.reporting import charts, report
+from pipeline.commands import kept_results
+from pipeline.common.files import stable_json
+from pipeline.reporting.experiment_tables import FIGURES
 from pipeline.reporting.lineage import Lineage
-from pipeline.reporting.report import Report
-from pipeline.reporting.rows import Rows
-from pipeline.study import Study
+from pipeline.reporting.page import charts, forms, report
+from pipeline.reporting.page.figures import CONTROLLED, all_figures
+from pipeline.reporting.page.report import render
+from pipeline.reporting.page.results import Results
+from pipeline.reporting.page.tables import all_grids
+from pipeline.reporting.table_rows import Rows
+from pipeline.study.study import Study
 
 SMALL = SOURCE / "results/small"
 
@@ -52,7 +56,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def study() -> Study:
     """Of the kept results, which no job makes again."""
-    return kept.study_of(SOURCE, SMALL)
+    return kept_results.study_of(SOURCE, SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,7 @@ def settings(study) -> dict:
 
 @pytest.fixture(scope="module")
 def text(settings) -> str:
-    return Report(settings, SMALL.joinpath, notes=(SMALL / "README.md").read_text()).page()
+    return render(Results(settings, SMALL.joinpath, notes=(SMALL / "README.md").read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +94,13 @@ def change(file: Path, change_row) -> None:
         writer.writerows(rows)
 
 
-def with_images(folder: Path) -> Report:
+def with_images(folder: Path) -> Results:
     """The kept results' report with images of some sizes in the place of the study's own."""
     shown = read("figures/examples.csv")
     files = {(row["task"], row["id"]): folder / f"{number}.png" for number, row in enumerate(shown)}
     for number, file in enumerate(files.values()):
         Image.new("RGB", (120 + 40 * (number % 3), 200), "red").save(file)
-    return Report(kept.study_of(SOURCE, SMALL).tables["report"].settings, SMALL.joinpath, lambda keys: files)
+    return Results(kept_results.study_of(SOURCE, SMALL).tables["report"].settings, SMALL.joinpath, lambda keys: files)
 
 
 # The page
@@ -134,8 +138,8 @@ def test_a_number_stands_in_its_table_with_its_interval_and_its_link(text, measu
 
 
 def test_every_experiment_is_drawn_or_said_not_to_be_run(settings, copy):
-    found = {figure.name: figure for figure in Report(settings, copy.joinpath).figures()}
-    assert set(found) == {"timing", *report.FIGURES, "captions", "encoder", *report.CONTROLLED}
+    found = {figure.name: figure for figure in all_figures(Results(settings, copy.joinpath))}
+    assert set(found) == {"timing", *FIGURES, "captions", "encoder", *CONTROLLED}
     assert {name for name, figure in found.items() if not figure.panels} == {
         *("instruction_share", "text_budget", "captions", "encoder", "moments")
     }
@@ -150,7 +154,7 @@ def test_rows_that_differ_in_a_second_setting_are_lines_of_their_own(settings, c
         writer = csv.DictWriter(out, rows[0])
         writer.writeheader()
         writer.writerows([*rows, *(row | {"branch_percent": "20"} for row in rows)])
-    found = {figure.name: figure for figure in Report(settings, copy.joinpath).figures()}
+    found = {figure.name: figure for figure in all_figures(Results(settings, copy.joinpath))}
     drawing = str(found["from_scratch"].panels[0][1])
     lines = re.findall('<polyline class="curve (s[0-9])" points="([^"]*)"', drawing)
     assert [name for name, _ in lines] == ["s0", "s1"]
@@ -172,7 +176,7 @@ def test_what_blind_models_answer_stands_among_the_controls(settings, copy):
         )
 
     change(copy / "controls.csv", measured)
-    grid = next(grid for grid in Report(settings, copy.joinpath).grids() if grid.name == "controls")
+    grid = next(grid for grid in all_grids(Results(settings, copy.joinpath)) if grid.name == "controls")
     column = list(grid.header).index("reading")
     shown = {row[1].text: row[column] for row in grid.rows if row[0].text == "blind"}
     assert {(value.text, value.more) for value in shown.values()} == {("12.5", "8.5 to 16.5")}
@@ -189,15 +193,15 @@ def test_what_fails_is_named(settings, copy):
         return row
 
     change(copy / "table1.csv", fail)
-    made = Report(settings, copy.joinpath)
-    assert f"failed: {lost}" in [row[-1].text for row in made.grids()[0].rows]
-    assert str(made.figures()[0].panels[0][1]).count('<circle class="mark') == 5
-    assert lost in made.page()
+    made = Results(settings, copy.joinpath)
+    assert f"failed: {lost}" in [row[-1].text for row in all_grids(made)[0].rows]
+    assert str(all_figures(made)[0].panels[0][1]).count('<circle class="mark') == 5
+    assert lost in render(made)
 
 
 def test_nothing_that_a_model_says_becomes_a_part_of_the_page(settings, copy):
     change(copy / "claims.csv", lambda row: row | {"says": "<script>alert(1)</script>"})
-    made = Page(Report(settings, copy.joinpath).page())
+    made = Page(render(Results(settings, copy.joinpath)))
     assert made.tags.count("script") == 1
     assert "<script>alert(1)</script>" in [word.strip() for word in made.words]
 
@@ -213,7 +217,7 @@ def test_whatever_is_said_is_words_of_the_page(tmp_path_factory, said):
     folder = tmp_path_factory.mktemp("said")
     texts = iter([text + f" {number}" for number, text in enumerate(said)] * 20)
     made = with_images(folder)
-    plain_tags = tags(Page(made.page()))
+    plain_tags = tags(Page(render(made)))
     used = []
 
     def says(name: str, *columns: str) -> list[dict]:
@@ -234,7 +238,7 @@ def test_whatever_is_said_is_words_of_the_page(tmp_path_factory, said):
         writer.writeheader()
         writer.writerows(said_rows["claims.csv"])
     made.place = lambda name: (folder if name == "claims.csv" else SMALL) / name
-    page = Page(made.page())
+    page = Page(render(made))
     assert tags(page) == plain_tags
     words = "".join(page.words)
     assert used and [text for text in used if text not in words] == []
@@ -290,14 +294,14 @@ def test_the_job_makes_it_from_the_tables_artifacts_with_the_images(settings, te
 def test_a_large_image_is_made_smaller_and_a_small_one_stays_as_it_is(tmp_path):
     Image.new("RGB", (600, 300), "red").save(tmp_path / "large.png")
     Image.new("RGB", (60, 30), "red").save(tmp_path / "small.png")
-    small, large = (report.thumbnail(tmp_path / f"{name}.png") for name in ("small", "large"))
-    assert small == report.Picture(report.embedded("image/png", (tmp_path / "small.png").read_bytes()), 60, 30)
+    small, large = (forms.thumbnail(tmp_path / f"{name}.png") for name in ("small", "large"))
+    assert small == forms.Picture(forms.embedded("image/png", (tmp_path / "small.png").read_bytes()), 60, 30)
     assert large.address.startswith("data:image/jpeg") and (large.width, large.height) == (256, 128)
 
 
 def test_every_image_says_its_size_before_it_is_loaded(tmp_path, text):
     """A click lands where it should only if nothing moves afterwards: tests/test_browser.py looks at that."""
-    for made in (text, with_images(tmp_path).page()):
+    for made in (text, render(with_images(tmp_path))):
         tags = re.findall("<img [^>]*>", made)
         assert tags and all(re.search(r' width="\d+" height="\d+"', tag) for tag in tags)
 
@@ -417,17 +421,17 @@ def test_an_interval_has_zero_and_the_papers_effect_on_its_scale():
 
 @pytest.mark.parametrize(("value", "text"), [(-0.0004, "0.00"), (0.005, "0.01"), (-1.234, "-1.23")])
 def test_what_rounds_to_nothing_has_no_sign(value, text):
-    assert report.fixed(value, 2) == text
+    assert forms.fixed(value, 2) == text
 
 
 def test_notes_become_paragraphs_without_links():
     notes = "# Title\n\nOne `a < b`\nline.\n\n- **Made**: by [it](x.md)\n  here\n- two"
-    assert report.paragraphs(notes) == [
+    assert forms.paragraphs(notes) == [
         "One <code>a &lt; b</code> line.",
         "<strong>Made</strong>: by it here",
         "two",
     ]
-    assert html.unescape(str(report.paragraphs("a & b")[0])) == "a & b"
+    assert html.unescape(str(forms.paragraphs("a & b")[0])) == "a & b"
 
 
 def test_the_reports_settings_are_stable_json(settings):

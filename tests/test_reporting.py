@@ -14,22 +14,21 @@ from markdown_it import MarkdownIt
 from matplotlib.text import Text
 from PIL import Image
 
-from pipeline.evaluation import statistics
 from pipeline.reporting import (
-    claims,
     comparison,
     conditions,
     controls,
     drawings,
     examples,
     experiment,
+    experiment_tables,
     figures,
-    rows,
-    sweeps,
     table1,
+    table_rows,
 )
-from pipeline.reporting.rows import Cell, Rows
-from pipeline.study import TABLES
+from pipeline.reporting.table_rows import Cell, Rows
+from pipeline.statistics import estimates
+from pipeline.study.tables import TABLES
 from pipeline.training.schedule import Schedule
 
 TASKS = {
@@ -110,10 +109,10 @@ def with_text_run(made: Rows, folder) -> Rows:
     return made
 
 
-def vision_average(folders) -> statistics.Estimate:
+def vision_average(folders) -> estimates.Estimate:
     found = pd.concat([pd.read_csv(folder / "vision.csv") for folder in folders])
     found = found[found["condition"] == "normal"].groupby(["task", "image"], as_index=False)["score"].mean()
-    return statistics.mean_of_means(found["score"].to_numpy(), found["task"].tolist(), found["image"].tolist())
+    return estimates.mean_of_means(found["score"].to_numpy(), found["task"].tolist(), found["image"].tolist())
 
 
 # --- rows ---
@@ -137,7 +136,7 @@ def test_several_seeds_widen_the_interval_by_how_they_differ(study):
     (cell,) = made.cells()
     assert cell.seeds == [7, 8, 9]
     folders = [made.folder(run) for run in cell.runs.values()]
-    expected = statistics.with_runs(vision_average(folders), [0.4, 0.6, 0.8])
+    expected = estimates.with_runs(vision_average(folders), [0.4, 0.6, 0.8])
     row = made.row(cell)
     found = [row[f"vision_average{end}"] for end in ("", "_low", "_high")]
     assert found == pytest.approx([expected.estimate, expected.low, expected.high])
@@ -149,7 +148,7 @@ def test_no_right_answer_in_any_seed_is_not_a_certain_zero(study):
     made = study("table5", ("recipe", 7, {}, 0.0), ("recipe", 8, {}, 0.0))
     row = made.row(made.cells()[0])
     assert row["short_answer"] == 0
-    assert row["short_answer_high"] == pytest.approx(statistics.wilson(0, 40)[1])
+    assert row["short_answer_high"] == pytest.approx(estimates.wilson(0, 40)[1])
 
 
 def test_cells_stand_in_the_order_of_the_study_with_all_their_seeds():
@@ -176,8 +175,8 @@ def test_cells_stand_in_the_order_of_the_study_with_all_their_seeds():
 def test_an_estimate_of_one_folder_is_left_as_it_is_and_of_several_is_widened(study):
     made = study("table5", ("recipe", 7, {}, 0.6), ("recipe", 8, {}, 0.5))
 
-    def share(found: pd.DataFrame) -> statistics.Estimate:
-        return statistics.mean_of_means(found["score"], found["task"].tolist(), found["image"].tolist())
+    def share(found: pd.DataFrame) -> estimates.Estimate:
+        return estimates.mean_of_means(found["score"], found["task"].tolist(), found["image"].tolist())
 
     folders = [made.folder("recipe-7"), made.folder("recipe-8")]
     read = [
@@ -188,7 +187,7 @@ def test_an_estimate_of_one_folder_is_left_as_it_is_and_of_several_is_widened(st
         assert found == pytest.approx(share(asked))
     averaged = share(read[0].assign(score=(read[0]["score"] + read[1]["score"].to_numpy()) / 2))
     both = made.estimate(folders, "vision.csv", share, condition="normal", task="presence")
-    assert both == pytest.approx(statistics.with_runs(averaged, [0.6, 0.5]))
+    assert both == pytest.approx(estimates.with_runs(averaged, [0.6, 0.5]))
     assert both.estimate == pytest.approx(0.55)
     assert both.high - both.low > averaged.high - averaged.low
 
@@ -219,29 +218,29 @@ def test_costs_are_of_the_whole_ancestry_and_nothing_where_there_is_none(study):
 
 
 def test_with_runs_adds_the_variances_of_questions_and_runs():
-    items = statistics.t_estimate(0.5, 0.03, 50)
-    found = statistics.with_runs(items, [0.4, 0.5, 0.6])
+    items = estimates.t_estimate(0.5, 0.03, 50)
+    found = estimates.with_runs(items, [0.4, 0.5, 0.6])
     between = 0.01 / 3
     variance = between + 0.03**2
     assert found.estimate == 0.5
     assert found.se == pytest.approx(math.sqrt(variance))
     assert found.df == pytest.approx(variance**2 / (between**2 / 2 + 0.03**4 / 50))
     with pytest.raises(ValueError, match="1 runs"):
-        statistics.with_runs(items, [0.5])
+        estimates.with_runs(items, [0.5])
 
 
 def test_with_runs_by_hand():
     # Variance of the runs 2, of their mean 1; with the items' 4 it is 5; 25 / (1 / 1 + 16 / 8) degrees of freedom.
-    found = statistics.with_runs(statistics.t_estimate(2.0, 2.0, 8), [1.0, 3.0])
+    found = estimates.with_runs(estimates.t_estimate(2.0, 2.0, 8), [1.0, 3.0])
     assert (found.estimate, found.se, found.df) == pytest.approx((2.0, math.sqrt(5), 25 / 3))
     # Without scatter between items it is the t interval of the runs: 12.7062 standard errors on one degree of freedom.
-    found = statistics.with_runs(statistics.t_estimate(2.0, 0.0, 8), [1.0, 3.0])
+    found = estimates.with_runs(estimates.t_estimate(2.0, 0.0, 8), [1.0, 3.0])
     assert (found.df, found.low, found.high) == pytest.approx((1, 2 - 12.7062, 2 + 12.7062), rel=1e-5)
     # Without scatter between runs it is the items' own.
-    items = statistics.t_estimate(2.0, 2.0, 8)
-    assert statistics.with_runs(items, [2.0, 2.0, 2.0]) == pytest.approx(items)
+    items = estimates.t_estimate(2.0, 2.0, 8)
+    assert estimates.with_runs(items, [2.0, 2.0, 2.0]) == pytest.approx(items)
     with pytest.raises(ValueError, match="runs"):
-        statistics.with_runs(items, [])
+        estimates.with_runs(items, [])
 
 
 def test_with_runs_covers_the_truth_as_often_as_it_says():
@@ -249,16 +248,16 @@ def test_with_runs_covers_the_truth_as_often_as_it_says():
     for _ in range(studies):
         hard, runs = noise.normal(0, 0.1, images), noise.normal(0, 0.02, seeds)
         values = hard + runs[:, None] + noise.normal(0, 0.1, (seeds, images))
-        items = statistics.mean_of_means(values.mean(0), ["all"] * images, [f"{n}" for n in range(images)])
-        found = statistics.with_runs(items, values.mean(1))
+        items = estimates.mean_of_means(values.mean(0), ["all"] * images, [f"{n}" for n in range(images)])
+        found = estimates.with_runs(items, values.mean(1))
         hits += found.low <= 0 <= found.high
     assert 0.92 <= hits / studies <= 0.985  # two standard errors of the simulation are 0.022
 
 
 def test_percent_shows_an_interval_or_nothing():
-    assert rows.percent({"a": 0.25, "a_low": 0.2, "a_high": 0.3}, "a") == "25.0 (20.0 to 30.0)"
-    assert rows.percent({"a": 1.25}, "a", 1, 2) == "1.25"
-    assert rows.percent({"a": math.nan}, "a") == rows.percent({}, "a") == ""
+    assert table_rows.percent({"a": 0.25, "a_low": 0.2, "a_high": 0.3}, "a") == "25.0 (20.0 to 30.0)"
+    assert table_rows.percent({"a": 1.25}, "a", 1, 2) == "1.25"
+    assert table_rows.percent({"a": math.nan}, "a") == table_rows.percent({}, "a") == ""
 
 
 ANYTHING = st.text(
@@ -273,7 +272,9 @@ ANYTHING = st.text(
 @settings_of(max_examples=200, derandomize=True, deadline=None)
 @given(ANYTHING, ANYTHING)
 def test_whatever_is_said_is_one_cell_of_a_markdown_table_and_nothing_else(one, other):
-    lines = rows.markdown_table(["a", "b", "c"], [["x", rows.plain(one), rows.plain(other)], ["y", "1", "2"]])
+    lines = table_rows.markdown_table(
+        ["a", "b", "c"], [["x", table_rows.plain(one), table_rows.plain(other)], ["y", "1", "2"]]
+    )
     assert len("\n".join(lines).splitlines()) == 4
     tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse("\n".join(lines))
     cells = [token for token in tokens if token.type == "inline"]
@@ -289,7 +290,7 @@ def test_whatever_is_said_is_one_cell_of_a_markdown_table_and_nothing_else(one, 
 
 def test_a_cell_of_markdown_stays_markdown_and_one_cell():
     raw = ["**bold** a|b", "a\\|b", "a\\\\|b", "ends in \\", "two\r\nlines\u2028and three"]
-    (_, _, line) = rows.markdown_table(["h"] * 5, [raw])
+    (_, _, line) = table_rows.markdown_table(["h"] * 5, [raw])
     assert line == r"| **bold** a\|b | a\|b | a\\\|b | ends in \\ | two lines and three |"
 
 
@@ -298,17 +299,19 @@ def test_a_cell_of_markdown_stays_markdown_and_one_cell():
     [([1, 1], "one seed"), ([1, 5], "and the seeds where there are several"), ([3, 5], "and 3 seeds or more")],
 )
 def test_what_intervals_cover_is_true_of_every_row(seeds, says):
-    assert rows.covered(seeds) == f"95% over the questions asked, {says}"
+    assert table_rows.covered(seeds) == f"95% over the questions asked, {says}"
 
 
 def test_tables_are_written_the_same_everywhere(tmp_path):
-    assert rows.markdown_table(["", "a"], [["x", "1"], ["y", ""]]) == [
+    assert table_rows.markdown_table(["", "a"], [["x", "1"], ["y", ""]]) == [
         "|  | a |",
         "| --- | --- |",
         "| x | 1 |",
         "| y |  |",
     ]
-    rows.write_table(pd.DataFrame({"a": [1 / 3, None], "b": ["x, y", "z"], "c": [1, 20]}), tmp_path / "new" / "t.csv")
+    table_rows.write_table(
+        pd.DataFrame({"a": [1 / 3, None], "b": ["x, y", "z"], "c": [1, 20]}), tmp_path / "new" / "t.csv"
+    )
     assert (tmp_path / "new" / "t.csv").read_bytes() == b'a,b,c\n0.333333,"x, y",1\n,z,20\n'
 
 
@@ -323,7 +326,7 @@ def test_a_table_has_a_row_a_cell_with_the_papers_figures_beside(study, tmp_path
         printed | {"cell": "", "column": ""},
     ]
     made = study("table5", ("recipe", 7, {}, 0.6), ("captions=short", 7, {}, 0.5), published=published)
-    sweeps.table(made, tmp_path)
+    experiment_tables.table(made, tmp_path)
     table = pd.read_csv(tmp_path / "table5.csv")
     assert list(table["cell"]) == ["recipe", "captions=short"]
     assert list(table["vision_average"]) == [0.6, 0.5]
@@ -339,21 +342,21 @@ def test_a_table_has_a_row_a_cell_with_the_papers_figures_beside(study, tmp_path
 
 def test_seeds_are_shown_one_by_one_where_that_is_the_question(study, tmp_path):
     made = study("table7", ("a", 7, {}, 0.6), ("a", 365, {}, 0.5), experiments=["seeds"])
-    sweeps.table(made, tmp_path)
+    experiment_tables.table(made, tmp_path)
     table = pd.read_csv(tmp_path / "table7.csv")
     assert list(zip(table["seed"], table["vision_average"])) == [(7, 0.6), (365, 0.5)]
 
 
 @pytest.mark.parametrize("name", ["table3", "table4", "table5", "table6", "table7", "table9"])
 def test_a_table_without_runs_says_so(study, tmp_path, name):
-    sweeps.table(study(name), tmp_path)
+    experiment_tables.table(study(name), tmp_path)
     assert "not_run" in (tmp_path / f"{name}.csv").read_text()
     assert "not run" in (tmp_path / f"{name}.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["image_fraction", "from_scratch", "finetune_epochs"])
 def test_a_figure_without_runs_says_so(study, tmp_path, name):
-    sweeps.figure(study(name), tmp_path)
+    experiment_tables.figure(study(name), tmp_path)
     assert "not_run" in (tmp_path / f"figures/{name}.csv").read_text()
     assert (tmp_path / f"figures/{name}.png").stat().st_size > 1000
 
@@ -416,7 +419,7 @@ def test_a_figure_of_two_cells_and_two_seeds_has_a_row_a_cell(study, tmp_path):
     longer, shorter = {"finetune_epochs": 2}, {"finetune_epochs": 1}
     runs = [("recipe", 7, longer, 0.6), ("one", 7, shorter, 0.4), ("recipe", 8, longer, 0.5), ("one", 8, shorter, 0.4)]
     made = study("finetune_epochs", *runs, ("after", 7, shorter, 0.0), experiments=["finetune_epochs"])
-    sweeps.figure(again(made, after={"evaluated": "cooldown"}), tmp_path)
+    experiment_tables.figure(again(made, after={"evaluated": "cooldown"}), tmp_path)
     table = pd.read_csv(tmp_path / "figures/finetune_epochs.csv")
     assert list(table["cell"]) == ["recipe", "one"]
     assert list(table["seeds"]) == [2, 2]
@@ -565,20 +568,21 @@ def test_table_1_has_the_text_run_and_a_row_a_branch_point_in_order(study, tmp_p
 def test_stages_and_sizes_have_the_text_run_in_front(study, tmp_path):
     runs = [("recipe", 7, {"size": "base", "text_budget": 1.0}, 0.6), ("before", 7, {}, 0.0)]
     made = again(with_text_run(study("table8", *runs), tmp_path), before={"evaluated": "cooldown"})
-    sweeps.stages(made, tmp_path)
+    experiment_tables.stages(made, tmp_path)
     table = pd.read_csv(tmp_path / "table8.csv")
     # The recipe leaves the text run at 80%: the state at its end is none of its own.
     assert list(table["stage"]) == ["text, 50%", "cooldown", "fine-tuning"]
     assert list(table["vision_average"].notna()) == [False, False, True]
-    sweeps.sizes(made, tmp_path)
+    experiment_tables.sizes(made, tmp_path)
     table = pd.read_csv(tmp_path / "table2.csv").set_index("phase")["training_flops"]
     assert table.to_dict() == {"text run to 100%": 5, "text run to 50%": 5, "whole model (recipe)": 15}
 
 
 def test_what_names_a_metric_in_claims_is_what_the_design_allows():
-    from pipeline import design
+    from pipeline.reporting import claims
+    from pipeline.study.claims import METRICS
 
-    assert set(claims.UNITS) | {"vision_average", "text_stable"} == set(design.METRICS)
+    assert set(claims.UNITS) | {"vision_average", "text_stable"} == set(METRICS)
 
 
 # --- figures ---
@@ -677,7 +681,8 @@ def test_rows_that_differ_in_a_second_setting_are_lines_of_their_own(study, monk
         for b in (0.0, 20.0)
     ]
     figure = captured(
-        monkeypatch, lambda: sweeps.figure(study("from_scratch", *runs, experiments=["from_scratch"]), tmp_path)
+        monkeypatch,
+        lambda: experiment_tables.figure(study("from_scratch", *runs, experiments=["from_scratch"]), tmp_path),
     )
     for axis in figure.axes:
         joined = [line for line in axis.lines if len(line.get_xdata()) > 2]
@@ -688,7 +693,7 @@ def test_rows_that_differ_in_a_second_setting_are_lines_of_their_own(study, monk
         "branch percent 20",
     ]
     one = study("from_scratch", *runs[::2], experiments=["from_scratch"])
-    (axis, *_) = captured(monkeypatch, lambda: sweeps.figure(one, tmp_path)).axes
+    (axis, *_) = captured(monkeypatch, lambda: experiment_tables.figure(one, tmp_path)).axes
     assert axis.get_legend() is None
 
 
@@ -764,9 +769,13 @@ def figure_cases(folder) -> dict:
         "more examples": lambda: examples.contact_sheet(rest, images, file),
         **{
             name: lambda name=name: figures.sweep_figure(
-                points(seeds=5), "branch_percent", sweeps.LABELS[name], sweeps.QUESTIONS[name][0], file
+                points(seeds=5),
+                "branch_percent",
+                experiment_tables.LABELS[name],
+                experiment_tables.QUESTIONS[name][0],
+                file,
             )
-            for name in sweeps.LABELS
+            for name in experiment_tables.LABELS
         },
     }
 

@@ -8,10 +8,11 @@ import pytest
 import yaml
 from conftest import SOURCE
 
-from pipeline.cards import Ledger
-from pipeline.config import load_settings
-from pipeline.files import file_hash, read_json
-from pipeline.study import TABLES, Study
+from pipeline.common.files import file_hash, read_json
+from pipeline.settings.load import load_settings
+from pipeline.store.ledger import Ledger
+from pipeline.study.study import Study
+from pipeline.study.tables import TABLES
 
 RESULTS, LOCK = SOURCE / "results", SOURCE / "dvc.lock"
 REMEDY = "run `snakemake study` and commit results/ and dvc.lock"

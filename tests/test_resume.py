@@ -23,9 +23,9 @@ from test_training import (
     state_files,
 )
 
-from pipeline import artifacts
-from pipeline.files import atomic_folder, read_json
-from pipeline.processes import Stopped
+from pipeline.common.files import atomic_folder, read_json
+from pipeline.execution.processes import Stopped
+from pipeline.store import artifacts
 from pipeline.training import state
 from pipeline.training.state import find_resumable, save_resumable
 
@@ -58,12 +58,12 @@ class AskedAt(Steps):
         """Ask before the first update if that is when."""
         self.given()
         if self.step == self.before + 1:
-            self.job.stop.heard(signal.SIGTERM, None)
+            self.job.stop.on_signal(signal.SIGTERM, None)
 
     def update(self, done: int, *rest, **more) -> None:
         super().update(done, *rest, **more)
         if self.seen[-1] == self.step - 1:
-            self.job.stop.heard(signal.SIGTERM, None)
+            self.job.stop.on_signal(signal.SIGTERM, None)
 
 
 def stop_at(bench: Bench, job: FakeJob, step: int) -> str:

@@ -8,11 +8,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.evaluation.answers import Answers
-from pipeline.files import read_records, read_rows, write_rows
+from pipeline.common.files import read_records, read_rows, write_rows
+from pipeline.evaluation.answer_store import Answers
 from pipeline.reporting import examples, figures, scores
-from pipeline.reporting.report import Report
-from pipeline.reporting.rows import write_table
+from pipeline.reporting.page.examples import example as shown_example
+from pipeline.reporting.table_rows import write_table
 
 NASTY = [
     "\r",
@@ -114,7 +114,7 @@ def test_anything_said_can_be_shown(tmp_path, monkeypatch):
     for start in range(0, len(rows), 4):
         part = pd.DataFrame(rows[start : start + 4])
         examples.contact_sheet(part, {("t", row["id"]): tmp_path / "a.png" for row in rows}, tmp_path / "sheet.png")
-    shown = [Report.example(None, row | {"right": "True"}, tmp_path / "a.png") for row in rows]
+    shown = [shown_example(row | {"right": "True"}, tmp_path / "a.png") for row in rows]
     assert all(json.dumps(one["prediction"], ensure_ascii=False).encode() for one in shown)
     assert all(one["prediction"].isprintable() for one in shown)
     assert max(len(one["prediction"]) for one in shown) < 600

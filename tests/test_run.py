@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 from conftest import Project
 
-from pipeline.files import folder_hashes, read_json
-from pipeline.phases import PHASES
-from pipeline.processes import alone
-from pipeline.run import run_job
-from pipeline.study import Job
+from pipeline.common.files import folder_hashes, read_json
+from pipeline.execution.processes import alone
+from pipeline.execution.run import run_job
+from pipeline.study.job import Job
+from pipeline.study.phases import PHASES
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def looks(folder: Path) -> dict[str, tuple[int, int]]:
 def test_a_job_is_carried_out_by_one_process_at_a_time(here, phases, monkeypatch, capsys):
     """An orphan on a cluster's node, say, which Snakemake's next run knows nothing of."""
     job = first(here, "pretrain")
-    monkeypatch.setattr("pipeline.run.alone", partial(alone, patience=0.2))
+    monkeypatch.setattr("pipeline.execution.run.alone", partial(alone, patience=0.2))
 
     def meanwhile(job_file, out: Path) -> dict:
         begun = out / "rows.csv"

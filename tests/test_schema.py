@@ -8,8 +8,9 @@ import yaml
 from conftest import SOURCE
 
 from pipeline.__main__ import main
-from pipeline.config import ConfigError, Params, parse
-from pipeline.schema import FILE, schema
+from pipeline.settings.errors import ConfigError, parse
+from pipeline.settings.params import Params
+from pipeline.settings.schema import FILE, schema
 
 PARAMS = (SOURCE / "params.yaml").read_text(encoding="utf-8")
 SCHEMA = json.loads((SOURCE / FILE).read_text(encoding="utf-8"))

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from pipeline.data.records import Conversation, Question
-from pipeline.evaluation.statistics import mean_of_means, wilson
 from pipeline.evaluation.tasks import majority_answers, shuffled_images
 from pipeline.reporting import scores
+from pipeline.statistics.estimates import mean_of_means, wilson
 
 
 def rows(**tasks) -> pd.DataFrame:

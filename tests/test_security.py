@@ -20,15 +20,17 @@ from conftest import SCALE, SOURCE
 from test_config import complaint
 from test_training import MODEL, Bench, Killed, data, parent, shared  # noqa: F401
 
-from pipeline.config import PLACES, load_settings, load_yaml
-from pipeline.data.formats import BadRecord, _load_pickle
+from pipeline.data.formats.question_files import BadRecord
+from pipeline.data.formats.refer_records import load_pickle
 from pipeline.data.store import TEXT_COLUMNS, FeatureStore, write_shards
 from pipeline.model.huggingface import build_decoder, network_config
 from pipeline.model.vision import build_encoder, read_transformer
-from pipeline.model.vit import VITS
-from pipeline.sections import Encoder, ModelSize
-from pipeline.training import train
+from pipeline.settings.load import load_settings
+from pipeline.settings.types import Encoder, ModelSize
+from pipeline.settings.vision_transformers import VITS
+from pipeline.settings.yaml_file import PLACES, load_yaml
 from pipeline.training.batches import OrderedDataset
+from pipeline.training.build import build_model
 from pipeline.training.checkpoints import read_openlm_moments, read_weights
 from pipeline.training.state import load_moments, load_weights
 
@@ -63,8 +65,8 @@ ASKED = {  # what of it is safe in a call with the right argument: its name, its
 OFF = {"shell", "trust_remote_code", "allow_pickle", "allow_unsafe_types"}  # arguments that may be False alone
 # The one use of pickle: a reader that refuses every class and function (see below for tests that try).
 ALLOWED = {
-    ("pipeline/data/formats.py", "import pickle"),
-    ("pipeline/data/formats.py", "pickle._Unpickler"),
+    ("pipeline/data/formats/refer_records.py", "import pickle"),
+    ("pipeline/data/formats/refer_records.py", "pickle._Unpickler"),
 }
 
 
@@ -262,7 +264,7 @@ WRITERS = {
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_published_checkpoint_runs_nothing(tmp_path, mark, writer):
     size = ModelSize(**MODEL)
-    decoder = train.build_model(size, None, 1, 1).decoder
+    decoder = build_model(size, None, 1, 1).decoder
     file = tmp_path / "epoch_1.pt"
     WRITERS[writer](Evil(mark), file)
     with pytest.raises(ValueError, match=r"epoch_1\.pt: .*nothing was run"):
@@ -290,7 +292,7 @@ def test_a_state_of_the_study_runs_nothing(bench, parent, mark, writer, name):  
     for file in parent.iterdir():
         (broken / file.name).write_bytes(file.read_bytes())
     WRITERS[writer](Evil(mark), broken / f"{name}.safetensors")
-    model = train.build_model(ModelSize(**MODEL), None, 1, 1)
+    model = build_model(ModelSize(**MODEL), None, 1, 1)
     with pytest.raises(ValueError, match=rf"broken/{name}\.safetensors: is not a whole safetensors file"):
         if name == "model":
             load_weights(model, broken)
@@ -362,7 +364,7 @@ def test_refcocos_pickle_runs_nothing(tmp_path, mark, how, monkeypatch):
     file = tmp_path / "refs(unc).p"
     file.write_bytes(payloads(mark)[how])
     with pytest.raises(BadRecord, match="is not a pickle of plain data") as error:
-        _load_pickle(file)
+        load_pickle(file)
     assert "\n" not in str(error.value)
 
 
@@ -381,7 +383,7 @@ def test_plain_pickles_are_read(tmp_path):
     refs = [{"ref_id": 1, "sentences": [{"sent": "left", "sent_id": 3}], "box": (1.5, None, True)}]
     for protocol in range(5):
         (tmp_path / "refs.p").write_bytes(pickle.dumps(refs, protocol))
-        assert _load_pickle(tmp_path / "refs.p") == refs
+        assert load_pickle(tmp_path / "refs.p") == refs
 
 
 # Configurations
@@ -467,11 +469,11 @@ socket.create_connection = socket.getaddrinfo = socket.gethostbyname = refuse
 import importlib, pkgutil
 import pipeline
 for module in pkgutil.walk_packages(pipeline.__path__, "pipeline."):
-    if module.name not in ("pipeline.__main__", "pipeline.exported_model"):
+    if module.name not in ("pipeline.__main__", "pipeline.export.modeling_when_images"):
         importlib.import_module(module.name)
 import composer, wandb
 from pathlib import Path
-from pipeline.workflow import open_ledger
+from pipeline.engines.workflow import open_ledger
 print(len(open_ledger(Path(".")).jobs))
 """
 

@@ -15,13 +15,14 @@ import pytest
 from conftest import SOURCE
 from faults.holding import is_gone
 
-from pipeline import processes
-from pipeline import server as server_module
-from pipeline.failed import note
-from pipeline.files import digest, read_json
-from pipeline.phases import PHASES
-from pipeline.processes import ORPHANED, OWNER, STOPPED
-from pipeline.server import LOST, SERVER, SOCKET
+from pipeline.common.files import digest, read_json
+from pipeline.common.parent_watch import ORPHANED, PARENT_VARIABLE
+from pipeline.execution import fork_server as server_module
+from pipeline.execution import processes
+from pipeline.execution.fork_server import LOST, SERVER, SOCKET
+from pipeline.execution.processes import STOPPED
+from pipeline.store.failed_runs import note
+from pipeline.study.phases import PHASES
 
 SOON = 300  # seconds: a test fails after that, and never goes on because of it
 JOBS = """
@@ -41,9 +42,9 @@ def main(arguments):
         time.sleep(100)
     return 3 if what == "fail" else 4 if what == "stopped" else 0
 """
-SERVE = JOBS + "\nfrom pipeline.server import serve\nsys.exit(serve(main, int(sys.argv[1])))"
-IMPORT = "import sys; from pathlib import Path; from pipeline.server import hand_over; print('asking', flush=True)\n"
-ASK = "import sys; from pathlib import Path; from pipeline.server import hand_over; sys.exit(hand_over(sys.argv[1:], Path('none.json'), Path('job.log')))"
+SERVE = JOBS + "\nfrom pipeline.execution.fork_server import serve\nsys.exit(serve(main, int(sys.argv[1])))"
+IMPORT = "import sys; from pathlib import Path; from pipeline.execution.fork_server import hand_over; print('asking', flush=True)\n"
+ASK = "import sys; from pathlib import Path; from pipeline.execution.fork_server import hand_over; sys.exit(hand_over(sys.argv[1:], Path('none.json'), Path('job.log')))"
 # Says when it knows the process that carries out its job, and can pass signals on to it.
 ASK_AND_TELL = (
     """
@@ -68,7 +69,7 @@ def start(tmp_path, monkeypatch) -> Iterator[Callable]:
     SOCKET.parent.mkdir()
 
     def begin(code: str, *arguments: str, pass_fds: tuple[int, ...] = (), **environment: str) -> subprocess.Popen:
-        given = {"PYTHONPATH": str(SOURCE), OWNER: str(os.getpid()), SERVER: str(SOCKET)} | environment
+        given = {"PYTHONPATH": str(SOURCE), PARENT_VARIABLE: str(os.getpid()), SERVER: str(SOCKET)} | environment
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         command = [sys.executable, "-c", code, *arguments]
         started.append(subprocess.Popen(command, env=os.environ | given, text=True, pass_fds=pass_fds, **pipes))
@@ -185,7 +186,7 @@ def test_a_server_that_dies_takes_no_job_along(start, server, tmp_path):
 
 def test_a_server_ends_with_its_owner(start):
     owner = start("import time; time.sleep(100)")
-    process = start_server(start, **{OWNER: str(owner.pid)})
+    process = start_server(start, **{PARENT_VARIABLE: str(owner.pid)})
     assert start(ASK, "fail").wait(timeout=SOON) == 3  # it is there
     owner.kill()
     owner.wait()
@@ -236,8 +237,8 @@ def test_what_a_phase_imports_late_is_imported_before_jobs_are_forked(tmp_path, 
 import os, sys, threading
 from pathlib import Path
 import numpy, pandas, scipy.special
-from pipeline.phases import PHASES
-from pipeline.server import import_phase
+from pipeline.study.phases import PHASES
+from pipeline.execution.fork_server import import_phase
 threads = lambda: (threading.active_count(), len(os.listdir("/proc/self/task")))
 before = threads()
 import_phase(Path({str(job)!r}))
@@ -256,7 +257,7 @@ def test_what_every_trainer_asks_of_the_machine_is_asked_before_jobs_are_forked(
     code = f"""
 import signal
 from pathlib import Path
-from pipeline.server import import_phase
+from pipeline.execution.fork_server import import_phase
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as in the server
 import_phase(Path({str(job)!r}))
 import subprocess

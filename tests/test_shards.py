@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data import shards
-from pipeline.data.shards import Piece, best_fill, pack
+from pipeline.data import packing
+from pipeline.data.packing import Piece, best_fill, pack
 
 
 def pieces(lengths: list[int]) -> list[Piece]:
@@ -30,7 +30,7 @@ def test_the_earlier_of_two_that_fill_it_is_taken():
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(50, 90), st.integers(1, 12))
 def test_every_piece_is_in_one_group_and_none_overflows(lengths, capacity, window):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "WINDOW", window)
+        patch.setattr(packing, "WINDOW", window)
         groups = list(pack(pieces(lengths), capacity))
     numbers = [[piece.tokens[0] for piece in group] for group in groups]
     assert sorted(number for group in numbers for number in group) == list(range(len(lengths)))

@@ -12,7 +12,7 @@ import pytest
 from faults.holding import holding, is_stopped, is_told, wait
 from test_end_to_end import ENVIRONMENT, artifact, new_project, planned, run
 
-from pipeline.files import folder_hashes, read_json
+from pipeline.common.files import folder_hashes, read_json
 
 START = Path(__file__).parent / "slurm" / "start.sh"
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged")

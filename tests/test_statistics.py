@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluation import statistics
+from pipeline.statistics import estimates
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "stats.json").read_text(encoding="utf-8"))
 quick = settings(max_examples=40, deadline=None, database=None, derandomize=True)
@@ -21,53 +21,53 @@ floats = st.floats(-100, 100, allow_nan=False).map(lambda x: round(x, 3))
 
 @pytest.mark.parametrize("case", GOLDEN["wilson"], ids=lambda case: f"{case['k']}of{case['n']}")
 def test_wilson(case):
-    assert statistics.wilson(case["k"], case["n"], case["alpha"]) == pytest.approx(case["expected"], abs=1e-12)
+    assert estimates.wilson(case["k"], case["n"], case["alpha"]) == pytest.approx(case["expected"], abs=1e-12)
 
 
 def test_wilson_bounds_are_exact_at_the_ends():
     # Ten and thirteen are trials for which rounding alone would step outside or inside.
-    assert statistics.wilson(0, 10)[0] == 0
-    assert statistics.wilson(13, 13)[1] == 1
+    assert estimates.wilson(0, 10)[0] == 0
+    assert estimates.wilson(13, 13)[1] == 1
 
 
 @quick
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_holds_the_share_and_mirrors(case):
     k, n = case
-    low, high = statistics.wilson(k, n)
+    low, high = estimates.wilson(k, n)
     assert 0 <= low <= k / n <= high <= 1
-    assert statistics.wilson(n - k, n) == pytest.approx((1 - high, 1 - low))
-    inner = statistics.wilson(k, n, alpha=0.5)
+    assert estimates.wilson(n - k, n) == pytest.approx((1 - high, 1 - low))
+    inner = estimates.wilson(k, n, alpha=0.5)
     assert low <= inner[0] <= inner[1] <= high
 
 
 @pytest.mark.parametrize(("k", "n", "alpha"), [(0, 0, 0.05), (-1, 5, 0.05), (6, 5, 0.05), (1, 5, 0), (1, 5, 1)])
 def test_wilson_rejects(k, n, alpha):
     with pytest.raises(ValueError, match=r"trials|alpha"):
-        statistics.wilson(k, n, alpha)
+        estimates.wilson(k, n, alpha)
 
 
 @pytest.mark.parametrize("case", GOLDEN["holm"], ids=lambda case: f"{len(case['p'])}tests")
 def test_holm(case):
-    assert statistics.holm(case["p"]).tolist() == pytest.approx(case["expected_adjusted"], rel=1e-12)
+    assert estimates.holm(case["p"]).tolist() == pytest.approx(case["expected_adjusted"], rel=1e-12)
 
 
 @quick
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_holm_is_monotone_and_ignores_the_order(p, random):
-    adjusted = statistics.holm(p)
+    adjusted = estimates.holm(p)
     assert (adjusted >= p).all()
     assert (adjusted <= np.minimum(1, np.array(p) * len(p))).all()
     assert (np.diff(adjusted[np.argsort(p)]) >= 0).all()
     order = list(range(len(p)))
     random.shuffle(order)
-    assert statistics.holm([p[i] for i in order]).tolist() == adjusted[order].tolist()
+    assert estimates.holm([p[i] for i in order]).tolist() == adjusted[order].tolist()
 
 
 @pytest.mark.parametrize("p", [[], [0.1, math.nan], [-0.1], [1.1]])
 def test_holm_rejects(p):
     with pytest.raises(ValueError, match="p"):
-        statistics.holm(p)
+        estimates.holm(p)
 
 
 # Clustered means
@@ -75,7 +75,7 @@ def test_holm_rejects(p):
 
 def clustered(values, clusters, alpha=0.05):
     """The mean of one group, its error by clusters."""
-    return statistics.mean_of_means(values, [0] * len(values), clusters, alpha)
+    return estimates.mean_of_means(values, [0] * len(values), clusters, alpha)
 
 
 @pytest.mark.parametrize("case", GOLDEN["clustered_mean"], ids=["golden"])
@@ -140,7 +140,7 @@ def test_p_and_interval_agree():
 
 
 def contrast(cells, seeds, scores, weights, **more):
-    return statistics.block_fit(cells, seeds, scores).contrast(weights, **more)
+    return estimates.block_fit(cells, seeds, scores).contrast(weights, **more)
 
 
 def columns(case):
@@ -229,7 +229,7 @@ def test_block_contrast_rejects_item_se(item_se):
 
 def test_one_fit_gives_every_contrast():
     case = GOLDEN["block_contrast"][0]
-    fit = statistics.block_fit(*columns(case))
+    fit = estimates.block_fit(*columns(case))
     for pair in ([0, 1], [1, 2], [2, 0]):
         weights = dict(zip(pair, (1, -1)))
         alone = contrast(*columns(case), weights, alpha=0.1, item_se=0.2)
@@ -246,61 +246,61 @@ def test_one_fit_gives_every_contrast():
 @pytest.mark.parametrize(("sd", "df", "low", "high"), [(1, 9, 0.6878, 1.8256), (2, 24, 1.5617, 2.7823)])
 def test_spread_interval(sd, df, low, high):
     # From printed tables of chi-squared: 2.700 and 19.023 for 9, 12.401 and 39.364 for 24.
-    assert statistics.spread_interval(sd, df) == pytest.approx((low, high), abs=1e-4)
-    wider = statistics.spread_interval(sd, df, alpha=0.01)
+    assert estimates.spread_interval(sd, df) == pytest.approx((low, high), abs=1e-4)
+    wider = estimates.spread_interval(sd, df, alpha=0.01)
     assert wider[0] < low < sd < high < wider[1]
 
 
 def test_spread_interval_degenerate():
-    assert all(map(math.isnan, statistics.spread_interval(1.0, 0)))
-    assert statistics.spread_interval(0.0, 3) == (0, 0)
+    assert all(map(math.isnan, estimates.spread_interval(1.0, 0)))
+    assert estimates.spread_interval(0.0, 3) == (0, 0)
     for sd in (-1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="sd"):
-            statistics.spread_interval(sd, 3)
+            estimates.spread_interval(sd, 3)
     with pytest.raises(ValueError, match="alpha"):
-        statistics.spread_interval(1.0, 3, alpha=2)
+        estimates.spread_interval(1.0, 3, alpha=2)
 
 
 def test_power_of_a_paired_t():
     # Cohen's textbook case: d = .5 needs 34 pairs for .8 and has .8078 with them.
-    assert statistics.power(0.5, 1 / math.sqrt(34), 33) == pytest.approx(0.8078, abs=1e-4)
-    assert statistics.power(0.5, 1 / math.sqrt(33), 32) < 0.8
-    assert statistics.seeds_for_power(0.5, 1.0, 0.0, weights_square_sum=1.0) == 34
+    assert estimates.power(0.5, 1 / math.sqrt(34), 33) == pytest.approx(0.8078, abs=1e-4)
+    assert estimates.power(0.5, 1 / math.sqrt(33), 32) < 0.8
+    assert estimates.seeds_for_power(0.5, 1.0, 0.0, weights_square_sum=1.0) == 34
 
 
 @quick
 @given(st.floats(0, 60), st.integers(1, 200), st.sampled_from([0.001, 0.05, 0.5]))
 def test_power_grows_with_the_effect_from_alpha_to_one(effect, df, alpha):
-    value = statistics.power(effect, 1.0, df, alpha)
+    value = estimates.power(effect, 1.0, df, alpha)
     assert alpha - 1e-9 <= value <= 1
-    assert statistics.power(-effect, 1.0, df, alpha) == value
-    assert statistics.power(effect + 1, 1.0, df, alpha) >= value - 1e-6
+    assert estimates.power(-effect, 1.0, df, alpha) == value
+    assert estimates.power(effect + 1, 1.0, df, alpha) >= value - 1e-6
 
 
 def test_power_degenerate():
-    assert statistics.power(0.0, 1.0, 7) == pytest.approx(0.05)
-    assert math.isnan(statistics.power(1.0, 1.0, 0))
-    assert (statistics.power(1.0, 0.0, 3), statistics.power(0.0, 0.0, 3)) == (1, 0)
+    assert estimates.power(0.0, 1.0, 7) == pytest.approx(0.05)
+    assert math.isnan(estimates.power(1.0, 1.0, 0))
+    assert (estimates.power(1.0, 0.0, 3), estimates.power(0.0, 0.0, 3)) == (1, 0)
     for effect, se in ((math.nan, 1.0), (1.0, -1.0), (1.0, math.inf)):
         with pytest.raises(ValueError, match="effect"):
-            statistics.power(effect, se, 3)
+            estimates.power(effect, se, 3)
 
 
 def test_seeds_for_power_is_the_smallest_number():
     def chance(seeds):
-        return statistics.power(0.02, math.sqrt(2 * 0.015**2 / seeds + 0.004**2), 11 * (seeds - 1))
+        return estimates.power(0.02, math.sqrt(2 * 0.015**2 / seeds + 0.004**2), 11 * (seeds - 1))
 
-    seeds = statistics.seeds_for_power(0.02, 0.015, 0.004, cells=12)
+    seeds = estimates.seeds_for_power(0.02, 0.015, 0.004, cells=12)
     assert chance(seeds - 1) < 0.8 <= chance(seeds)
-    assert statistics.seeds_for_power(0.02, 0.015, 0.004, cells=12, target=0.95) > seeds
-    assert statistics.seeds_for_power(0.02, 0.015, 0.004, cells=2) > seeds
-    assert statistics.seeds_for_power(0.02, 0.015, 0.004, weights_square_sum=1.5, cells=12) < seeds
+    assert estimates.seeds_for_power(0.02, 0.015, 0.004, cells=12, target=0.95) > seeds
+    assert estimates.seeds_for_power(0.02, 0.015, 0.004, cells=2) > seeds
+    assert estimates.seeds_for_power(0.02, 0.015, 0.004, weights_square_sum=1.5, cells=12) < seeds
 
 
 def test_no_number_of_seeds_makes_up_for_few_images():
     # Without any run noise, 2 points at a standard error of 1 point have a power of about .5.
-    assert statistics.seeds_for_power(0.02, 0.01, 0.01, cells=12) is None
-    assert statistics.seeds_for_power(0.0, 0.01, 0.0) is None
+    assert estimates.seeds_for_power(0.02, 0.01, 0.01, cells=12) is None
+    assert estimates.seeds_for_power(0.0, 0.01, 0.0) is None
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_no_number_of_seeds_makes_up_for_few_images():
 )
 def test_seeds_for_power_rejects(wrong):
     with pytest.raises(ValueError, match="cells"):
-        statistics.seeds_for_power(**({"effect": 0.02, "run_sd": 0.01, "item_se": 0.0} | wrong))
+        estimates.seeds_for_power(**({"effect": 0.02, "run_sd": 0.01, "item_se": 0.0} | wrong))
 
 
 # Resampling
@@ -317,35 +317,35 @@ def test_seeds_for_power_rejects(wrong):
 def test_hierarchical_bootstrap_of_seeds_alone():
     # Two seeds, items equal within them: means 0, .5 and 1 with chances 1/4, 1/2 and 1/4.
     differences = np.repeat([[0.0], [1.0]], 6, axis=1)
-    assert statistics.hierarchical_bootstrap(differences, range(6), [0] * 6) == (0, 1)
-    assert statistics.hierarchical_bootstrap(differences, range(6), [0] * 6, alpha=0.6) == (0.5, 0.5)
+    assert estimates.hierarchical_bootstrap(differences, range(6), [0] * 6) == (0, 1)
+    assert estimates.hierarchical_bootstrap(differences, range(6), [0] * 6, alpha=0.6) == (0.5, 0.5)
 
 
 def test_hierarchical_bootstrap_of_images_alone():
     # Seeds that agree leave the scatter of the images: a long tail on the right, as percentiles have it.
     values = 2.0 ** np.arange(10)
-    result = statistics.hierarchical_bootstrap(np.tile(values, (4, 1)), range(10), [0] * 10, draws=20_000)
+    result = estimates.hierarchical_bootstrap(np.tile(values, (4, 1)), range(10), [0] * 10, draws=20_000)
     assert result == pytest.approx((21.8, 211.9), rel=0.03)
     copies = np.repeat(np.tile(values, (4, 1)), 3, axis=1)
     groups = ["a", "b", "c"] * 10
-    clustered = statistics.hierarchical_bootstrap(copies, np.repeat(np.arange(10), 3), groups, draws=20_000)
+    clustered = estimates.hierarchical_bootstrap(copies, np.repeat(np.arange(10), 3), groups, draws=20_000)
     assert clustered == pytest.approx(result)
 
 
 def test_hierarchical_bootstrap_weighs_groups_and_ignores_draws_without_one():
     # Three items of task a at 0, one of task b at 1: their mean is .5 in each draw that has both.
     differences = np.tile([0.0, 0.0, 0.0, 1.0], (3, 1))
-    assert statistics.hierarchical_bootstrap(differences, range(4), list("aaab")) == (0.5, 0.5)
+    assert estimates.hierarchical_bootstrap(differences, range(4), list("aaab")) == (0.5, 0.5)
 
 
 def test_hierarchical_bootstrap_degenerate():
     values = np.arange(6.0).reshape(2, 3)
-    assert statistics.hierarchical_bootstrap(np.ones((2, 3)), range(3), [0] * 3) == (1, 1)
-    assert all(map(math.isnan, statistics.hierarchical_bootstrap(values[:1], range(3), [0] * 3)))
-    assert all(map(math.isnan, statistics.hierarchical_bootstrap(values, [7] * 3, [0] * 3)))
-    again = statistics.hierarchical_bootstrap(values, range(3), [0] * 3, draws=99)
-    assert again == statistics.hierarchical_bootstrap(values, range(3), [0] * 3, draws=99)
-    assert again != statistics.hierarchical_bootstrap(values, range(3), [0] * 3, draws=99, seed=1)
+    assert estimates.hierarchical_bootstrap(np.ones((2, 3)), range(3), [0] * 3) == (1, 1)
+    assert all(map(math.isnan, estimates.hierarchical_bootstrap(values[:1], range(3), [0] * 3)))
+    assert all(map(math.isnan, estimates.hierarchical_bootstrap(values, [7] * 3, [0] * 3)))
+    again = estimates.hierarchical_bootstrap(values, range(3), [0] * 3, draws=99)
+    assert again == estimates.hierarchical_bootstrap(values, range(3), [0] * 3, draws=99)
+    assert again != estimates.hierarchical_bootstrap(values, range(3), [0] * 3, draws=99, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_hierarchical_bootstrap_degenerate():
 )
 def test_hierarchical_bootstrap_rejects(differences, clusters, groups, draws, message):
     with pytest.raises(ValueError, match=message):
-        statistics.hierarchical_bootstrap(differences, clusters, groups, draws=draws)
+        estimates.hierarchical_bootstrap(differences, clusters, groups, draws=draws)
 
 
 def test_hierarchical_bootstrap_covers():
@@ -374,6 +374,6 @@ def test_hierarchical_bootstrap_covers():
         runs = rng.normal(0, 0.01 * math.sqrt(seeds), (seeds, 1))
         shared = np.repeat(rng.normal(0, 0.01 * math.sqrt(images), images), tasks)
         answers = rng.normal(0, 0.01 * math.sqrt(seeds * images * tasks), (seeds, images * tasks))
-        low, high = statistics.hierarchical_bootstrap(0.02 + runs + shared + answers, clusters, groups, draws=400)
+        low, high = estimates.hierarchical_bootstrap(0.02 + runs + shared + answers, clusters, groups, draws=400)
         hits += low <= 0.02 <= high
     assert hits / studies >= 0.95

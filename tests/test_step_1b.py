@@ -4,9 +4,12 @@ import pytest
 import torch
 from conftest import SOURCE
 
-from pipeline.config import Encoder, Scale, load_yaml, parse
 from pipeline.model.vlm import IGNORE, label_loss
-from pipeline.training.train import build_model, build_optimizer
+from pipeline.settings.errors import parse
+from pipeline.settings.load import Encoder
+from pipeline.settings.scale import Scale
+from pipeline.settings.yaml_file import load_yaml
+from pipeline.training.build import build_model, build_optimizer
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.nightly]
 WORDS = 40  # a caption's tokens and its end

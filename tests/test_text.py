@@ -15,14 +15,14 @@ from streaming import LocalDataset
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipeline.data import text, text_tasks
-from pipeline.data.formats import BadRecord
-from pipeline.data.read_text import read_choices, read_documents
+from pipeline.data.english import corpus, tasks
+from pipeline.data.english.corpus import clean, goal_and_answer, write_text
+from pipeline.data.english.overlap import Overlap, plain
+from pipeline.data.formats.documents import read_choices, read_documents
+from pipeline.data.formats.question_files import BadRecord
+from pipeline.data.packing import text_sequences
 from pipeline.data.records import Use
-from pipeline.data.shards import text_sequences
 from pipeline.data.store import TEXT_COLUMNS, token_type, with_tokens, write_shards
-from pipeline.data.text import clean, goal_and_answer, write_text
-from pipeline.data.text_words import Overlap, plain
 from pipeline.data.tokenizer import SPECIAL, first_bytes, load_tokenizer, train_tokenizer
 
 TASKS = {
@@ -84,8 +84,8 @@ def test_lines_have_dclm_keys(made):
 
 
 def test_a_capped_corpus_has_the_sources_in_proportion(made):
-    whole = sum(source.documents for source in text.SOURCES.values())
-    for name, source in text.SOURCES.items():
+    whole = sum(source.documents for source in corpus.SOURCES.values())
+    for name, source in corpus.SOURCES.items():
         share = made[1]["sources"][name]["documents"] / made[1]["documents"]
         assert share == pytest.approx(source.documents / whole, abs=0.04), name
 
@@ -93,7 +93,7 @@ def test_a_capped_corpus_has_the_sources_in_proportion(made):
 def test_a_prefix_is_a_fair_sample(made):
     records = lines(made[0] / "text" / "train-00000.jsonl.zst")
     first, rest = (Counter(r["metadata"]["source"] for r in part) for part in (records[:500], records[500:]))
-    for name in text.SOURCES:
+    for name in corpus.SOURCES:
         assert first[name] / 500 == pytest.approx(rest[name] / 1500, abs=0.07), name
 
 
@@ -161,14 +161,14 @@ def test_too_many_heldout_documents_are_refused(tmp_path):
 
 
 def test_a_missing_package_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr(text, "find_spec", lambda name: None)
+    monkeypatch.setattr(corpus, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="uv sync"):
         write_text(tmp_path, settings())
 
 
 def test_whole_groups_are_held_out():
-    found = [text.Candidate("s", i, f"g{i // 4}", f"text {i}", f"text {i}", f"{i:016x}") for i in range(80)]
-    train, held, beside = text.divide(found, 10, seed=3)
+    found = [corpus.Candidate("s", i, f"g{i // 4}", f"text {i}", f"text {i}", f"{i:016x}") for i in range(80)]
+    train, held, beside = corpus.divide(found, 10, seed=3)
     assert (len(train), len(held), beside) == (68, 10, 2)
     assert not {d.group for d in train} & {d.group for d in held}
 
@@ -227,7 +227,7 @@ def test_no_evaluation_context_is_in_training_text(made, train):
     trained = runs_of(13, train)
     whole = "\n".join(f" {plain(document.text)} " for document in train)
     for task in made[1]["tasks"]:
-        contexts = [text_tasks.bare(item.context) for item in items(made, task)]
+        contexts = [tasks.bare(item.context) for item in items(made, task)]
         assert not runs_of(13, contexts) & trained, task
         for context in contexts:
             words = plain(context)
@@ -238,13 +238,13 @@ def test_no_evaluation_context_is_in_training_text(made, train):
 def test_training_documents_that_hold_an_evaluation_context_are_dropped(made, train, monkeypatch, tmp_path):
     """A document of the corpus becomes an evaluation context, and is gone."""
     leaked = next(document for document in train if len(plain(document.text).split()) > 20)
-    benchmarks = text_tasks.benchmarks
+    benchmarks = tasks.benchmarks
 
     def with_leak(examples):
         question = " ".join(leaked.text.split()[2:18])
-        return benchmarks(examples) | {"leak": [text_tasks.item("leak", question, ["a", "b"], 0, question)]}
+        return benchmarks(examples) | {"leak": [tasks.item("leak", question, ["a", "b"], 0, question)]}
 
-    monkeypatch.setattr(text_tasks, "benchmarks", with_leak)
+    monkeypatch.setattr(tasks, "benchmarks", with_leak)
     counts = write_text(tmp_path, settings())
     left = list(read_documents(sorted((tmp_path / "text").glob("train-*"))))
     assert leaked.id not in {document.id for document in left}
@@ -282,7 +282,7 @@ def test_agreement_is_balanced_in_every_kind(made):
 
 def test_cloze_takes_heldout_documents_and_matched_words(made, train, heldout):
     texts = [document.text for document in heldout]
-    counts = Counter(word for document in train for word in text.words_of(document.text))
+    counts = Counter(word for document in train for word in corpus.words_of(document.text))
     pairs = {pair for document in train for pair in pairwise(plain(document.text).split())}
     golds = Counter()
     for item in items(made, "cloze"):
@@ -421,7 +421,7 @@ def test_training_is_deterministic_and_capped(train, tmp_path):
 
 
 def test_gpt_neox_from_olmos_file():
-    path = text.data_folder().parent / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
+    path = corpus.data_folder().parent / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
     neox = load_tokenizer(path)
     assert neox.vocabulary == 50282 and neox.end == 0
     others = (neox.image, neox.assistant, neox.end_assistant, neox.human, neox.end_human)
@@ -504,7 +504,7 @@ def test_what_cannot_be_taken_is_refused(tmp_path):
 
 def test_ids_beyond_sixteen_bits_are_stored_as_they_are(tmp_path):
     """dolma2's 100,278 tokens."""
-    tokenizer = load_tokenizer(text.data_folder().parent / "tokenizers" / "allenai_dolma2.json")
+    tokenizer = load_tokenizer(corpus.data_folder().parent / "tokenizers" / "allenai_dolma2.json")
     assert tokenizer.special == [100257, *range(100278, 100283)] and tokenizer.vocabulary == 100283
     ids = [*tokenizer.encode("a naïve cat"), tokenizer.end] * 20
     dtype, columns = token_type(tokenizer.vocabulary), with_tokens(TEXT_COLUMNS, tokenizer.vocabulary)

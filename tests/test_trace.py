@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 from conftest import SOURCE
 
-from pipeline import artifacts, provenance
-from pipeline import run as runs
-from pipeline import study as studies
 from pipeline.__main__ import main
-from pipeline.cards import Ledger
-from pipeline.config import load_settings
-from pipeline.files import file_hash, read_json, read_rows, stable_json, write_rows, write_text
-from pipeline.study import Study
-from pipeline.trace import trace
-from pipeline.why import why
+from pipeline.commands.trace import trace
+from pipeline.common.files import file_hash, read_json, read_rows, stable_json, write_rows, write_text
+from pipeline.execution import provenance
+from pipeline.execution import run as runs
+from pipeline.settings.load import load_settings
+from pipeline.store import artifacts
+from pipeline.store.ledger import Ledger
+from pipeline.store.staleness import why
+from pipeline.study.study import Study
+from pipeline.study.tables import TABLES
 
 TABLE1 = "results/table1.csv"
 VLM_80 = "model=vlm,branch_percent=80"
@@ -260,4 +261,4 @@ def test_a_wrong_file_is_one_line(root, capsys, target, allowed):
 
 
 def test_the_report_and_the_trace_know_every_table():
-    assert next(reversed(studies.TABLES)) == "report"
+    assert next(reversed(TABLES)) == "report"

@@ -15,16 +15,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from pipeline.common.files import stable_json, write_text
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, image_id, verify_shards, write_shards
-from pipeline.files import stable_json, write_text
+from pipeline.execution.processes import StopRequest
+from pipeline.execution.run import JobFile
 from pipeline.model import vision
-from pipeline.model.vit import VITS
 from pipeline.model.vlm import IGNORE
-from pipeline.processes import StopRequest
-from pipeline.run import JobFile
-from pipeline.sections import ModelSize
-from pipeline.training import train
+from pipeline.settings.types import Encoder, ModelSize
+from pipeline.settings.vision_transformers import VITS
+from pipeline.training import run_plan, train
 from pipeline.training.batches import Collate, FeatureStores, OrderedDataset, count_tokens, split_batch
+from pipeline.training.build import build_model, build_optimizer
 from pipeline.training.mixture import split_budget
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import find_resumable, load_moments, load_weights
@@ -105,7 +106,7 @@ def data(tmp_path_factory) -> dict[str, Path]:
     return {file.name: file for file in root.iterdir()}
 
 
-# Jobs, as pipeline.run would hand them to the trainer.
+# Jobs, as pipeline.execution.run would hand them to the trainer.
 
 
 class Killed(Exception):
@@ -410,8 +411,8 @@ def test_weight_decay_shrinks_what_no_gradient_moves(bench):
 
 
 def branched(parent: Path, moments: str):
-    model = train.build_model(ModelSize(**MODEL), train.Encoder(**ENCODER), text_seed=1, seed=2)
-    optimizer = train.build_optimizer(model, optimisation())
+    model = build_model(ModelSize(**MODEL), Encoder(**ENCODER), text_seed=1, seed=2)
+    optimizer = build_optimizer(model, optimisation())
     new = load_weights(model, parent)
     if moments == "keep":
         load_moments(model, optimizer, parent)
@@ -444,7 +445,7 @@ def test_a_branch_with_fresh_moments_has_none(parent):
 
 def test_the_projector_depends_on_the_runs_seed_and_the_decoder_on_the_text_seed():
     def build(text_seed: int, seed: int) -> dict[str, torch.Tensor]:
-        return train.build_model(ModelSize(**MODEL), train.Encoder(**ENCODER), text_seed, seed).state_dict()
+        return build_model(ModelSize(**MODEL), Encoder(**ENCODER), text_seed, seed).state_dict()
 
     first, other_run, other_text = build(1, 2), build(1, 3), build(2, 2)
     for name in first:
@@ -455,8 +456,8 @@ def test_the_projector_depends_on_the_runs_seed_and_the_decoder_on_the_text_seed
 
 
 def test_a_branch_at_zero_starts_from_the_text_runs_first_weights():
-    text_model = train.build_model(ModelSize(**MODEL), None, 124, 124).state_dict()
-    branch_model = train.build_model(ModelSize(**MODEL), train.Encoder(**ENCODER), 124, 7).state_dict()
+    text_model = build_model(ModelSize(**MODEL), None, 124, 124).state_dict()
+    branch_model = build_model(ModelSize(**MODEL), Encoder(**ENCODER), 124, 7).state_dict()
     assert all(torch.equal(branch_model[name], weight) for name, weight in text_model.items())
 
 
@@ -596,8 +597,8 @@ def test_microbatches_change_no_weight_of_a_trained_encoder(bench, parent, convo
 
 def test_fine_tuning_goes_on_with_the_encoder_that_the_cooldown_trained(bench, parent, convolution):
     cooled, _ = bench.run(bench.cooldown(parent, train_encoder=True))
-    size, encoder = ModelSize(**MODEL), train.Encoder(**ENCODER)
-    model = train.build_model(size, encoder, text_seed=1, seed=2, train_encoder=True)
+    size, encoder = ModelSize(**MODEL), Encoder(**ENCODER)
+    model = build_model(size, encoder, text_seed=1, seed=2, train_encoder=True)
     assert load_weights(model, cooled) == []
     assert all(torch.equal(model.state_dict()[name], weight) for name, weight in encoder_weights(cooled).items())
     tuned, _ = bench.run(bench.finetune(cooled, train_encoder=True))
@@ -645,7 +646,7 @@ def mixed_batch(data, blind: bool = False) -> dict:
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_microbatches_hold_the_rows_and_images_of_the_batch(data, size):
     batch = mixed_batch(data)
-    model = train.build_model(ModelSize(**MODEL), train.Encoder(**ENCODER), 1, 2)
+    model = build_model(ModelSize(**MODEL), Encoder(**ENCODER), 1, 2)
     parts = split_batch(batch, size)
     assert [len(part["tokens"]) for part in parts] == [len(rows) for rows in torch.arange(4).split(size)]
     torch.testing.assert_close(torch.cat([model(part) for part in parts]), model(batch), atol=1e-5, rtol=1e-5)
@@ -751,9 +752,9 @@ def with_instructions(bench, job: FakeJob) -> FakeJob:
 @pytest.mark.parametrize(("share", "captions", "instructions"), [(0.0, 10, 0), (0.4, 6, 4), (0.25, 8, 2), (1.0, 0, 10)])
 def test_instructions_take_their_share_of_the_images(bench, parent, share, captions, instructions):
     job = with_instructions(bench, bench.cooldown(parent, images=0.5, instruction_share=share))
-    plan = train.make_plan(job)
+    plan = run_plan.make_plan(job)
     assert plan.counts == {"text": 10, "captions": captions, "instructions": instructions}
-    plain = train.make_plan(bench.cooldown(parent, images=0.5))
+    plain = run_plan.make_plan(bench.cooldown(parent, images=0.5))
     mixed, alone = (OrderedDataset(p.folders, p.counts, seed=7, batch=BATCH) for p in (plan, plain))
     assert text_read(mixed) == text_read(alone)
     told = {tuple(sample["tokens"]) for sample in packed_samples(10, seed=1)[0]}
@@ -792,7 +793,7 @@ def test_fine_tuning_reads_every_sample_once_an_epoch(bench, cooled):
     job = bench.finetune(cooled[0])
     _, summary = bench.run(job)
     assert summary["steps"] == 5  # two passes over 10 samples in batches of 4
-    plan = train.make_plan(job)
+    plan = run_plan.make_plan(job)
     dataset = OrderedDataset(plan.folders, plan.counts, seed=7, batch=BATCH)
     rows = [tuple(sample["tokens"]) for sample in dataset]
     assert len(set(rows[:10])) == len(set(rows[10:])) == 10
@@ -998,7 +999,7 @@ def test_the_papers_projector_sees_features_as_they_are_and_may_have_three_layer
 def test_a_cooldown_without_images_leaves_the_projector_as_it_was(bench, parent):
     out, _ = bench.run(bench.cooldown(parent, images=0.0))
     weights = load_file(out / "model.safetensors")
-    fresh = train.build_model(ModelSize(**MODEL), train.Encoder(**ENCODER), text_seed=124, seed=7).projector
+    fresh = build_model(ModelSize(**MODEL), Encoder(**ENCODER), text_seed=124, seed=7).projector
     assert all(torch.equal(weights[f"projector.{name}"], value) for name, value in fresh.state_dict().items())
     assert not fresh.calibrated
 
@@ -1016,7 +1017,7 @@ def test_fine_tuning_a_text_state_gives_it_a_new_projector(bench, text):
     weights, moments = load_file(out / "model.safetensors"), load_file(out / "optimizer.safetensors")
     assert weights["projector.mean"].any()
     assert moments["decoder.head.weight.step"] == moments["projector.first.weight.step"] == 5
-    model = train.build_model(ModelSize(**MODEL), train.Encoder(**ENCODER), text_seed=1, seed=7)
+    model = build_model(ModelSize(**MODEL), Encoder(**ENCODER), text_seed=1, seed=7)
     assert all(name.startswith("projector.") for name in load_weights(model, text))
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.evaluation import statistics, verdicts
-from pipeline.evaluation.verdicts import BITS, NOT_RUN, Evidence, Judgement, Part, judge
+from pipeline.statistics import estimates, verdicts
+from pipeline.statistics.verdicts import BITS, NOT_RUN, Evidence, Judgement, Part, judge
 
 POINT = 0.01
 
@@ -16,7 +16,7 @@ POINT = 0.01
 def effect(low, high, p=None, **changes):
     """Evidence of 8 degrees of freedom with this 95% interval, in points."""
     estimate, half = (low + high) / 2 * POINT, (high - low) / 2 * POINT
-    result = statistics.t_estimate(estimate, half / 2.306004135204166, 8)
+    result = estimates.t_estimate(estimate, half / 2.306004135204166, 8)
     # Bounds exactly as given: the arithmetic above is off in the last bit.
     evidence = Evidence.of(result._replace(low=low * POINT, high=high * POINT), seeds=5, runs=5)
     return replace(evidence, **({} if p is None else {"p": p}), **changes)
@@ -112,7 +112,7 @@ NAN = math.nan
         (effect(1, 3, seeds=3), "supported"),
         (effect(1, 3, at_floor=True), "not testable"),
         (effect(-3, -1, at_floor=True), "not testable"),
-        (Evidence.of(statistics.block_fit("ab", [0, 0], [0.3, 0.1]).contrast({"a": 1, "b": -1}), 1, 1), "not testable"),
+        (Evidence.of(estimates.block_fit("ab", [0, 0], [0.3, 0.1]).contrast({"a": 1, "b": -1}), 1, 1), "not testable"),
         (Evidence(0.02, NAN, 0, NAN, NAN, NAN, 5, False, 5), "not testable"),
     ],
 )
@@ -237,7 +237,7 @@ def test_an_optimum_is_refuted_by_wider_intervals():
     assert verdict(several("optimum", YES, YES, short)) == "inconclusive"
     result = judge([several("optimum", YES, YES, effect(-3.0, 0.0))])[0]
     assert result.verdict == "refuted"
-    top = statistics.t_estimate(-0.015, 0.015 / 2.306004135204166, 8, 0.05 / 3).high
+    top = estimates.t_estimate(-0.015, 0.015 / 2.306004135204166, 8, 0.05 / 3).high
     assert result.reason == f"The interval at 98.3% ends at {100 * top:.2f} points, below the trivial 0.50 points."
     # Above zero but trivial at 95% and not at the wider level: no support either.
     assert verdict(several("optimum", YES, effect(0.05, 0.49))) == "inconclusive"
@@ -365,7 +365,7 @@ def random_part(rng, kind):
     if kind == "agreement" or (kind == "all_of" and rng.random() < 0.2):
         found = Evidence.of_spread(rng.uniform(0.001, 0.03), int(rng.integers(1, 30)), seeds=2, runs=20)
         return Part(NOT_RUN if absent else found, "within", POINT)
-    estimate = statistics.t_estimate(rng.normal(0.01, 0.02), rng.uniform(0.001, 0.01), int(rng.integers(1, 40)))
+    estimate = estimates.t_estimate(rng.normal(0.01, 0.02), rng.uniform(0.001, 0.01), int(rng.integers(1, 40)))
     found = Evidence.of(estimate, seeds=int(rng.integers(2, 20)), runs=5, at_floor=bool(rng.random() < 0.05))
     direction = "greater" if kind == "optimum" or rng.random() < 0.7 else "no_worse"
     return Part(NOT_RUN if absent else found, direction, POINT)
@@ -406,7 +406,7 @@ def simulate(rng, shared_sd, answer_sd):
     runs = rng.normal(0, RUN_SD, (CELLS, SEEDS, 1)) + rng.normal(0, 0.02, (1, SEEDS, 1))
     shared = rng.normal(0, shared_sd, (CELLS, 1, IMAGES))
     scores = truth + runs + shared + rng.normal(0, answer_sd, (CELLS, SEEDS, IMAGES))
-    fit = statistics.block_fit(*GRID, scores.mean(axis=2).ravel())
+    fit = estimates.block_fit(*GRID, scores.mean(axis=2).ravel())
     by_image = scores.mean(axis=1)
 
     def evidence(better, worse):
@@ -468,10 +468,10 @@ def test_error_rates_without_image_noise():
 
 
 def test_share_supported_is_the_power():
-    expected = statistics.power(EFFECT, RUN_SD * math.sqrt(2 / SEEDS), (CELLS - 1) * (SEEDS - 1))
+    expected = estimates.power(EFFECT, RUN_SD * math.sqrt(2 / SEEDS), (CELLS - 1) * (SEEDS - 1))
     assert 0.7 < expected < 0.9
     assert np.mean(simulated(0.0, 0.0)[4]) == pytest.approx(expected, abs=monte_carlo(expected))
-    seeds = statistics.seeds_for_power(EFFECT, RUN_SD, 0.0, target=expected - 1e-9, cells=CELLS)
+    seeds = estimates.seeds_for_power(EFFECT, RUN_SD, 0.0, target=expected - 1e-9, cells=CELLS)
     assert seeds == SEEDS
 
 
@@ -494,7 +494,7 @@ def test_power_is_planned_from_what_a_study_measures():
     residual_sd = math.hypot(RUN_SD, answer / math.sqrt(IMAGES))
     item_se = math.sqrt(2 * (shared**2 + answer**2 / SEEDS) / IMAGES)
     se = math.sqrt(2 * residual_sd**2 / SEEDS + item_se**2)
-    expected = statistics.power(EFFECT, se, (CELLS - 1) * (SEEDS - 1))
+    expected = estimates.power(EFFECT, se, (CELLS - 1) * (SEEDS - 1))
     # Counting the answers twice overstates the error: the plan can promise a little less than there is, never more.
     found = np.mean(simulated(*IMAGE_NOISE)[4])
     assert expected - monte_carlo(expected) <= found <= expected + 0.1

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 from scipy.stats import beta
 
-from pipeline import verify
 from pipeline.__main__ import main
-from pipeline.failed import FILE
-from pipeline.files import folder_hashes, read_json, stable_json, write_text
-from pipeline.verify import CERTIFICATE, STATE, most_bad
+from pipeline.commands import verify
+from pipeline.commands.verify import CERTIFICATE, STATE, most_bad
+from pipeline.common.files import folder_hashes, read_json, stable_json, write_text
+from pipeline.store.failed_runs import FILE
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def audit(project, monkeypatch):
         return SimpleNamespace(returncode=code or 0, stdout="", stderr="")
 
     monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=carry_out))
-    monkeypatch.setattr("pipeline.provenance.git", lambda root, *command: "0" * 40)
+    monkeypatch.setattr("pipeline.execution.provenance.git", lambda root, *command: "0" * 40)
     return project
 
 

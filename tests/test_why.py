@@ -5,8 +5,8 @@ import shutil
 import pytest
 from conftest import SCALE
 
-from pipeline.study import Job
-from pipeline.why import why
+from pipeline.store.staleness import why
+from pipeline.study.job import Job
 
 PARAMS, ENCODER = "params.yaml", "configs/encoder/efficientnet_lite0.yaml"
 TABLE = "results/table1.csv"

@@ -1,1 +1,1 @@
-"""Where the data comes from: sources, readers of the official formats, and what writes MDS."""
+"""Where the data comes from: readers of the official formats, the embedded sources, and what packs sequences into shards."""

@@ -8,7 +8,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.files import one_line
+from pipeline.common.files import one_line
 
 
 @dataclass(frozen=True)

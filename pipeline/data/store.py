@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import Damaged, one_line, path_fault, read_json
+from pipeline.common.files import Damaged, one_line, path_fault, read_json
 
 TEXT_COLUMNS = {"tokens": "ndarray:uint16"}
 PACKED_COLUMNS = {

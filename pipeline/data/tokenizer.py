@@ -15,9 +15,10 @@ import numpy as np
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from pipeline.common.files import file_hash, one_line, write_text
+from pipeline.common.job_context import Job
+from pipeline.common.json_text import parse_json
 from pipeline.data.records import Use
-from pipeline.files import file_hash, one_line, parse_json, write_text
-from pipeline.phase import Job
 
 # In the order of their ids: 0..5 in a tokenizer of ours; with GPT-NeoX 0 and then 50277..50281, as the
 # authors have them.
@@ -205,8 +206,9 @@ def check_room(tokenizer: Tokenizer, path: Path, room: int) -> None:
 
 def study_texts(inputs: dict[str, Path], samples: int = 2000) -> Iterator[str]:
     """Captions and conversations first, few as they are, so that the limit on bytes cuts the text alone."""
-    from pipeline.data.formats import read_captions, read_conversations
-    from pipeline.data.read_text import read_documents
+    from pipeline.data.formats.conversations import read_conversations
+    from pipeline.data.formats.documents import read_documents
+    from pipeline.data.formats.tars import read_captions
 
     for caption in islice(read_captions(inputs["captions"] / "captions"), samples):
         yield caption.text

@@ -1,7 +1,7 @@
 """The paper's text benchmarks, read from files in the data sets' own layouts and asked as EleutherAI's lm-eval does.
 
 A benchmark is a folder of .jsonl, .json (a list, one object a line, or an object of them; also compressed: see
-pipeline/data/open_text.py) or .parquet files. Definitions are those of
+pipeline/data/formats/open_text.py) or .parquet files. Definitions are those of
 lm-eval 0.4, 0-shot: what stands before the answers, the answers as they follow it, which is right, and the split.
 """
 
@@ -14,9 +14,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.data import open_text
-from pipeline.data.open_text import load_json, read_records, suffix_of
-from pipeline.data.read_text import text_id
+from pipeline.data.formats import open_text
+from pipeline.data.formats.documents import text_id
+from pipeline.data.formats.open_text import load_json, read_records, suffix_of
 from pipeline.data.records import BadRecord, LeftOut, MultipleChoice
 from pipeline.data.tokenizer import Tokenizer
 

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.common.files import one_line
 from pipeline.data.records import Conversation, MultipleChoice, Question
-from pipeline.evaluation import metrics
-from pipeline.files import one_line
+from pipeline.evaluation import metrics, vqa
 
 Example = TypeVar("Example", Question, MultipleChoice)
 
@@ -22,12 +22,12 @@ def ask(task: dict, question: Question) -> str:
 
 
 FREE_TEXT: dict[str, Callable[[str, Sequence[str]], float]] = {
-    "vqa": metrics.vqa_accuracy,
-    "vqa_official": metrics.vqa_accuracy_official,
-    "vqa_as_run": partial(metrics.vqa_accuracy, normalise_answer=metrics.without_punctuation),
-    "vizwiz": partial(metrics.vqa_accuracy, normalise=metrics.normalise_vizwiz, normalise_answer=str),
-    "textvqa": partial(metrics.vqa_accuracy, normalise=metrics.normalise_textvqa),
-    "gqa": lambda prediction, answers: float(metrics.gqa_match(prediction, answers[0])),
+    "vqa": vqa.vqa_accuracy,
+    "vqa_official": vqa.vqa_accuracy_official,
+    "vqa_as_run": partial(vqa.vqa_accuracy, normalise_answer=vqa.without_punctuation),
+    "vizwiz": partial(vqa.vqa_accuracy, normalise=vqa.normalise_vizwiz, normalise_answer=str),
+    "textvqa": partial(vqa.vqa_accuracy, normalise=vqa.normalise_textvqa),
+    "gqa": lambda prediction, answers: float(vqa.gqa_match(prediction, answers[0])),
     "exact": lambda prediction, answers: float(metrics.exact_match(prediction, answers)),
 }
 SOFT = ("vqa", "vqa_official", "vqa_as_run", "vizwiz", "textvqa")  # several people's answers are counted
@@ -36,14 +36,14 @@ SOFT = ("vqa", "vqa_official", "vqa_as_run", "vizwiz", "textvqa")  # several peo
 def check_answers(name: str, task: dict, questions: Sequence[Question]) -> None:
     """Raises ValueError where a scorer of a task can call no answer right."""
     for scorer in (task["scorer"], *(task.get("beside") or ())):
-        few = [question for question in questions if len(question.answers) < metrics.ENOUGH_ANSWERS]
+        few = [question for question in questions if len(question.answers) < vqa.ENOUGH_ANSWERS]
         if scorer in SOFT and few:
             raise ValueError(
                 f"vision.{name}: question {one_line(few[0].id)} has {len(few[0].answers)} answers (and {len(few) - 1:,} more "
-                f"questions have so few); the scorer {scorer} needs at least {metrics.ENOUGH_ANSWERS}, or the right answer "
+                f"questions have so few); the scorer {scorer} needs at least {vqa.ENOUGH_ANSWERS}, or the right answer "
                 "scores less than 1; use the scorer exact"
             )
-        if scorer == "gqa" and not any(metrics.gqa_match(q.answers[0], q.answers[0]) for q in questions):
+        if scorer == "gqa" and not any(vqa.gqa_match(q.answers[0], q.answers[0]) for q in questions):
             raise ValueError(
                 f"vision.{name}: every answer has capitals or punctuation, such as {one_line(repr(questions[0].answers[0]))}, "
                 "which the scorer gqa takes out of what a model says: no answer would be right; use the scorer exact"
@@ -70,7 +70,7 @@ def measures(
             for measure, value in zip(("precision", "recall", "f1", "yes_ratio"), ratios):
                 yield kind, measure, len(pairs), value
     if task["format"] == "vizwiz":
-        found = [metrics.normalise_vizwiz(text) == "unanswerable" for text in said]
+        found = [vqa.normalise_vizwiz(text) == "unanswerable" for text in said]
         true = [question.kind == "unanswerable" for question in questions]
         yield "", "unanswerable_f1", len(questions), metrics.detection(found, true).f1
     for measure, is_open in (("open", True), ("binary", False)):

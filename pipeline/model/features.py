@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.common.files import stable_json, write_text
+from pipeline.common.job_context import Job
 from pipeline.data.store import image_id
-from pipeline.files import stable_json, write_text
-from pipeline.phase import Job
 
 # A full batch is encoded in halves, which stay in a core's cache: the same bits as whole (with AVX-512; the networks'
 # convolutions go another way below 16 images), in less time. What is left in the end has other bits if it is divided.
@@ -19,13 +19,14 @@ BATCH, HALF = 32, 16
 
 def images(part: str, source: Path) -> Iterator[bytes]:
     """The encoded images of a part of a source, in its order."""
-    from pipeline.data import formats
+    from pipeline.data.formats import tars
+    from pipeline.data.formats.conversations import read_conversations
 
     if part == "captions":
-        yield from (caption.image for caption in formats.read_captions(source / "captions"))
+        yield from (caption.image for caption in tars.read_captions(source / "captions"))
     elif part == "instructions":
         folder = source / "instructions"
-        for item in formats.read_conversations(folder / "conversations.json", folder / "images"):
+        for item in read_conversations(folder / "conversations.json", folder / "images"):
             if item.image is not None:
                 yield item.image
     else:
@@ -38,7 +39,7 @@ def run(job: Job, out: Path) -> dict:
     import torch
 
     from pipeline.model.vision import build_encoder, decode_image
-    from pipeline.sections import Encoder
+    from pipeline.settings.types import Encoder
 
     torch.set_num_threads(1)  # part of the bits: another number of threads sums in another order
     settings = Encoder(**job.settings["encoder"], cache=True)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.files import one_line
+from pipeline.common.files import one_line
+from pipeline.common.torch_file import brief
 from pipeline.model.decoder import Decoder, segment_mask
 from pipeline.model.sizes import DecoderShape
-from pipeline.model.torch_file import brief
-from pipeline.sections import ModelSize
+from pipeline.settings.types import ModelSize
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

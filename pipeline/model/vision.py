@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.data.frames import Square
-from pipeline.data.images import decode
-from pipeline.model.torch_file import read_torch
-from pipeline.model.vit import VITS, ViT, find_fault
-from pipeline.sections import Encoder, find_weights
+from pipeline.common.images import decode
+from pipeline.common.squares import Square
+from pipeline.common.torch_file import read_torch
+from pipeline.settings.types import Encoder, find_weights
+from pipeline.settings.vision_transformers import VITS, ViT, find_fault
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -69,7 +69,7 @@ class EfficientNetLite(nn.Module):
 
         self.network = EfficientNet.from_name(encoder.kind.replace("_", "-"), image_size=encoder.pixels)
         folders = find_weights(encoder)
-        assert folders, "pipeline.config.check_encoders has looked"
+        assert folders, "pipeline.settings.load.check_encoders has looked"
         (file,) = sorted(folders[0].rglob("*.pth"))
         self.network.load_state_dict(read_torch(file))
         self.network._fc = nn.Identity()  # the classifier is never asked

@@ -1,1 +1,1 @@
-"""Tables and figures from scores."""
+"""Tables, figures and the report, from scores."""

@@ -2,7 +2,7 @@
 
 The effect of a claim is a contrast of cells. Its interval comes from one least-squares fit of all runs of the study that
 have the metric (score = cell + seed), so that the scatter between runs is pooled, and from the images, which all runs
-share. `pipeline/evaluation/verdicts.py` says what follows from it.
+share. `pipeline/statistics/verdicts.py` says what follows from it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.evaluation import statistics
-from pipeline.evaluation.verdicts import (
+from pipeline.common.files import write_text
+from pipeline.reporting import scores
+from pipeline.reporting.experiment_tables import title
+from pipeline.reporting.table_rows import Rows, markdown_table, plain, stable, write_table
+from pipeline.statistics import estimates
+from pipeline.statistics.verdicts import (
     ALPHA,
     BITS,
     MIN_SEEDS,
@@ -33,10 +37,6 @@ from pipeline.evaluation.verdicts import (
     Unit,
     judge,
 )
-from pipeline.files import write_text
-from pipeline.reporting import scores
-from pipeline.reporting.rows import Rows, markdown_table, plain, stable, write_table
-from pipeline.reporting.sweeps import title
 
 INTEREST = 0.02  # the effect for which power is given, where the paper reports none
 UNITS = {"bits_per_byte": BITS, "cider": Unit("CIDEr-D", 1, 3)}  # all others: points
@@ -107,7 +107,7 @@ class Results:
         return True
 
 
-# What a verdict means, in the words of `pipeline/evaluation/verdicts.py`; Markdown, for claims.md and the report.
+# What a verdict means, in the words of `pipeline/statistics/verdicts.py`; Markdown, for claims.md and the report.
 RULES = (
     "A claim of a difference is **supported** if its 95% interval lies above 0, and **refuted** if the interval ends below"
     f" the trivial {100 * TRIVIAL:g} point ({TRIVIAL:g} bits per byte or CIDEr-D).",
@@ -178,7 +178,7 @@ def measure(results: Results, contrast: dict, interest: float) -> Effect:
     if not seeds or not all(results.asked(arm, seed, metric) for arm in weights for seed in seeds):
         return Effect(NOT_RUN)
     differences, frame = item_differences(results, weights, seeds, metric)
-    items = statistics.mean_of_means(differences.mean(0), frame["group"].tolist(), frame["cluster"].tolist())
+    items = estimates.mean_of_means(differences.mean(0), frame["group"].tolist(), frame["cluster"].tolist())
     at_floor = not any(results.beats_prior(arm, seeds, metric) for arm in weights)
     runs = min(len(results.seeds(arm)) for arm in weights)
     fit = pooled_fit(results, weights, metric)
@@ -187,14 +187,14 @@ def measure(results: Results, contrast: dict, interest: float) -> Effect:
         return Effect(Evidence.of(items, len(seeds), runs, at_floor), covers="examples")
     estimate = fit.contrast(weights, item_se=items.se)
     squares = sum(weight**2 for weight in weights.values())
-    bootstrap = statistics.hierarchical_bootstrap(differences, frame["cluster"].tolist(), frame["group"].tolist())
+    bootstrap = estimates.hierarchical_bootstrap(differences, frame["cluster"].tolist(), frame["group"].tolist())
     return Effect(
         Evidence.of(estimate, len(seeds), runs, at_floor),
         covers="examples and seeds",
         bootstrap=bootstrap,
         run_sd=fit.sd,
-        power=statistics.power(interest, estimate.se, estimate.df),
-        seeds_needed=statistics.seeds_for_power(
+        power=estimates.power(interest, estimate.se, estimate.df),
+        seeds_needed=estimates.seeds_for_power(
             interest, fit.sd, items.se, weights_square_sum=squares, cells=len(fit.cells)
         ),
     )
@@ -215,7 +215,7 @@ def item_differences(
     return found, frame
 
 
-def pooled_fit(results: Results, weights: dict[Arm, float], metric: str) -> statistics.BlockFit:
+def pooled_fit(results: Results, weights: dict[Arm, float], metric: str) -> estimates.BlockFit:
     """The fit over every run of the study that is evaluated as the arms are, and the arms' own.
 
     Blind models, which guess, say nothing of the scatter of those that look: they count only as arms.
@@ -225,7 +225,7 @@ def pooled_fit(results: Results, weights: dict[Arm, float], metric: str) -> stat
     runs += [(arm, seed) for arm in weights for seed in sorted(results.seeds(arm))]
     runs = list(dict.fromkeys(runs))
     values = [results.score(arm, seed, metric) for arm, seed in runs]
-    return statistics.block_fit([arm for arm, _ in runs], [seed for _, seed in runs], values)
+    return estimates.block_fit([arm for arm, _ in runs], [seed for _, seed in runs], values)
 
 
 def measure_spread(results: Results, agreement: dict) -> Effect:

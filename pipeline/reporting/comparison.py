@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.files import write_text
-from pipeline.reporting.rows import Rows, markdown_table, write_table
+from pipeline.common.files import write_text
+from pipeline.reporting.table_rows import Rows, markdown_table, write_table
 
 COLUMNS = [
     "output",

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.files import write_text
+from pipeline.common.files import write_text
 from pipeline.reporting import scores
-from pipeline.reporting.rows import (
+from pipeline.reporting.experiment_tables import title
+from pipeline.reporting.table_rows import (
     Cell,
     Rows,
     failed_lines,
@@ -24,7 +25,6 @@ from pipeline.reporting.rows import (
     stable,
     write_table,
 )
-from pipeline.reporting.sweeps import title
 
 CONDITIONS = ("normal", "removed", "mean", "shuffled")
 

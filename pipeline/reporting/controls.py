@@ -11,11 +11,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.files import write_text
+from pipeline.common.files import write_text
 from pipeline.reporting import scores
+from pipeline.reporting.experiment_tables import CONTROLS, SCORES, title
 from pipeline.reporting.figures import sweep_figure
-from pipeline.reporting.rows import Cell, Rows, differing, interval, made, markdown_table, percent, runs_of, write_table
-from pipeline.reporting.sweeps import CONTROLS, SCORES, title
+from pipeline.reporting.table_rows import (
+    Cell,
+    Rows,
+    differing,
+    interval,
+    made,
+    markdown_table,
+    percent,
+    runs_of,
+    write_table,
+)
 
 
 def make(rows: Rows, out: Path) -> None:

@@ -12,7 +12,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import EngFormatter
 
 from pipeline.reporting.figures import GREY, canvas, heading, save
-from pipeline.reporting.rows import Rows, write_table
+from pipeline.reporting.table_rows import Rows, write_table
 from pipeline.training.schedule import Schedule
 
 CURVE = 200  # points a curve

@@ -13,13 +13,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from pipeline.data.images import decode
+from pipeline.common.images import decode
 from pipeline.data.records import Question
 from pipeline.evaluation.metrics import parse_box
 from pipeline.evaluation.tasks import ask
 from pipeline.reporting import scores
 from pipeline.reporting.figures import canvas, fitted, heading, notice, save
-from pipeline.reporting.rows import Rows, write_table
+from pipeline.reporting.table_rows import Rows, write_table
 
 RIGHT, WRONG = 2, 2
 SIDE, ROOM, LINE = 2.3, 1.75, 0.12  # inches: an image with its air, the width of a text, from line to line

@@ -12,9 +12,9 @@ import pandas as pd
 
 from pipeline.reporting import scores
 from pipeline.reporting.controls import row
+from pipeline.reporting.experiment_tables import LABELS, write
 from pipeline.reporting.figures import sweep_figure
-from pipeline.reporting.rows import Cell, Rows, differing, interval, key_words, plain, setting_names, stable
-from pipeline.reporting.sweeps import LABELS, write
+from pipeline.reporting.table_rows import Cell, Rows, differing, interval, key_words, plain, setting_names, stable
 
 AFTER_COOLDOWN = ("cider", "text_stable", "bits_per_byte")  # what is measured before fine-tuning too
 

@@ -18,7 +18,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import text_to_path
 
-from pipeline.reporting.rows import covered, made, setting_names
+from pipeline.reporting.table_rows import covered, made, setting_names
 
 plt.rcParams["svg.hashsalt"] = "study"  # the names inside an SVG would be random
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:olive")

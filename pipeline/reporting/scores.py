@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.common.files import read_rows
 from pipeline.data.records import Conversation, Question
-from pipeline.evaluation.statistics import Estimate, mean_of_means, wilson
 from pipeline.evaluation.tasks import ask, asked, majority_answers, score_answer
-from pipeline.files import read_rows
+from pipeline.statistics.estimates import Estimate, mean_of_means, wilson
 
 KEY = ["task", "id"]
 NUMBERS = {"score": float, "weight": float, "nats": float, "bytes": int, "valid": int, "questions": int}

@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.files import stable_json, write_text
+from pipeline.common.files import stable_json, write_text
+from pipeline.reporting.experiment_tables import title
 from pipeline.reporting.figures import timing_figure
-from pipeline.reporting.rows import Rows, failed_lines, made, markdown_table, number, percent, write_table
-from pipeline.reporting.sweeps import title
+from pipeline.reporting.table_rows import Rows, failed_lines, made, markdown_table, number, percent, write_table
 
 
 def make(rows: Rows, out: Path) -> None:

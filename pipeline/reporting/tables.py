@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.phase import Job
-from pipeline.reporting.rows import Rows
-from pipeline.reporting.sweeps import FIGURES
+from pipeline.common.job_context import Job
+from pipeline.reporting.experiment_tables import FIGURES
+from pipeline.reporting.table_rows import Rows
 
 
 def run(job: Job, out: Path) -> dict:
@@ -21,11 +21,11 @@ def maker(name: str) -> Callable[[Rows, Path], None]:
     if name == "table1":
         from pipeline.reporting.table1 import make
     elif name == "table2":
-        from pipeline.reporting.sweeps import sizes as make
+        from pipeline.reporting.experiment_tables import sizes as make
     elif name == "table8":
-        from pipeline.reporting.sweeps import stages as make
+        from pipeline.reporting.experiment_tables import stages as make
     elif name.startswith("table"):
-        from pipeline.reporting.sweeps import table as make
+        from pipeline.reporting.experiment_tables import table as make
     elif name == "controls":
         from pipeline.reporting.controls import make
     elif name == "conditions":
@@ -39,9 +39,9 @@ def maker(name: str) -> Callable[[Rows, Path], None]:
     elif name == "comparison":
         from pipeline.reporting.comparison import make
     elif name == "report":
-        from pipeline.reporting.report import make
+        from pipeline.reporting.page.report import make
     elif name in FIGURES:
-        from pipeline.reporting.sweeps import figure as make
+        from pipeline.reporting.experiment_tables import figure as make
     else:
         from pipeline.reporting.experiment import make
     return make

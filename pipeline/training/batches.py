@@ -16,9 +16,9 @@ from streaming.base.format import reader_from_json
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from pipeline.data.frames import Square
+from pipeline.common.files import read_json
+from pipeline.common.squares import Square
 from pipeline.data.store import FeatureStore, is_padding, read_sample_images, verify_shards
-from pipeline.files import read_json
 from pipeline.model.vlm import IGNORE
 from pipeline.training.mixture import mixture_order
 

@@ -23,20 +23,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.files import one_line, parse_json
-from pipeline.model.huggingface import (
-    BESIDES,
-    FAMILIES,
-    IDLE,
-    PLAIN,
-    SIZES,
-    effective,
-    network_config,
-    spelled_alike,
-)
+from pipeline.common.files import one_line
+from pipeline.common.json_text import parse_json
+from pipeline.common.torch_file import brief, read_torch
+from pipeline.model.huggingface import BESIDES, FAMILIES, IDLE, PLAIN, SIZES, effective, network_config, spelled_alike
 from pipeline.model.sizes import DecoderShape
-from pipeline.model.torch_file import brief, read_torch
-from pipeline.sections import ModelSize
+from pipeline.settings.types import ModelSize
 
 # One file or the index of several, in the order in which they are looked for.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline.files import file_hash
+from pipeline.common.files import file_hash
+from pipeline.common.job_context import Job
 from pipeline.model.huggingface import build_decoder
 from pipeline.model.sizes import training_flops
 from pipeline.model.vlm import VLM
-from pipeline.phase import Job
-from pipeline.sections import ModelSize, TextPhase
+from pipeline.settings.types import ModelSize, TextPhase
 from pipeline.training.checkpoints import read_openlm_moments, read_weights
 from pipeline.training.schedule import main_schedule
 from pipeline.training.state import MOMENTS, save_state

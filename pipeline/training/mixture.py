@@ -106,7 +106,7 @@ def interleave(
     stop = total if stop is None else stop
     # Number n stands at about n / total; each stream puts it off by less than one.
     low, high = (start - len(counts)) / max(total, 1), (stop + len(counts)) / max(total, 1)
-    spans = [(before(low, n), before(high, n)) for n in counts.values()]
+    spans = [(samples_before(low, n), samples_before(high, n)) for n in counts.values()]
     places = np.concatenate([(np.arange(*span) + 0.5) / n for span, n in zip(spans, counts.values())])
     owner = np.concatenate([np.full(last - first, i) for i, (first, last) in enumerate(spans)])
     number = np.concatenate([np.arange(*span) for span in spans])
@@ -115,7 +115,7 @@ def interleave(
     return owner[chosen], number[chosen]
 
 
-def before(share: float, count: int) -> int:
+def samples_before(share: float, count: int) -> int:
     """How many of a stream's `count` samples stand before `share` of the whole; number k stands at (k + 1/2) / count."""
     number = min(max(round(share * count), 0), count)
     while number and (number - 0.5) / count >= share:

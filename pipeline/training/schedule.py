@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
-from pipeline.sections import TextPhase
+from pipeline.settings.types import TextPhase
 
 
 @dataclass(frozen=True)

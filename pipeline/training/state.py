@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
-from pipeline.files import atomic_folder, digest, file_hash, folder_hashes, read_json, stable_json, write_text
+from pipeline.common.files import atomic_folder, digest, file_hash, folder_hashes, read_json, stable_json, write_text
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 NEW_AT_BRANCH = ("projector.", "encoder.")  # the only parameters that a parent may lack

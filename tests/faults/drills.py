@@ -10,7 +10,7 @@ import psutil
 
 from faults.holding import SAVED, is_gone, is_stopped, wait
 from faults.warm import Server
-from pipeline.files import folder_hashes, read_json, stable_json
+from pipeline.common.files import folder_hashes, read_json, stable_json
 
 PHASES = {  # a job of each, by the start of its id
     "sources": "evaluation",

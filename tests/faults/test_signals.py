@@ -13,7 +13,7 @@ import pytest
 
 from faults.drills import PHASES
 from faults.holding import is_told, wait
-from pipeline.processes import STOPPED
+from pipeline.execution.processes import STOPPED
 
 SEEDS = [int(seed) for seed in os.environ.get("FAULT_SEEDS", "1").split()]
 STOP_LINE = r"({0} {1}|\S+{0}/{1}.json): stopped by {2}( after step \d+ of \d+)?; the same command goes on"

@@ -20,8 +20,8 @@ from test_end_to_end import new_project, planned, repro, snakemake
 
 from faults.holding import is_gone, wait
 from faults.test_engines import begin
-from pipeline.files import folder_hashes
-from pipeline.workflow import DVC_FILES, is_torn
+from pipeline.common.files import folder_hashes
+from pipeline.engines.dvc import DVC_FILES, is_torn
 
 pytestmark = pytest.mark.soak
 KILLS, SEED = int(os.environ.get("SOAK_KILLS", 100)), int(os.environ.get("SOAK_SEED", 1))

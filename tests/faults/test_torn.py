@@ -9,7 +9,7 @@ from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from voluptuous import Invalid
 
 from faults.test_damage import cut_off, turn_over
-from pipeline.workflow import is_torn
+from pipeline.engines.dvc import is_torn
 
 LOCK = (SOURCE / "dvc.lock").read_bytes()
 

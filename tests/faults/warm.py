@@ -20,8 +20,8 @@ YEAR = 365 * 24 * 3600
 ROOT = Path(__file__).parents[2]
 HOLD = ROOT / "tests/faults/hold"
 MODULES = (
-    "pipeline.run",
-    "pipeline.data.write_scenes",
+    "pipeline.execution.run",
+    "pipeline.data.scenes.write",
     "pipeline.model.features",
     "pipeline.model.vision",
     "pipeline.training.train",

@@ -1,0 +1,1 @@
+"""What `python -m pipeline` can be asked, a module each."""

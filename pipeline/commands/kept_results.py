@@ -1,0 +1,44 @@
+"""Results that are kept beside the study's own, with the params.yaml that they were made by: results/small.
+
+Their artifacts are elsewhere. Their report is made from their tables and figures, and from what today's code makes of their
+settings; the images of the examples are those of the contact sheet.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.common.files import one_line, write_text
+from pipeline.reporting.page.report import render
+from pipeline.reporting.page.results import Results
+from pipeline.settings.load import load_settings
+from pipeline.study.study import Study
+
+PARAMS = "params.yaml"
+
+
+def is_kept(folder: Path) -> bool:
+    return (folder / PARAMS).is_file()
+
+
+def study_of(root: Path, folder: Path) -> Study:
+    """The study of kept results. Raises ConfigError for settings that today's code does not know."""
+    return Study(load_settings(root, (folder / PARAMS).relative_to(root).as_posix()))
+
+
+def report(root: Path, folder: Path) -> Path:
+    """Write report.html into a folder of kept results. Raises ValueError for a folder or a file that is not there."""
+    if not is_kept(root / folder) or root.resolve() not in (root / folder).resolve().parents:
+        allowed = "a folder such as results/small, with its own params.yaml; the study's report is `snakemake report`"
+        raise ValueError(f"--results: found {one_line(folder)}, allowed: {allowed}")
+
+    def place(name: str) -> Path:
+        if not (root / folder / name).is_file():
+            raise ValueError(f"{folder / name}: no such file, but the report shows it")
+        return root / folder / name
+
+    readme = root / folder / "README.md"
+    notes = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    made = root / folder / "report.html"
+    write_text(made, render(Results(study_of(root, folder).tables["report"].settings, place, notes=notes)))
+    return made

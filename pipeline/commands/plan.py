@@ -1,0 +1,332 @@
+"""What a target will cost, before anything runs: jobs, tokens, FLOPs, device-hours, memory, disk, the longest chain.
+
+Device-hours of training are FLOPs over the rate that `benchmarks/results/throughput.json` has for the preset, and where
+it has none over the preset's `expected.tflops` x `expected.mfu`. A device is one GPU, or on CPU the threads of one job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+from pipeline.commands.costs import (
+    ANSWER_TOKENS,
+    CHOICES,
+    IMAGE_BYTES,
+    QUESTIONS,
+    STATE_BYTES,
+    TEXT_WITH_IMAGE,
+    THROUGHPUT,
+    TRAINING,
+    Cost,
+    memory,
+    projector,
+    shape,
+    total,
+)
+from pipeline.common.files import read_json
+from pipeline.model.sizes import training_flops
+from pipeline.store.ledger import Ledger
+from pipeline.store.staleness import find, is_root, reason
+from pipeline.study.job import Job, lineage
+from pipeline.study.phases import PHASES, STAGES
+
+
+class OverBudget(ValueError):
+    """A plan that takes more device-hours than allowed."""
+
+
+class Plan:
+    """The jobs behind a target, which of them are to do, and their costs.
+
+    `target` is "study", a stage, a table, a file of results/, an artifact's folder or its id. Raises ValueError for
+    anything else.
+    """
+
+    def __init__(self, ledger: Ledger, target: str = "study"):
+        self.ledger, self.study, self.target = ledger, ledger.study, target
+        self.scale = self.study.settings.scale
+        self.wanted = self.find(target)
+        self.jobs = lineage(*self.wanted)
+        self.costs = {job.key: self.cost(job) for job in self.jobs}
+
+    def find(self, target: str) -> list[Job]:
+        if target == "study":
+            return list(self.study.tables.values())
+        if target in self.study.tables:
+            return [self.study.tables[target]]
+        if (stage := target.removeprefix("all_")) in STAGES:
+            return self.ledger.stage_jobs(stage)
+        return [find(self.ledger, target)]
+
+    @cached_property
+    def to_do(self) -> list[Job]:
+        """The jobs that will run, parents first: stale, and needed by the target or by another that will run."""
+        needed: set[tuple[str, str]] = set()
+        waiting = [*self.wanted, *self.ledger.broken]
+        while waiting:
+            job = waiting.pop()
+            if job.key not in needed and not self.ledger.is_current(job):
+                needed.add(job.key)
+                waiting += self.ledger.inputs(job)
+        return [job for job in self.jobs if job.key in needed]
+
+    def spent(self, jobs: Iterable[Job]) -> Cost:
+        return total(self.costs[job.key] for job in jobs)
+
+    # --- one job ---
+
+    def cost(self, job: Job) -> Cost:
+        if job.phase in TRAINING:
+            return self.training(job)
+        if job.phase == "evaluate":
+            return self.evaluation(job)
+        made = {"shards": self.shard_bytes, "features": self.feature_bytes}.get(job.phase)
+        return Cost(seconds=self.measured(job.phase).get("seconds", 0.0), disk=made(job) if made else 0)
+
+    def training(self, job: Job) -> Cost:
+        counts = self.seen(job)
+        flops = self.model_flops(job, counts) * 3.0
+        images = counts["image"] / self.patches(job)
+        if (encoder := job.settings.get("encoder")) and images:
+            trained = job.settings.get("train_encoder", False)
+            on_the_fly = trained or not encoder["cache"]
+            flops += images * self.encoder_flops(encoder) * (3 if trained else on_the_fly)
+        seconds = self.seconds(job.phase, flops)
+        return Cost(counts["positions"], flops, seconds, disk=STATE_BYTES * self.parameters(job))
+
+    def encoder_flops(self, settings: dict) -> float:
+        """Operations of an encoder's forward pass of one image, as its file says."""
+        names = self.study.settings.encoders
+        found = next(name for name in names if settings.items() <= self.study.encoder_settings(name).items())
+        return names[found].tflops_an_image * 1e12
+
+    def seen(self, job: Job) -> dict[str, float]:
+        """Positions, labels and image positions that a training job sees."""
+        optimisation, sequence = job.settings["optimisation"], job.settings["model"]["sequence"]
+        step = optimisation["batch"] * sequence
+        if "checkpoint" in job.settings:  # others have trained it
+            return {"positions": 0, "labels": 0, "image": 0}
+        if job.phase == "pretrain":
+            done = job.continues.settings["stop"] if job.continues else 0
+            positions = (job.settings["stop"] - done) * step
+            return {"positions": positions, "labels": positions, "image": 0}
+        if job.phase == "finetune":
+            a_pass = self.pass_sequences(job.parents["instructions"])
+            positions = -(-a_pass * job.settings["epochs"] // optimisation["batch"]) * step
+            shares = {"instructions": 1.0}
+        else:
+            positions = optimisation["tokens"] // step * step
+            images, share = job.settings["image_fraction"], job.settings["instruction_share"]
+            shares = {"text": 1 - images, "captions": images * (1 - share), "instructions": images * share}
+        labels = image = 0.0
+        for stream, part in shares.items():
+            density = self.density(job.parents.get(stream), stream)
+            labels += part * positions * density["labels"]
+            image += part * positions * density["image"]
+        return {"positions": positions, "labels": labels, "image": 0 if job.settings.get("blind") else image}
+
+    def density(self, shards: Job | None, stream: str) -> dict[str, float]:
+        """Shares of a stream's positions that are labels and image tokens: as its shards say, or as is usual."""
+        if stream == "text" or shards is None:
+            return {"labels": 1.0, "image": 0.0}
+        if made := self.made(shards):
+            positions = made["positions"]
+            return {"labels": made["labels"] / positions, "image": made["image_positions"] / positions}
+        patches = shards.settings["patches"]
+        image = patches / (patches + TEXT_WITH_IMAGE[stream])
+        return {"labels": 1 - image, "image": image}
+
+    def pass_sequences(self, shards: Job) -> int:
+        """Sequences of one pass over the instructions: counted if they are there, else as the preset expects."""
+        if made := self.made(shards):
+            return made["sequences"]
+        return max(self.scale.expected.pass_tokens // shards.settings["sequence"], 1)
+
+    def model_flops(self, job: Job, counts: dict[str, float]) -> float:
+        """Forward operations of the decoder and projector; see `training_flops` of pipeline/model/sizes.py."""
+        size = job.settings["model"]
+        encoder = job.settings.get("encoder")
+        features, layers = projector(encoder)
+        return training_flops(shape(size), features, counts, size["sequence"], layers) / 3
+
+    def evaluation(self, job: Job) -> Cost:
+        """Every question is read once under every condition, and every choice of a text task; answers are short."""
+        settings = job.settings
+        patches = settings["encoder"]["patches"] if settings["encoder"] else 0
+        questions = self.questions(settings) * max(len(settings["conditions"]), 1)
+        items = self.scale.evaluation.text_items * len(settings["text"]) * CHOICES
+        positions = questions * (patches + ANSWER_TOKENS) + items * ANSWER_TOKENS
+        positions += self.scale.evaluation.heldout_documents * settings["model"]["sequence"] * bool(settings["text"])
+        labels = (questions + items) * ANSWER_TOKENS
+        flops = self.model_flops(job, {"positions": positions, "labels": labels, "image": questions * patches})
+        known = self.measured("evaluate").get("seconds")
+        return Cost(int(positions), flops, self.seconds("evaluate", flops) if known is None else known)
+
+    def questions(self, settings: dict) -> int:
+        """Questions of all vision tasks under one condition: one an image of the scenes, or as many as a task asks."""
+        asked = [task.get("items") for task in settings["vision"].values()]
+        if self.scale.data is None:
+            return sum(items or QUESTIONS for items in asked)
+        images = self.scale.data.test_images
+        return sum(min(items or images, images) for items in asked)
+
+    def made(self, shards: Job) -> dict | None:
+        """What shards hold, if they are there as today's study wants them."""
+        return read_json(self.ledger.root / shards.folder / "measured.json") if self.ledger.is_current(shards) else None
+
+    def parameters(self, job: Job) -> int:
+        """Parameters of a training job's model, a trained encoder not counted."""
+        return shape(job.settings["model"]).parameters(*projector(job.settings.get("encoder")))
+
+    def patches(self, job: Job) -> int:
+        encoder = job.settings.get("encoder")
+        return encoder["patches"] if encoder else 1
+
+    def shard_bytes(self, job: Job) -> int:
+        """Bytes of a stream's shards, as they are or as long as the study can use of them."""
+        if (self.ledger.root / job.folder / "index.json").exists():
+            shards = read_json(self.ledger.root / job.folder / "index.json")["shards"]
+            return sum(shard["raw_data"]["bytes"] for shard in shards)
+        if job.settings["part"] == "text":
+            return 2 * round(max(recipe.text_budget for recipe in self.study.recipes) * self.scale.text.tokens)
+        if job.settings["part"] == "captions":
+            most = max((r.image_fraction for r in self.study.recipes), default=0) * self.scale.cooldown.tokens
+            return round(most * (2 + self.density(job, "captions")["image"] / job.settings["patches"] * IMAGE_BYTES))
+        image = self.density(job, "instructions")["image"] / job.settings["patches"]
+        return round(self.scale.expected.pass_tokens * (2 + image * IMAGE_BYTES))
+
+    def feature_bytes(self, job: Job) -> int:
+        file = self.ledger.root / job.folder / "features.npy"
+        return file.stat().st_size if file.exists() else 0
+
+    # --- rates ---
+
+    @cached_property
+    def benchmark(self) -> dict:
+        """What a benchmark has measured of this preset: {phase: {"tokens_per_second": or "seconds": a job}}."""
+        file = self.ledger.root / THROUGHPUT
+        return read_json(file)["presets"].get(self.study.settings.params.preset, {}) if file.exists() else {}
+
+    def measured(self, phase: str) -> dict:
+        return self.benchmark.get(phase, {})
+
+    def seconds(self, phase: str, flops: float) -> float:
+        """Seconds of one device: FLOPs over the measured rate, or the one that the preset expects."""
+        expected = self.scale.expected
+        return flops / self.measured(phase).get("flops_per_second", expected.tflops * 1e12 * expected.mfu)
+
+    # --- the whole ---
+
+    @property
+    def devices(self) -> int:
+        """Devices of a training job."""
+        return self.scale.hardware.nodes * self.scale.hardware.devices
+
+    @cached_property
+    def longest_chain(self) -> tuple[float, list[Job]]:
+        """Seconds of the longest chain of jobs to do, each training job on all of its devices, and the chain."""
+        best: dict[tuple[str, str], tuple[float, list[Job]]] = {}
+        for job in self.to_do:
+            before = max((best[j.key] for j in self.ledger.inputs(job) if j.key in best), key=first, default=(0.0, []))
+            devices = self.devices if job.phase in TRAINING else 1
+            best[job.key] = (before[0] + self.costs[job.key].seconds / devices, [*before[1], job])
+        return max(best.values(), key=first, default=(0.0, []))
+
+    @cached_property
+    def alone(self) -> float:
+        """Device-seconds if every model were trained from nothing by itself."""
+        models = {scores.parents["checkpoint"].key: scores for scores in self.jobs if scores.phase == "evaluate"}
+        ends = [scores for scores in models.values() if scores.parents["checkpoint"].phase == "finetune"]
+        return sum(self.spent(j for j in lineage(scores) if j.phase in TRAINING).seconds for scores in ends)
+
+    @property
+    def shared(self) -> float:
+        """Device-seconds of all training, every ancestor once."""
+        return self.spent(job for job in self.jobs if job.phase in TRAINING).seconds
+
+    def memory(self) -> int:
+        """Bytes on one device at most: weights, gradients and moments, a microbatch's activations, its logits."""
+        hardware = self.scale.hardware
+        shares = self.devices if hardware.sharding == "fsdp" else 1
+        again = hardware.checkpoint_activations
+        jobs = [job for job in self.jobs if job.phase in TRAINING]
+        return max(
+            (memory(job.settings["model"], hardware.microbatch, self.parameters(job), shares, again) for job in jobs),
+            default=0,
+        )
+
+    def check(self, budget: float | None) -> None:
+        """Raises OverBudget if what is to do takes more device-hours than `budget`."""
+        hours = self.spent(self.to_do).seconds / 3600
+        if budget is not None and hours > budget:
+            raise OverBudget(
+                f"{self.target}: {hours:,.1f} device-hours to do, {budget:,.1f} allowed; nothing was started"
+            )
+
+    def __str__(self) -> str:
+        return "\n".join([*self.table(), "", *self.remarks()])
+
+    def table(self) -> list[str]:
+        columns = ("phase", "jobs", "to do", "tokens", "FLOPs", "device-hours")
+        rows = [columns]
+        for phase in PHASES:
+            jobs = [job for job in self.jobs if job.phase == phase]
+            todo = [job for job in self.to_do if job.phase == phase]
+            if jobs:
+                rows.append((phase, str(len(jobs)), str(len(todo)), *shown(self.spent(todo))))
+        rows.append(("all", str(len(self.jobs)), str(len(self.to_do)), *shown(self.spent(self.to_do))))
+        widths = [max(len(row[n]) for row in rows) for n in range(len(columns))]
+        return [
+            "  ".join(cell.ljust(w) if n == 0 else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths)))
+            for row in rows
+        ]
+
+    def remarks(self) -> list[str]:
+        lines = [f"{self.target}: tokens, FLOPs and device-hours are of what is to do"]
+        roots = [job for job in self.to_do if is_root(self.ledger, job)]
+        reasons = list(dict.fromkeys(reason(self.ledger, job) for job in roots))
+        if reasons:
+            more = f" (and {len(reasons) - 1} more reasons)" if len(reasons) > 1 else ""
+            lines.append(f"why            {roots[0].phase} {roots[0].id}: {reasons[0]}{more}")
+        seconds, chain = self.longest_chain
+        if chain:
+            trained = " -> ".join(f"{job.phase} {job.id}" for job in chain if job.phase in TRAINING)
+            where = f" with {self.devices} devices a training job" if self.devices > 1 else ""
+            lines.append(f"longest chain  {hours(seconds)}{where}: {trained}")
+        if self.alone:
+            lines.append(
+                f"sharing        training takes {hours(self.shared)}; every model from nothing by itself {hours(self.alone)}"
+                f" ({self.alone / max(self.shared, 1e-9):.1f} times as much)"
+            )
+        lines.append(
+            f"memory         about {self.memory() / 1e9:,.1f} GB on a device, with {self.scale.hardware.microbatch} sequences a forward pass"
+        )
+        lines.append(
+            f"disk           about {self.spent(self.jobs).disk / 1e9:,.1f} GB for training states, shards and features"
+        )
+        lines.append(f"rates          {self.rates()}")
+        return lines
+
+    def rates(self) -> str:
+        if self.benchmark:
+            return f"measured: {THROUGHPUT}"
+        expected = self.scale.expected
+        rate = f"{expected.tflops:g} TFLOP/s a device at {100 * expected.mfu:g}% MFU"
+        return f"{rate}, as the preset expects; nothing was measured"
+
+
+def first(pair: tuple[float, list[Job]]) -> float:
+    return pair[0]
+
+
+def hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+
+
+def shown(cost: Cost) -> tuple[str, str, str]:
+    return (
+        f"{cost.tokens:.3g}" if cost.tokens else "",
+        f"{cost.flops:.2e}" if cost.flops else "",
+        f"{cost.seconds / 3600:,.2f}",
+    )

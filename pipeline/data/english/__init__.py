@@ -1,0 +1,1 @@
+"""The embedded text: English documents, and text tasks made from them."""

@@ -1,0 +1,1 @@
+"""The study as Snakemake and DVC see it."""

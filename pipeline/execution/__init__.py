@@ -1,0 +1,1 @@
+"""Running one job: its process, its ranks, its signals and its log."""

@@ -1,0 +1,156 @@
+"""configs/claims.yaml and configs/published.csv: the paper's findings and figures as data."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pipeline.settings.errors import ConfigError, parse
+from pipeline.settings.types import Fraction, Section
+from pipeline.settings.yaml_file import load_yaml
+
+# --- configs/claims.yaml, configs/published.csv ----------------------------------------------------------------------
+
+Metric = Annotated[str, Field(description="a column of the results' tables, such as vision_average")]
+Arm = Annotated[
+    dict[str, Any],
+    Field(
+        description="a cell: what differs from params.yaml's recipe or from the preset (scale.SECTION.KEY); `evaluated` model | blind | cooldown and"
+        " `condition` normal | removed | shuffled | mean say what is looked at"
+    ),
+]
+
+
+class Contrast(Section):
+    """Sum of the arms in `plus` less sum of the arms in `minus`, of one metric."""
+
+    metric: Metric
+    plus: list[Arm] = Field(min_length=1)
+    minus: list[Arm] = Field(min_length=1)
+    direction: Literal["greater", "no_worse"] = Field(
+        default="greater", description="greater: above zero; no_worse: above minus the margin"
+    )
+    margin: Fraction | None = Field(default=None, description="for no_worse: what would be worse, in the metric's unit")
+
+
+class Optimum(Section):
+    """One cell is better than every other."""
+
+    metric: Metric
+    best: Arm
+    others: list[Arm] = Field(min_length=1)
+
+
+class Agreement(Section):
+    """Two seeds differ by at most a margin, over several cells (root mean square)."""
+
+    metric: Metric
+    cells: list[Arm] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=2, max_length=2)
+    margin: Fraction
+
+
+class Published(Section):
+    effect: float = Field(description="the effect that the paper reports, in the unit")
+    unit: str
+
+
+class Claim(Section):
+    """A finding as data: exactly one of contrast, all_of, optimum and agreement."""
+
+    says: str
+    source: str = Field(description="where the finding is stated")
+    family: Literal["primary", "control"] = Field(description="p-values are adjusted within each")
+    may_differ: list[str] = Field(
+        description="factors in which the compared runs may differ; see pipeline/study/comparisons.py"
+    )
+    contrast: Contrast | None = None
+    all_of: list[Contrast] | None = Field(default=None, min_length=1)
+    optimum: Optimum | None = None
+    agreement: Agreement | None = None
+    published: Published | None = None
+    note: str = ""
+
+    @property
+    def kind(self) -> str:
+        return next(kind for kind in ("contrast", "all_of", "optimum", "agreement") if getattr(self, kind) is not None)
+
+    @property
+    def contrasts(self) -> list[Contrast]:
+        """What is compared, pair by pair."""
+        if self.optimum:
+            best = self.optimum
+            return [Contrast(metric=best.metric, plus=[best.best], minus=[other]) for other in best.others]
+        return [self.contrast] if self.contrast else self.all_of or []
+
+    @property
+    def arms(self) -> list[dict[str, Any]]:
+        """All cells that it is about."""
+        compared = [arm for contrast in self.contrasts for arm in (*contrast.plus, *contrast.minus)]
+        return compared + (self.agreement.cells if self.agreement else [])
+
+
+class PublishedFigure(Section):
+    """A number that the paper prints, and the cell and column of this study that answer to it (empty: none does)."""
+
+    output: str
+    setting: str
+    task: str
+    value: float
+    unit: Literal["percent", "fraction"]
+    cell: str = Field(description="what differs from the recipe, as KEY=VALUE separated by blanks")
+    column: str
+    note: str
+
+
+def renamed(value: Any, names: dict[str, str]) -> Any:
+    """A claim, or part of one, with other names for the tasks that it is about."""
+    if isinstance(value, list):
+        return [renamed(part, names) for part in value]
+    if not isinstance(value, dict):
+        return value
+    parts = {key: renamed(part, names) for key, part in value.items()}
+    return parts | (
+        {"metric": names.get(parts["metric"], parts["metric"])} if isinstance(parts.get("metric"), str) else {}
+    )
+
+
+def load_claims(root: Path, names: dict[str, str]) -> dict[str, Claim]:
+    """configs/claims.yaml: claims by their name, each of exactly one kind; `names` of tasks take the place of others."""
+    file, kinds = "configs/claims.yaml", ("contrast", "all_of", "optimum", "agreement")
+    claims = {}
+    for name, value in load_yaml(root / file, root).items():
+        if not isinstance(value, dict):
+            raise ConfigError(file, name, value, "a mapping of keys to values")
+        given = [kind for kind in kinds if value.get(kind) is not None]
+        if len(given) != 1:
+            raise ConfigError(file, name, given, f"exactly one of {', '.join(kinds)}")
+        try:
+            claims[name] = parse(Claim, renamed(value, names), file)
+        except ConfigError as error:
+            raise ConfigError(file, f"{name}.{error.key}", error.found, error.allowed) from None
+    return claims
+
+
+def load_published(root: Path, names: dict[str, str]) -> list[PublishedFigure]:
+    """configs/published.csv: the paper's numbers; `names` of columns take the place of others."""
+    file = "configs/published.csv"
+    try:
+        with open(root / file, encoding="utf-8-sig", newline="") as table:
+            rows = list(csv.DictReader(table))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(file, "(file)", str(error), "a readable CSV table") from None
+    found = []
+    for number, row in enumerate(rows, 2):
+        try:
+            row = row | {"value": float(row["value"]), "column": names.get(row["column"], row["column"])}
+        except (KeyError, TypeError, ValueError):
+            raise ConfigError(file, f"line {number}.value", row.get("value"), "a number") from None
+        try:
+            found.append(parse(PublishedFigure, row, file))
+        except ConfigError as error:
+            raise ConfigError(file, f"line {number}.{error.key}", error.found, error.allowed) from None
+    return found

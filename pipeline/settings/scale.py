@@ -1,0 +1,160 @@
+"""configs/scale: what defines a scale."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.settings.errors import ConfigError
+from pipeline.settings.params import MOST_SEED
+from pipeline.settings.types import (
+    Count,
+    Fraction,
+    ModelSize,
+    Optimisation,
+    Section,
+    TextPhase,
+    added_key,
+    optional_key,
+)
+
+# --- configs/scale: what defines a scale -----------------------------------------------------------------------------
+
+
+class CooldownPhase(Optimisation):
+    tokens: Count = Field(description="tokens of one cooldown, text and images")
+    warmup_steps: int = Field(ge=0, description="warm-up of the 0% and 100% branches; the others have none")
+    rewarm_all: bool = Field(default=False, description="whether every branch warms up to peak_lr, as 0% and 100% do")
+
+
+class FinetunePhase(Optimisation):
+    warmup_fraction: Fraction
+
+
+class DataSize(Section):
+    seed: int = Field(ge=0, le=MOST_SEED)
+    documents: int | None = Field(ge=1, description="cap on training documents; null is all")
+    heldout_documents: Count
+    canvas: int = Field(ge=32, le=1024, description="pixels a side of a composed scene")
+    concepts: int = Field(ge=2, description="object names in captions and instructions")
+    caption_only_concepts: int = Field(ge=0, description="object names that occur in captions alone")
+    words: int = Field(ge=2, description="words that a scene may show")
+    captions: Count = Field(description="captioned training images")
+    conversations: Count = Field(description="training images with instructions")
+    turns: Count = Field(description="questions a conversation")
+    validation_images: Count
+    test_images: Count
+
+
+class EvaluationSize(Section):
+    text_items: Count = Field(description="items of each text task, chosen by the hash of their id")
+    heldout_documents: Count = Field(description="held-out documents for bits per byte, each cut to one sequence")
+    batch: Count = Field(description="prompts a batch, at most")
+    batch_tokens: Count | None = optional_key(
+        "positions a batch, at most: images, prompts and answers; null: any number"
+    )
+    precision: Literal["bf16"] | None = optional_key("bf16: matrix products in bfloat16; null: fp32")
+
+
+class Hardware(Section):
+    device: Literal["cpu", "gpu"]
+    threads: Count = Field(description="CPU threads a process; results are the same bits for the same number")
+    microbatch: Count = Field(description="sequences a device's forward pass; the rest of the batch accumulates")
+    precision: Literal["bf16"] | None = optional_key("of training; bf16: matrix products in bfloat16; null: fp32")
+    compile: bool = added_key(False, description="whether training compiles the decoder's blocks with torch.compile")
+    sharding: Literal["ddp", "fsdp"] = Field(
+        default="ddp",
+        description="what the processes of a training job share: the batch, or with fsdp also the weights, gradients and"
+        " moments, so that a device holds its part of them; numbers differ by rounding",
+    )
+    checkpoint_activations: bool = Field(
+        default=False,
+        description="whether the backward pass computes the blocks' activations again in place of keeping them",
+    )
+    memory_mb: Count = Field(description="memory that a training job asks of the scheduler")
+    save_steps: Count = Field(description="steps between resumable states")
+    nodes: Count = Field(default=1, description="machines a training job")
+    devices: Count = Field(default=1, description="GPUs, or processes on CPU, of a training job on each of them")
+    jobs_a_device: Count = Field(
+        default=1, description="jobs that share a GPU, where no cluster's scheduler decides that"
+    )
+    minutes: Count = Field(
+        default=60, description="time that a job may ask of a cluster; it resumes if that is too short"
+    )
+    evaluation_processes: Count | None = optional_key(
+        "processes that share an evaluation, its bits the same; null: one for each visible GPU"
+    )
+
+
+class Expected(Section):
+    """What the plan reckons with until shards and benchmarks say it."""
+
+    tflops: float = Field(gt=0, description="peak of one device, in 1e12 operations a second")
+    mfu: float = Field(gt=0, le=1, description="share of that peak which training is expected to reach")
+    pass_tokens: Count = Field(description="positions of one pass over the instructions")
+
+
+class LargerSize(Section):
+    layers: Count
+    heads: Count
+    width: int = Field(ge=8, description="d_model")
+
+
+class Repeats(Section):
+    primary: Count = Field(description="seeds of every cell of the experiments that primary claims are about")
+    other: Count = Field(description="seeds of every other cell")
+
+
+class Scale(Section):
+    model: ModelSize
+    larger: LargerSize | None = Field(
+        description="the second model size; vocabulary and sequence are the first's; null: there is none"
+    )
+    repeats: Repeats
+    text: TextPhase
+    cooldown: CooldownPhase
+    finetune: FinetunePhase
+    data: DataSize | None = Field(description="sizes of a source that is made here; null: corpora have their own")
+    evaluation: EvaluationSize
+    hardware: Hardware
+    expected: Expected
+
+
+def check_scale(scale: Scale, file: str) -> None:
+    """What no single key can tell: sizes that must fit each other."""
+    model = scale.model
+    for name, size in (("model", scale.model), ("larger", scale.larger)):
+        if size and size.width % (2 * size.heads):
+            raise ConfigError(file, f"{name}.width", size.width, f"a multiple of 2 x heads = {2 * size.heads}")
+    for name, phase in (("text", scale.text), ("cooldown", scale.cooldown)):
+        step = phase.batch * model.sequence
+        if phase.tokens < step:
+            raise ConfigError(
+                file, f"{name}.tokens", phase.tokens, f"at least one batch of {phase.batch} x {model.sequence} = {step}"
+            )
+        if phase.warmup_steps >= phase.tokens // step:
+            raise ConfigError(
+                file,
+                f"{name}.warmup_steps",
+                phase.warmup_steps,
+                f"fewer than the phase's {phase.tokens // step} steps",
+            )
+    hardware = scale.hardware
+    ranks = hardware.nodes * hardware.devices
+    phases: dict[str, Optimisation] = {"text": scale.text, "cooldown": scale.cooldown, "finetune": scale.finetune}
+    for name, optimisation in phases.items():
+        if optimisation.floor_lr > optimisation.peak_lr:
+            raise ConfigError(
+                file, f"{name}.floor_lr", optimisation.floor_lr, f"at most peak_lr = {optimisation.peak_lr}"
+            )
+        if optimisation.batch % ranks:
+            allowed = (
+                f"a number that times hardware.nodes = {hardware.nodes} divides {name}.batch = {optimisation.batch}"
+            )
+            raise ConfigError(file, "hardware.devices", hardware.devices, allowed)
+        if hardware.microbatch > optimisation.batch // ranks:
+            share = f"{name}.batch = {optimisation.batch}" + (f", shared by {ranks} devices" if ranks > 1 else "")
+            raise ConfigError(file, "hardware.microbatch", hardware.microbatch, f"at most {share}")
+    if ranks > 1 and hardware.jobs_a_device > 1:
+        raise ConfigError(file, "hardware.jobs_a_device", hardware.jobs_a_device, "1 for jobs of several devices")

@@ -1,0 +1,1 @@
+"""Estimates with their intervals, and the verdicts on the paper's claims."""

@@ -1,0 +1,319 @@
+"""Cards: what an artifact was made from, and whether that is still what today's study asks for.
+
+A card is a small JSON in the artifact's folder: phase, settings, parents' cards and the fingerprint of the code. The
+artifact is current if and only if its card equals the card that today's study would write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.files import clamp_future_mtime, digest, stable_json, write_text
+from pipeline.settings.errors import ConfigError
+from pipeline.settings.places import find_tokenizer
+from pipeline.settings.sources import Corpora, check_paths
+from pipeline.settings.types import ModelSize
+from pipeline.store import artifacts
+from pipeline.store.changed_corpora import find_changed, listed
+from pipeline.store.failed_runs import read_kept
+from pipeline.store.fingerprint import code_fingerprint, keep_known_modules, write_if_changed
+from pipeline.store.foreign_files import check_tokenizer
+from pipeline.study.job import Job, lineage
+from pipeline.study.phases import STAGES
+from pipeline.study.study import Study
+
+OWN_RESULTS = Path("results/experiments/README.md")
+KEPT = """\
+Tables and figures of the experiments of `params.yaml` that are none of the paper's. This file keeps the folder in git: DVC
+looks for it, whether there is such an experiment or not.
+"""
+LONG_AGO = 946_684_800  # 2000-01-01: older than any output, so it never asks for a rerun
+JOBS = Path(".study/jobs")
+
+
+class Ledger:
+    """The cards that today's study would write, and which artifacts on disk carry them."""
+
+    def __init__(self, study: Study, root: Path):
+        self.study, self.root = study, root
+        self.cards: dict[tuple[str, str], dict] = {}
+        self.digests: dict[tuple[str, str], str] = {}
+        self.kept = read_kept(root)
+
+    def card(self, job: Job) -> dict:
+        """The card that the job would write today."""
+        if job.key not in self.cards:
+            card = {
+                "phase": job.phase,
+                "id": job.id,
+                "settings": job.settings,
+                "code": code_fingerprint(self.root, job.phase),
+                "parents": {
+                    role: {"phase": parent.phase, "id": parent.id, "card": self.digest(parent)}
+                    for role, parent in sorted(job.parents.items())
+                },
+            }
+            self.cards[job.key] = card | self.failure(job, card)
+        return self.cards[job.key]
+
+    def failure(self, job: Job, card: dict) -> dict[str, str]:
+        """{"failed": why} if a run, or one that it comes from, is kept as failed. A table is made all the same."""
+        if not self.kept or job.phase == "tables":
+            return {}
+        for earlier in self.inputs(job):
+            if "failed" in self.card(earlier):
+                return {"failed": self.card(earlier)["failed"]}
+        entry = self.kept.get(f"{job.phase}/{job.id}")
+        return {"failed": f"{job.phase} {job.id}: {entry['reason']}"} if entry and entry["card"] == digest(card) else {}
+
+    def digest(self, job: Job) -> str:
+        """The digest of the job's card."""
+        if job.key not in self.digests:
+            self.digests[job.key] = digest(self.card(job))
+        return self.digests[job.key]
+
+    def old_card(self, job: Job) -> dict | None:
+        """The card in the artifact's folder, if there is one; without what it says of acceptances."""
+        try:
+            return artifacts.read_card(self.root / job.card)
+        except (OSError, ValueError):
+            return None
+
+    def acceptances(self, job: Job) -> list[dict]:
+        """How the artifact came to today's card without being made again (pipeline/commands/accept.py), oldest first."""
+        return artifacts.acceptances(self.root / job.card) if self.old_card(job) == self.card(job) else []
+
+    def all_digests(self, job: Job) -> set[str]:
+        """The digests of today's card and of those that the artifact had before it was accepted."""
+        return {self.digest(job), *(entry["from"]["card"] for entry in self.acceptances(job))}
+
+    def fault(self, job: Job) -> str | None:
+        """What keeps the artifact from being what today's study asks for, or None."""
+        card = self.old_card(job)
+        if card is None:
+            return "deleted" if self.was_here(job) else "not made yet"
+        if card != self.card(job):
+            return "made from another card"
+        damaged = artifacts.find_fault(self.root, job.folder, job.files, self.digest(job))
+        if damaged is None and job.published:
+            damaged = artifacts.find_fault(self.root, "results", job.published, self.digest(job))
+        return damaged
+
+    def was_here(self, job: Job) -> bool:
+        """Whether the artifact, from today's card, was once found whole in this folder."""
+        return artifacts.last_verified(self.root, job.files).get("card") == self.digest(job)
+
+    @cached_property
+    def faults(self) -> dict[tuple[str, str], str | None]:
+        return {job.key: self.fault(job) for job in self.jobs}
+
+    def is_current(self, job: Job) -> bool:
+        return self.faults[job.key] is None
+
+    @cached_property
+    def broken(self) -> list[Job]:
+        """Artifacts that were here as today's study wants them, and are now damaged or gone.
+
+        Nothing that is made from them asks for them, so they must be asked for by name. An artifact that was never
+        here (not pulled) is not broken: it is made when something needs it.
+        """
+        faulty = [job for job in self.jobs if not self.is_current(job) and not job.published]
+        return [job for job in faulty if self.was_here(job) or self.old_card(job) == self.card(job)]
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """All jobs, parents first."""
+        return lineage(*self.study.tables.values())
+
+    def stage_jobs(self, stage: str) -> list[Job]:
+        return [job for job in self.jobs if job.phase in STAGES[stage]]
+
+    def job_file(self, job: Job) -> Path:
+        return self.root / JOBS / job.phase / f"{job.id}.json"
+
+    def inputs(self, job: Job) -> list[Job]:
+        """The jobs whose files this one reads."""
+        return [*job.parents.values(), *([job.continues] if job.continues else [])]
+
+    def mark_deleted(self) -> None:
+        """Give artifacts that are gone their card alone: damaged, in place of missing.
+
+        Snakemake's ancient() keeps the rebuilding of a file from spreading to what was made from it, but only if the
+        file exists.
+        """
+        for job in self.broken:
+            if not (self.root / job.card).exists():
+                write_text(self.root / job.card, stable_json(self.card(job)))
+
+    def take_back(self) -> None:
+        """Put artifacts that were set aside and are in the study again back in their places."""
+        for job in self.jobs:
+            artifacts.take_back(self.root, job.folder, self.card(job))
+        artifacts.take_back_states(self.root, {job.id for job in self.jobs})
+
+    def tidy(self) -> None:
+        """Put away what ended jobs left of the work in progress, when nobody is at work here.
+
+        States to resume from are kept for jobs that are still to be done, the newest of other code included until these
+        are; those of jobs that left the study go aside with their artifacts.
+        """
+        ids = {job.id for job in self.jobs}
+        waiting = {job.id: self.digest(job) for job in self.jobs if not self.is_current(job)}
+        artifacts.tidy(self.root, ids, waiting)
+
+    def set_aside(self, stage: str) -> list[Path]:
+        """Move a stage's artifacts that are not in the study out of DVC's sight.
+
+        A phase that the study has no job of gets an empty folder: DVC wants all that dvc.yaml names.
+        """
+        for phase in STAGES[stage]:
+            (self.root / artifacts.ARTIFACTS / phase).mkdir(parents=True, exist_ok=True)
+        if "tables" in STAGES[stage]:
+            write_if_changed(self.root / OWN_RESULTS, KEPT)
+        ids = {phase: {job.id for job in self.jobs if job.phase == phase} for phase in STAGES[stage]}
+        return [folder for phase in ids for folder in artifacts.set_aside(self.root, phase, ids[phase])]
+
+    def write_jobs(self) -> None:
+        """Write what each job must do, dated so that Snakemake reruns exactly the jobs that are not current.
+
+        The date of a job's file is the only file time that Snakemake acts on: long ago for a current artifact, newer
+        than the artifact otherwise. Files that already say so are left alone.
+        """
+        stale = [job for job in self.jobs if not self.is_current(job)]
+        position = {job.key: f"{number}/{len(stale)}" for number, job in enumerate(stale, 1)}
+        for job in self.jobs:
+            file = self.job_file(job)
+            outputs = [self.root / path for path in (job.card, job.published) if path]
+            made = max((path.stat().st_mtime_ns for path in outputs if path.exists()), default=None)
+            text = json.dumps(  # compact: hundreds of these are made for every plan
+                {
+                    "card": self.card(job),
+                    "folder": job.folder,
+                    "published": job.published,
+                    "inputs": {role: parent.folder for role, parent in sorted(job.parents.items())},
+                    "continues": job.continues.folder if job.continues else None,
+                    "position": position.get(job.key),
+                    # Snakemake takes no notice of a new date if the contents are those of the job's last run.
+                    "rerun_token": made if job.key in position else None,
+                    "context": self.context | self.used_by(job),
+                },
+                sort_keys=True,
+            )
+            write_if_changed(file, text)
+            if job.key not in position:
+                os.utime(file, (LONG_AGO, LONG_AGO))
+                for path in outputs:
+                    clamp_future_mtime(path)
+            elif made is not None and file.stat().st_mtime_ns <= made:
+                now = max(time.time_ns(), made + 10**9)
+                os.utime(file, ns=(now, now))
+        keep_known_modules(self.root)
+
+    def date_long_ago(self) -> None:
+        """Date the cards of current artifacts so that none is newer than what was made from it."""
+        for job in filter(self.is_current, self.jobs):
+            os.utime(self.root / job.card, (LONG_AGO, LONG_AGO))
+
+    def used_by(self, job: Job) -> dict[str, list[str]]:
+        """For a job that is logged to Weights & Biases: the experiments that it is part of."""
+        if self.study.settings.params.wandb == "disabled":
+            return {}
+        return {"experiments": [name for name, jobs in self.study.experiment_jobs.items() if job.key in jobs]}
+
+    @cached_property
+    def context(self) -> dict:
+        """What a job may use but is not made from."""
+        hardware, data = self.study.settings.scale.hardware, self.study.settings.data
+        context: dict[str, Any] = {
+            "wandb": self.study.settings.params.wandb,
+            "save_steps": hardware.save_steps,
+            "nodes": hardware.nodes,
+            "devices": hardware.devices,
+            "sharding": hardware.sharding,
+            "checkpoint_activations": hardware.checkpoint_activations,
+            "jobs_a_device": hardware.jobs_a_device,
+            "evaluation_processes": hardware.evaluation_processes,
+            "licences": [licence.model_dump() for licence in data.every_licence],
+        }
+        if isinstance(data.source, Corpora):
+            file = f"configs/data/{self.study.settings.params.data}.yaml"
+            context["corpora"] = data.source.context() | {"file": file}
+        if self.study.given_tokenizer:
+            context["tokenizer"] = str(find_tokenizer(self.study.given_tokenizer))
+        if checkpoints := self.study.settings.checkpoints:
+            context["checkpoints"] = checkpoints.places()
+            licence = {"name": "the text run", "used_for": "pretrain", "licence": checkpoints.licence}
+            context["licences"].append(licence)
+        return context
+
+    def check_unchanged(self) -> None:
+        """Refuse corpora of which a file was changed after it was listed. Raises ConfigError."""
+        for job in (job for job in self.jobs if job.phase == "sources" and "corpora" in job.settings):
+            if self.is_current(job):
+                folder, where = self.root / job.folder, self.context["corpora"]
+                if found := find_changed(self.root, folder, listed(folder, job.settings, where)):
+                    place, keys = found
+                    section = where
+                    for key in keys:
+                        section = section[key]
+                    allowed = f"another one, as {place} has changed since it was indexed; increase it and rerun"
+                    raise ConfigError(where["file"], f"source.{'.'.join(keys)}.revision", section["revision"], allowed)
+
+    def check_foreign(self) -> None:
+        """Refuse what others have made and does not fit, if it is here and a job is left that reads it.
+
+        That is the config of a checkpoint, and a tokenizer. Raises ConfigError.
+        """
+        self.check_tokenizer()
+        checkpoints = self.study.settings.checkpoints
+        for job in (job for job in self.jobs if "checkpoint" in job.settings and not self.is_current(job)):
+            from pipeline.training.checkpoints import check_config  # PyTorch's seconds, for such a study alone
+
+            assert checkpoints
+            revision = job.settings["checkpoint"]["revision"]
+            path = Path(str(checkpoints.places()[revision]["path"]))
+            try:
+                if path.exists():
+                    check_config(checkpoints.layout, path, ModelSize(**job.settings["model"]))
+            except ValueError as error:
+                file = f"configs/scale/{self.study.settings.params.preset}.yaml"
+                raise ConfigError(
+                    file, f"text.from: {revision}", str(path), f"a checkpoint that fits; {error}"
+                ) from None
+
+    def check_tokenizer(self) -> None:
+        """Refuse a tokenizer that is here and cannot be taken, if it is to be read. Raises ConfigError."""
+        given = self.study.given_tokenizer
+        if given is None or not any(job.phase == "tokenizer" and not self.is_current(job) for job in self.jobs):
+            return
+        if find_tokenizer(given).exists():
+            name, room = self.study.settings.params, self.study.settings.scale.model.vocabulary
+            of_data = isinstance(given, Corpora)
+            file = f"configs/data/{name.data}.yaml" if of_data else f"configs/scale/{name.preset}.yaml"
+            check_tokenizer(given, room, file, "source.tokenizer" if of_data else "text.from: tokenizer")
+
+    def check_paths(self) -> None:
+        """Refuse corpora and checkpoints that are not there, if any job is left that reads them. Raises ConfigError."""
+        for job in (job for job in self.jobs if "checkpoint" in job.settings and not self.is_current(job)):
+            checkpoints = self.study.settings.checkpoints
+            assert checkpoints
+            place = checkpoints.places()[job.settings["checkpoint"]["revision"]]
+            for path in (path for path in place.values() if path and not Path(path).exists()):
+                key = f"text.from: {job.settings['checkpoint']['revision']}"
+                file = f"configs/scale/{self.study.settings.params.preset}.yaml"
+                raise ConfigError(file, key, path, "an existing folder or file (see configs/checkpoints)")
+        self.check_foreign()
+        readers = [job for job in self.jobs if job.phase in ("sources", "shards", "evaluate")]
+        if all(self.is_current(job) for job in readers):
+            return
+        keys = {"heldout", "choices"}
+        for job in (job for job in readers if job.phase == "sources" and "corpora" in job.settings):
+            group = f"evaluation.{job.settings['split']}" if "split" in job.settings else job.settings["part"]
+            keys |= {f"{group}.{name}" for name in job.settings["corpora"]}
+        settings = self.study.settings
+        check_paths(settings.data, f"configs/data/{settings.params.data}.yaml", keys)

@@ -1,0 +1,89 @@
+"""The paper's claims, as comparisons of the study's runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pipeline.settings.claims import Claim, PublishedFigure
+from pipeline.settings.errors import ConfigError
+from pipeline.settings.experiments import PRESET
+
+if TYPE_CHECKING:
+    from pipeline.study.cells import Cell
+    from pipeline.study.study import Study
+from pipeline.study.comparisons import FACTORS, FILE, factors_of, lint
+
+METRICS = ("vision_average", "text_stable", "bits_per_byte", "cider")  # and every task
+STATES, CONDITIONS = ("model", "blind", "cooldown"), ("normal", "removed", "mean", "shuffled")
+
+
+def resolve(study: Study) -> list[dict]:
+    """Every claim with its arms as cells: what the phase of the claims gets. Raises ConfigError for a confound."""
+    return [{"name": name, **resolve_claim(study, name, claim)} for name, claim in study.settings.claims.items()]
+
+
+def resolve_claim(study: Study, name: str, claim: Claim) -> dict:
+    factors = factors_of(study.settings.scale)
+    unknown = [factor for factor in claim.may_differ if factor not in factors]
+    if unknown:
+        allowed = f"{', '.join(FACTORS)}, or a key of the preset ({PRESET}SECTION.KEY)"
+        raise ConfigError(FILE, f"{name}.may_differ", unknown[0], allowed)
+    resolved = claim.model_dump(exclude={"contrast", "all_of", "optimum", "agreement", "may_differ"})
+    contrasts = []
+    for contrast in claim.contrasts:
+        arms = [arm_of(study, name, arm) for arm in (*contrast.plus, *contrast.minus)]
+        check_metric(study, name, contrast.metric, arms)
+        lint(study, name, claim, arms)
+        named = [{"cell": study.cell_name(cell), "condition": condition} for cell, condition in arms]
+        plus = len(contrast.plus)
+        contrasts.append(contrast.model_dump() | {"plus": named[:plus], "minus": named[plus:]})
+    resolved |= {"kind": claim.kind, "contrasts": contrasts}
+    if claim.agreement:
+        arms = [arm_of(study, name, arm) for arm in claim.agreement.cells]
+        check_metric(study, name, claim.agreement.metric, arms)
+        resolved["agreement"] = claim.agreement.model_dump() | {"cells": [study.cell_name(cell) for cell, _ in arms]}
+    return resolved
+
+
+def published_cell(study: Study, row: PublishedFigure) -> Cell:
+    """The cell of a line of configs/published.csv: "KEY=VALUE KEY=VALUE". Raises ConfigError."""
+    name = f"{row.output}, {row.setting}: cell"
+    pairs = [part.split("=", 1) for part in row.cell.split()]
+    if not all(len(pair) == 2 for pair in pairs):
+        raise ConfigError("configs/published.csv", name, row.cell, "KEY=VALUE, separated by blanks")
+    return arm_of(study, name, {key: yaml.safe_load(value) for key, value in pairs}, "configs/published.csv")[0]
+
+
+def arm_of(study: Study, name: str, arm: dict[str, Any], file: str = FILE) -> tuple[Cell, str]:
+    """The cell and the condition that an arm of a claim names. Raises ConfigError for unknown keys and values."""
+    changes = dict(arm)
+    evaluated, condition = changes.pop("evaluated", "model"), changes.pop("condition", "normal")
+    for key, value, allowed in (("evaluated", evaluated, STATES), ("condition", condition, CONDITIONS)):
+        if value not in allowed:
+            raise ConfigError(file, f"{name}: {key}", value, ", ".join(allowed))
+    if "seed" in changes:
+        raise ConfigError(file, f"{name}: seed", changes["seed"], "no seed: arms are compared seed by seed")
+    try:
+        return study.cell(changes, evaluated, file), condition
+    except ConfigError as error:
+        raise ConfigError(file, f"{name}: {error.key}", error.found, error.allowed) from None
+
+
+def check_metric(study: Study, name: str, metric: str, arms: list[tuple[Cell, str]]) -> None:
+    """Refuse a metric that there is not, or that is not measured of an arm. Raises ConfigError."""
+    tasks = study.settings.tasks
+    if metric not in (*METRICS, *tasks.vision, *tasks.text):
+        raise ConfigError(FILE, f"{name}: metric", metric, ", ".join((*METRICS, *tasks.vision, *tasks.text)))
+    vision = metric == "vision_average" or metric in tasks.vision
+    for cell, condition in arms:
+        seen = cell.evaluated == "model" or cell.recipe.image_fraction > 0
+        if vision:
+            fits = cell.evaluated == "model" or (cell.evaluated == "blind" and condition == "removed")
+        else:
+            fits = cell.evaluated != "blind" and condition == "normal" and (metric != "cider" or seen)
+        if not fits:
+            allowed = "a model, or a blind one with condition removed" if vision else "a model or cooldown, as it is"
+            allowed += ", that has seen images" if metric == "cider" else ""
+            raise ConfigError(FILE, f"{name}: {metric} of", f"{cell.evaluated} ({condition})", allowed)
