@@ -171,9 +171,6 @@ def with_added(form: dict, vocab: dict[str, int], added: list[dict], new: dict[s
     return form | {"model": model, "added_tokens": sorted(added, key=lambda token: token["id"])}
 
 
-# --- the phase ----------------------------------------------------------------------------------------------
-
-
 def run(job: Job, out: Path) -> dict:
     """Phase "tokenizer": train on the text and on a sample of the captions and instructions, or take the given one."""
     if "given" in job.settings:

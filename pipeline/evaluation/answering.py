@@ -19,9 +19,6 @@ TIED = "tied"  # what stands for an answer while two are equally likely
 Reply = Callable[["Prompt"], list[str]]  # prompts of one length -> texts
 
 
-# --- answering -------------------------------------------------------------------------------------------------------
-
-
 def by_length(
     asked: Iterable[tuple[tuple[int, ...], Hashable]], batch: int, tokens: int | None = None, more: int = 0
 ) -> Iterator[list]:

@@ -14,8 +14,6 @@ from pipeline.data.corpora.list_files import left_out_of
 from pipeline.evaluation.answer_store import Answers, helpers
 from pipeline.evaluation.evaluation import Evaluation, check
 
-# --- the phase -------------------------------------------------------------------------------------------------------
-
 COUNTS = {"vision": "vision_rows", "captions": "caption_rows", "text": "text_rows", "heldout": "heldout_rows"}
 
 

@@ -53,9 +53,6 @@ def yes_no_words(task: dict) -> tuple[str, str]:
     return yes, no
 
 
-# --- one model's evaluation -------------------------------------------------------------------------------------------
-
-
 def questions_of(source: Path, split: str, name: str, format: str, context: dict) -> list[Question]:
     """The questions of a split's task. Raises ValueError if there is none, BadRecord for a bad file."""
     questions = list(read_task(source, split, name, format, context))

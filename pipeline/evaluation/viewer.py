@@ -21,8 +21,6 @@ CPU = torch.device("cpu")
 KEPT_BYTES = 1 << 30  # features that a process on the CPU keeps in memory
 
 
-# --- looking at images -----------------------------------------------------------------------------------------------
-
 Look = Callable[[list], Tensor]  # what stands for images (n of them) -> their features [n, patches, width] in fp32
 
 

@@ -35,9 +35,6 @@ CHAT = (
 )
 
 
-# --- files -------------------------------------------------------------------------------------------------------------
-
-
 def export(root: Path, target: str, to: Path) -> Path:
     """Write the model that `target` names into the new (or empty) folder `to`. Raises ValueError with one line."""
     model = find_model(root, target)

@@ -13,9 +13,6 @@ from pipeline.store import artifacts
 TRAINED = ("pretrain", "cooldown", "finetune")
 
 
-# --- what is exported --------------------------------------------------------------------------------------------------
-
-
 class Made:
     """An artifact on disk: its folder, its card, and what its job measured. Raises ValueError for a damaged card."""
 

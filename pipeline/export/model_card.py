@@ -16,9 +16,6 @@ DONE = "<|/a|>"  # ends an answer
 COUNTS = {"pieces": "captions or conversations", "sequences": "sequences", "positions": "positions"}
 
 
-# --- the model card ----------------------------------------------------------------------------------------------------
-
-
 def model_card(root: Path, model: Made, before: list[Made]) -> str:
     """README.md: what it is, how to use it, data, tokens by kind, rates, scores with intervals, licences, limits."""
     parts = [front_matter(model), about(model), usage(model), training(before)]

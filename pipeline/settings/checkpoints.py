@@ -14,8 +14,6 @@ from pipeline.settings.places import find_tokenizer, join_root
 from pipeline.settings.scale import Scale
 from pipeline.settings.types import Count, Family, Section, TextPhase
 
-# --- configs/checkpoints: text runs that others have published -------------------------------------------------------
-
 
 class Checkpoint(Section):
     """A state of a published text run: what it is, and where it lies (`path` and `optimizer`, which are not identity)."""

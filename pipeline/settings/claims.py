@@ -12,8 +12,6 @@ from pipeline.settings.errors import ConfigError, parse
 from pipeline.settings.types import Fraction, Section
 from pipeline.settings.yaml_file import load_yaml
 
-# --- configs/claims.yaml, configs/published.csv ----------------------------------------------------------------------
-
 Metric = Annotated[str, Field(description="a column of the results' tables, such as vision_average")]
 Arm = Annotated[
     dict[str, Any],

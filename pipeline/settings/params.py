@@ -9,8 +9,6 @@ from pydantic import Discriminator, Field, Tag
 
 from pipeline.settings.types import Count, Fraction, Percent, Section
 
-# --- params.yaml: what a researcher varies ---------------------------------------------------------------------------
-
 Multiple = Annotated[float, Field(gt=0, le=100)]
 
 

@@ -19,8 +19,6 @@ from pipeline.settings.types import (
     optional_key,
 )
 
-# --- configs/scale: what defines a scale -----------------------------------------------------------------------------
-
 
 class CooldownPhase(Optimisation):
     tokens: Count = Field(description="tokens of one cooldown, text and images")

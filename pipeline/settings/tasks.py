@@ -9,9 +9,6 @@ from pydantic import Field
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.types import Count, Fraction, Section, added_key, optional_key
 
-# --- configs/data, configs/encoder, configs/tasks --------------------------------------------------------------------
-
-
 VisionFormat = Literal["vqav2", "gqa", "pope", "textvqa", "vizwiz", "refcoco", "ocid"]
 
 

@@ -15,8 +15,6 @@ from pipeline.settings.errors import ConfigError
 PLACES = ("root", "path", "optimizer", "tokenizer")
 
 
-# --- loading ---------------------------------------------------------------------------------------------------------
-
 MOST_VALUES = 100_000  # in a file
 
 

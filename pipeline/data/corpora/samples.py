@@ -34,9 +34,6 @@ from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 Pair = Caption | Conversation  # an image, perhaps, and texts
 
 
-# --- records of a file ------------------------------------------------------------------------------------------------
-
-
 @cache
 def tokenizer_at(path: Path) -> Tokenizer:
     return load_tokenizer(path)

@@ -47,9 +47,6 @@ def unmarked(text: str, file: object, where: object) -> str:
     return left if found else text
 
 
-# --- instructions: LLaVA JSON -----------------------------------------------------------------------------------------
-
-
 def read_conversations(json_path: Path, image_root: Path) -> Iterator[Conversation]:
     """Conversations of a LLaVA JSON file, as `conversation`. Raises BadRecord."""
     images = ImageFolder(image_root)

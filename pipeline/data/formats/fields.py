@@ -6,8 +6,6 @@ from typing import Any
 
 from pipeline.data.records import BadRecord as BadRecord
 
-# --- small checks -----------------------------------------------------------------------------------------------------
-
 
 def get_field(record: object, key: str, kind: type | tuple[type, ...], file: object, where: object) -> Any:
     """`record[key]`, which must be there and of this kind (and, if text, not empty)."""

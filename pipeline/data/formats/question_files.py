@@ -41,9 +41,6 @@ IMAGE_NAMES = {"vqav2": "{:012d}.jpg", "gqa": "{}.jpg", "textvqa": "{}.jpg"}
 OCID_CLUTTER = ((9, "minimum"), (16, "medium"), (20, "maximum"))
 
 
-# --- questions --------------------------------------------------------------------------------------------------------
-
-
 def read_questions(
     format: str,
     folder: Path,

@@ -25,9 +25,6 @@ METADATA = re.compile(r"__[^/]*__(/|$)")  # names in a tar that WebDataset passe
 LARGEST_MEMBER = 1 << 28  # bytes of one file in a tar
 
 
-# --- captions: img2dataset tars ---------------------------------------------------------------------------------------
-
-
 def read_captions(folder: Path, field: str | None = None) -> Iterator[Caption]:
     """Samples of all img2dataset tars (KEY.jpg, KEY.txt, optionally KEY.json) in a folder, in order.
 

@@ -12,9 +12,6 @@ POSITIONS = ("top left", "top right", "bottom left", "bottom right")
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 
-# --- captions ---------------------------------------------------------------------------------------------------------
-
-
 def one_thing(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 

