@@ -841,14 +841,14 @@ def row(case: Case, outcome: Outcome) -> str:
     return f"| {case.fed} | {got} | {ending(case.ends)} |"
 
 
-def page(outcomes: list[tuple[Case, Outcome]]) -> str:
-    """docs/bad-input.md."""
-    numbers = Counter(ending(case.ends) for case, _ in outcomes)
-    counts = f"{len(outcomes)} cases: " + ", ".join(f"{count} {kind}" for kind, count in sorted(numbers.items()))
+def page(rows: list[tuple[Case, str]]) -> str:
+    """docs/bad-input.md, of the row of each case."""
+    numbers = Counter(ending(case.ends) for case, _ in rows)
+    counts = f"{len(rows)} cases: " + ", ".join(f"{count} {kind}" for kind, count in sorted(numbers.items()))
     parts = [HEAD.format(counts=counts)]
-    for part in dict.fromkeys(case.part for case, _ in outcomes):
+    for part in dict.fromkeys(case.part for case, _ in rows):
         table = ["| what is fed | what one gets | |", "|---|---|---|"]
-        table += [row(case, outcome) for case, outcome in outcomes if case.part == part]
+        table += [line for case, line in rows if case.part == part]
         parts += [f"## {part}", "\n".join(table)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -856,7 +856,7 @@ def page(outcomes: list[tuple[Case, Outcome]]) -> str:
 def write_page() -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         bench = Bench(Path(folder), patch)
-        text = page([(case, bench.outcome(case)) for case in CASES])
+        text = page([(case, row(case, bench.outcome(case))) for case in CASES])
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(text, encoding="utf-8")
     print(f"{PAGE}: {len(CASES)} cases")

@@ -169,7 +169,7 @@ def test_a_click_lands_on_what_it_leads_to(browser, tmp_path, width):
     from test_report import with_images
 
     file = tmp_path / "report.html"
-    file.write_text(with_images(tmp_path).page())
+    file.write_text(render(with_images(tmp_path)))
     follow = """(async (choose) => {
       const link = document.querySelector(choose);
       const place = () => document.getElementById(decodeURIComponent(link.getAttribute('href').slice(1)));
