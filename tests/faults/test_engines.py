@@ -34,7 +34,7 @@ def begin(command: list[str], folder: Path, log: Path, **environment: str) -> su
     [
         (["snakemake", "--cores", "2"], signal.SIGTERM, False),  # `kill`, a scheduler that knows of one process
         pytest.param(["snakemake", "--cores", "2"], signal.SIGINT, True, marks=pytest.mark.nightly),  # Ctrl-C
-        (["dvc", "repro"], signal.SIGINT, True),  # Ctrl-C
+        pytest.param(["dvc", "repro"], signal.SIGINT, True, marks=pytest.mark.nightly),  # Ctrl-C
         pytest.param(["dvc", "repro"], signal.SIGTERM, True, marks=pytest.mark.nightly),  # systemd, Slurm
     ],
     ids=["snakemake-SIGTERM", "snakemake-SIGINT", "dvc-SIGINT", "dvc-SIGTERM"],

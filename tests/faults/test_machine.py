@@ -96,6 +96,7 @@ def test_dates_that_jump_while_snakemake_works_change_nothing(copy, tmp_path):
     assert is_clean(copy)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", [1])
 def test_dates_of_files_that_a_clock_gone_wrong_has_left_mean_nothing(copy, seed):
     """In the future, in the past, and whatever is made meanwhile is older than what it is made from."""
