@@ -497,7 +497,7 @@ QUESTIONS = [
     ("VQAv2: two annotations of a question", questions(ANSWERS, lambda v: v["annotations"].append(v["annotations"][0])), f"{ANSWERS}: record annotation 2: question_id 42000 occurs twice"),
     ("VQAv2: a question twice", questions(ASKED, lambda v: v["questions"].append(v["questions"][0])), "vqav2: record 42000: id occurs twice"),
     ("VQAv2: a question's id of 400 digits", questions(ASKED, lambda v: v["questions"][0].update(question_id=10**400)), f"{ASKED}: record 0: 'question_id' is a number of more than 64 bits"),
-    ("VQAv2: an image that is cut off", half("vqav2/val2014/*42.jpg"), "vqav2/val2014/COCO_val2014_000000000042.jpg: record -: image cannot be decoded (OSError)"),
+    ("VQAv2: an image that is cut off", half("vqav2/val2014/*42.jpg"), "vqav2/val2014/COCO_val2014_000000000042.jpg: record 42000: image cannot be decoded (OSError)"),
     ("VQAv2: a file that is cut off", lambda root: (root / "corpora" / ASKED).write_text('{"questions": ['), f"{ASKED}: record -: is not JSON (Expecting value"),
     ("GQA: a question twice", replaced(GQA, "{", '{"201307251": {}, '), f"{GQA}: record -: is not JSON (the key '201307251' occurs twice in an object)"),
     ("GQA: an image id that is a path", replaced(GQA, '"n161313"', '"../n161313"'), f"{GQA}: record 201307251: path leaves its folder: ../n161313.jpg"),
@@ -722,13 +722,17 @@ def card(data: str):
     return lambda root: of_model(root, "card.json").write_text(data)
 
 
-def files(change: Callable[[dict], object]):
+def edited(name: str, change: Callable[[dict], object]):
     def feed(root: Path) -> None:
-        made = json.loads(of_model(root, "files.json").read_text())
+        made = json.loads(of_model(root, name).read_text())
         change(made)
-        of_model(root, "files.json").write_text(json.dumps(made))
+        of_model(root, name).write_text(json.dumps(made))
 
     return feed
+
+
+def files(change: Callable[[dict], object]):
+    return edited("files.json", change)
 
 
 def job_file(content: bytes):
@@ -762,7 +766,7 @@ COMMANDS = [
 ARTIFACTS = [
     ("a card that is cut off", card("{"), "stale: it was here and has been deleted"),
     ("a card of lists in lists", card("[" * DEEP), "stale: it was here and has been deleted"),
-    ("a card of another study", card('{"phase": "finetune", "id": "x", "settings": {}, "code": {}, "parents": {}}'), "stale: "),
+    ("a card of another study", edited("card.json", lambda card: card.update(settings={})), "stale: "),
     ("a list of files that is no JSON", files(lambda f: f.clear()), "files.json is damaged"),
     ("a list of files of another card", files(lambda f: f.update(card="0" * 16)), "files.json is of another card"),
     ("a list that names a file elsewhere", files(lambda f: f["files"].update({"../../x": {"bytes": 1, "sha256": "0"}})), "files.json is damaged"),
