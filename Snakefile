@@ -1,6 +1,6 @@
 """The study as a workflow: text pre-training -> cooldown branches -> fine-tuning -> evaluation -> tables.
 
-What runs, from which parents and with which settings is params.yaml's and pipeline/study/'s business; here are the
+params.yaml and pipeline/study/ say which jobs there are, from which parents and with which settings. Here are only the
 phases. A job's expected card (below .study/jobs/) is its one dated input: see pipeline/store/ledger.py. `snakemake all_STAGE`
 makes all artifacts of one of the stages that DVC sees (dvc.yaml).
 """

@@ -38,6 +38,7 @@ from pipeline.evaluation import answering, evaluate
 from pipeline.evaluation.answer_store import Answers
 from pipeline.evaluation.evaluate import Silent
 from pipeline.evaluation.evaluation import Evaluation
+from pipeline.evaluation.job_settings import Evaluate
 from pipeline.execution.run import open_job
 from pipeline.settings.load import load_settings
 from pipeline.store.ledger import Ledger
@@ -71,7 +72,7 @@ def whole(job) -> tuple[float, dict[str, pd.DataFrame]]:
 
 def vision(job) -> float:
     """CPU-seconds of the vision rows alone."""
-    evaluation = Evaluation(job.settings, job.inputs, job.context, Answers(), Silent())
+    evaluation = Evaluation(Evaluate.model_validate(job.settings), job.inputs, job.context, Answers(), Silent())
     start = time.process_time()
     for _ in evaluation.vision(False):
         pass
@@ -80,7 +81,7 @@ def vision(job) -> float:
 
 def one_by_one(job, seed: int) -> float:
     """CPU-seconds of all vision questions, one prompt at a time and without a cache."""
-    evaluation = Evaluation(job.settings, job.inputs, job.context, Answers(), Silent())
+    evaluation = Evaluation(Evaluate.model_validate(job.settings), job.inputs, job.context, Answers(), Silent())
     evaluation.answer = partial(sampled, evaluation, random.Random(seed), spent := [])
     for _ in evaluation.answered():
         pass

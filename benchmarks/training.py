@@ -53,6 +53,7 @@ from pipeline.model.vlm import IGNORE, label_loss
 from pipeline.settings.types import ModelSize
 from pipeline.training import composer, run_plan
 from pipeline.training.build import build_model, build_optimizer
+from pipeline.training.job_settings import read
 from pipeline.training.loader import data_loader
 
 RESULT = Path(__file__).parent / "results/training.json"
@@ -184,25 +185,25 @@ class Parts:
     """What `pipeline.training.train.run` makes of a job, up to the trainer."""
 
     def __init__(self, job: SimpleNamespace):
-        self.job, self.plan = job, run_plan.make_plan(job)
-        settings = job.settings
-        self.model = build_model(ModelSize(**settings["model"]), self.plan.encoder, 7, 7)
-        self.optimizer = build_optimizer(self.model, settings["optimisation"])
-        batch, sequence = settings["optimisation"]["batch"], settings["model"]["sequence"]
+        self.job, self.settings = job, read(job.phase, job.settings)
+        self.plan = run_plan.make_plan(job, self.settings)
+        self.model = build_model(self.settings.model, self.plan.encoder, 7, 7)
+        self.optimizer = build_optimizer(self.model, self.settings.optimisation)
+        batch, sequence = self.settings.optimisation.batch, self.settings.model.sequence
         self.recorder = composer.Recorder(job, self.plan, self.model, self.optimizer, batch, sequence)
         self.loader = data_loader(self.plan, 7, self.recorder)
 
 
 def ours(parts: Parts) -> Callable[[int], None]:
-    trainer = composer.make_trainer(parts.recorder, parts.loader, None)
+    trainer = composer.make_trainer(parts.recorder, parts.settings, parts.loader, None)
     return lambda steps: trainer.fit(duration=f"{steps}ba")
 
 
 def bare_loop(parts: Parts) -> Callable[[int], None]:
-    settings = parts.job.settings["optimisation"]
+    z_loss = parts.settings.optimisation.z_loss
 
     def loss(batch: dict) -> torch.Tensor:
-        return label_loss(parts.model(batch), batch["targets"], settings["z_loss"])
+        return label_loss(parts.model(batch), batch["targets"], z_loss)
 
     return loop(parts.model, parts.optimizer, forever(parts.loader), loss)
 
@@ -236,7 +237,7 @@ class Llava(nn.Module):
         text = LlamaConfig(
             vocab_size=case.vocabulary,
             hidden_size=case.width,
-            intermediate_size=DecoderShape.of(case.size).hidden,
+            intermediate_size=DecoderShape.of(ModelSize(**case.size)).hidden,
             num_hidden_layers=case.layers,
             num_attention_heads=case.heads,
             max_position_embeddings=case.sequence,
@@ -337,7 +338,7 @@ def step_flops(case: Case, loader) -> float:
     counts = [batch["kinds"] for batch in batches]
     mean = {key: statistics.fmean(count[key] for count in counts) for key in counts[0]}
     reach = statistics.fmean(map(mean_reach, batches))
-    return training_flops(DecoderShape.of(case.size), case.features if case.images else None, mean, reach)
+    return training_flops(DecoderShape.of(ModelSize(**case.size)), case.features if case.images else None, mean, reach)
 
 
 def mean_reach(batch: dict) -> float:

@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+# Everything else is imported where it is needed. Snakemake starts this once for each job, and mostly just to hand the
+# job to the server: that must not cost seconds of imports.
 from pipeline.execution.fork_server import SERVER, hand_over, serve
 
 
@@ -30,11 +32,14 @@ def main(argv: list[str] | None = None) -> int:
     rank.add_argument("out", type=Path, help="the folder of the artifact to be")
     rank.add_argument("--log", type=Path, help="as for run")
     server = commands.add_parser(
-        "serve", help="carry out jobs for `run`, with start-up paid once; Snakemake calls this"
+        "serve", help="carry out jobs for `run` without their start-up time; Snakemake calls this"
     )
     server.add_argument("socket", type=int, help="file descriptor of the socket that it listens to")
     plan = commands.add_parser("plan", help="say what a target will cost before anything runs")
     plan.add_argument("target", nargs="?", default="study", help="study, a table, a file of results/, an artifact's id")
+    plan.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="a preview with other values of keys of params.yaml"
+    )
     plan.add_argument(
         "--budget", type=device_hours, help="device-hours; more than that to do is an error (exit code 3)"
     )
@@ -64,13 +69,15 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("schema", help="write the JSON schema of params.yaml, for editors (configs/params.schema.json)")
     commands.add_parser("keep-failed", help="let runs that have failed be rows of the tables (configs/failed.json)")
     aside = commands.add_parser(
-        "set-aside", help="move artifacts that left the study out of DVC's sight; DVC calls this"
+        "set-aside",
+        help="move artifacts that left the study to .study/aside/, so that DVC does not store them; DVC calls this",
     )
     aside.add_argument("stage", help="a stage of dvc.yaml")
     arguments = parser.parse_args(argv)
 
     if arguments.command == "serve":
         return serve(main, arguments.socket)
+    # None means that no server answers; then this process carries out the job itself.
     if arguments.command == "run" and SERVER in os.environ:
         code = hand_over(argv or sys.argv[1:], arguments.job, arguments.log)
         if code is not None:
@@ -118,10 +125,16 @@ def main(argv: list[str] | None = None) -> int:
     from pipeline.engines.workflow import open_ledger
     from pipeline.study.phases import STAGES
 
+    # Asked before the settings are read, so that a bad name costs no time.
     if arguments.command == "set-aside" and arguments.stage not in STAGES:
         print(f"{one_line(arguments.stage)}: no stage of dvc.yaml, which has {', '.join(STAGES)}", file=sys.stderr)
         return 2
-    ledger = open_ledger(Path("."))
+    words: list[str] = []
+    if arguments.command == "plan":
+        words = arguments.overrides
+        if "=" in arguments.target:  # no target has one, so that the target can be left out
+            words, arguments.target = [arguments.target, *words], "study"
+    ledger = open_ledger(Path("."), words)
     if arguments.command == "dvc":
         from pipeline.engines.dvc_file import write_dvc_file
 
@@ -159,14 +172,15 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         return 0
     from pipeline.commands.plan import OverBudget, Plan
+    from pipeline.store.foreign_files import check_foreign
     from pipeline.store.staleness import why as explain
 
     try:
         if arguments.command in ("plan", "why"):
             ledger.check_unchanged()
         if arguments.command == "plan":
-            ledger.check_foreign()
-            costs = Plan(ledger, arguments.target)
+            check_foreign(ledger)
+            costs = Plan(ledger, arguments.target, words, open_ledger(Path(".")) if words else None)
             print(costs)
             costs.check(arguments.budget)
         elif arguments.command == "keep-failed":
@@ -206,6 +220,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    # Too late for this process, which has read it at its start, but not for those that it starts.
     os.environ.setdefault("PYTHONHASHSEED", "0")
     try:
         code = main()

@@ -14,6 +14,7 @@ import yaml
 
 from pipeline.common.files import stable_json
 from pipeline.execution.run import publish
+from pipeline.reporting.table_list import TABLES, Tables
 from pipeline.settings import claims, load, yaml_file
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.load import load_settings
@@ -23,7 +24,6 @@ from pipeline.store.fingerprint import code_fingerprint
 from pipeline.store.ledger import Ledger
 from pipeline.study import study
 from pipeline.study.study import Study
-from pipeline.study.tables import TABLES, Tables
 
 SOURCE = Path(__file__).parent.parent
 SCALE = "configs/scale/small.yaml"

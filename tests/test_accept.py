@@ -187,7 +187,7 @@ def test_only_whole_jobs_of_todays_settings_are_accepted_and_the_others_counted(
     gone, failed, other, *rest = jobs_of(changed, "cooldown")
     assert rest
     shutil.rmtree(changed.root / gone.folder)
-    for job, more in ((failed, {"failed": "it was"}), (other, {"settings": other.settings | {"more": 1}})):
+    for job, more in ((failed, {"failed": "it was"}), (other, {"settings": other.card_settings | {"more": 1}})):
         file = changed.root / job.card
         file.write_text(stable_json(read_json(file) | more))
     lines = run(changed, "cooldown", sample=1000)

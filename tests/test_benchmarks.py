@@ -17,6 +17,7 @@ from pipeline.data.records import LeftOut
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.evaluation import benchmarks, evaluate, evaluation, likelihoods
 from pipeline.evaluation.benchmarks import BENCHMARKS, read_benchmark, token_pair
+from pipeline.evaluation.job_settings import Evaluate, EvaluatedModel
 from pipeline.evaluation.model import load_model
 from pipeline.model.decoder import DecoderShape
 from pipeline.model.vlm import VLM
@@ -308,7 +309,7 @@ def test_space_before_an_answer_belongs_to_it(made):
 def test_scores_are_those_of_one_answer_at_a_time(made, tmp_path, monkeypatch):
     rows = run(made, tmp_path / "out", monkeypatch)
     tokenizer = load_tokenizer(made / "tokenizer" / "tokenizer.json")
-    model = load_model({"model": MODEL, "encoder": None}, made / "checkpoint")
+    model = load_model(EvaluatedModel.model_validate({"model": MODEL, "encoder": None}), made / "checkpoint")
     expected = []
     for name in RECORDS:
         for item in read_benchmark(name, made / "source" / "evaluation" / "text" / name, name):
@@ -348,7 +349,9 @@ def test_lm_eval_is_shared_out_too(made, tmp_path, monkeypatch):
     folder = tmp_path / "shared" / "resume" / "answers"
     for process in (0, 1):
         job = make_job(made, tmp_path / "shared", "lm_eval", 100)
-        evaluate.answer_share(job.settings, job.inputs, job.context, folder, 2, evaluate.Silent(), process)
+        evaluate.answer_share(
+            Evaluate.model_validate(job.settings), job.inputs, job.context, folder, 2, evaluate.Silent(), process
+        )
     written = [file.read_text().splitlines() for file in sorted(folder.iterdir())]
     assert len(written) == 2 and all(written)
     monkeypatch.setattr(likelihoods, "batch_likelihoods", lambda *_: pytest.fail("answered again"))

@@ -7,6 +7,7 @@ from conftest import SOURCE
 from pipeline.commands import kept_results
 from pipeline.reporting.page.report import render
 from pipeline.reporting.page.results import Results
+from pipeline.study.tables import report_settings
 
 pytestmark = [
     pytest.mark.browser,
@@ -23,7 +24,7 @@ SEEN = "(e => { const b = e.getBoundingClientRect(); return b.width > 1 && b.hei
 def file(tmp_path_factory):
     """The report of the kept results, as today's code makes it."""
     made = tmp_path_factory.mktemp("report") / "report.html"
-    made.write_text(render(Results(kept_results.study_of(SOURCE, SMALL).tables["report"].settings, SMALL.joinpath)))
+    made.write_text(render(Results(report_settings(kept_results.study_of(SOURCE, SMALL)), SMALL.joinpath)))
     return made
 
 

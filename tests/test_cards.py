@@ -300,7 +300,7 @@ def test_hardware_is_part_of_training_if_it_rounds_differently(project, key, val
     ids = [{job.id for job in ledger.jobs if job.phase == "cooldown"} for ledger in (before, after)]
     assert (ids[0] == ids[1]) == same
     assert (before.context == after.context) != same
-    assert same or all(job.settings["hardware"][key] == value for job in after.jobs if job.phase == "pretrain")
+    assert same or all(job.card_settings["hardware"][key] == value for job in after.jobs if job.phase == "pretrain")
 
 
 def test_moments_are_part_of_a_later_branch(project):
@@ -391,7 +391,9 @@ def test_recipes_that_differ_in_what_a_cooldown_does_not_use_share_it(project):
     others = [only_instructions.model_copy(update={"captions": "short"})]
     assert all(study.cooldown(only_instructions) is study.cooldown(other) for other in others)
     assert "text" not in study.cooldown(recipe.model_copy(update={"image_fraction": 1.0})).parents
-    by_branch = {job.settings["branch_step"]: job.settings for job in project.ledger().jobs if job.phase == "cooldown"}
+    by_branch = {
+        job.card_settings["branch_step"]: job.card_settings for job in project.ledger().jobs if job.phase == "cooldown"
+    }
     assert {step: ("main" in s, "peak_lr" in s["optimisation"], "main_seed" in s) for step, s in by_branch.items()} == {
         0: (False, True, True),
         50: (True, False, False),
@@ -454,7 +456,7 @@ def test_a_card_names_phase_settings_code_and_parents(project):
     made = project.ledger()
     job = next(job for job in made.jobs if job.phase == "cooldown" and "branch" in job.parents)
     card = made.card(job)
-    assert (card["phase"], card["id"], card["settings"]) == ("cooldown", job.id, job.settings)
+    assert (card["phase"], card["id"], card["settings"]) == ("cooldown", job.id, job.card_settings)
     assert "pipeline.training.train" in card["code"]
     assert card["parents"]["branch"] == {
         "phase": "pretrain",
@@ -847,15 +849,15 @@ def test_a_job_file_says_what_the_job_needs(project):
 
 def test_later_text_states_continue_earlier_ones(project):
     made = project.ledger()
-    texts = sorted((job for job in made.jobs if job.phase == "pretrain"), key=lambda job: job.settings["stop"])
-    assert [job.settings["stop"] for job in texts] == [50, 80, 100]
+    texts = sorted((job for job in made.jobs if job.phase == "pretrain"), key=lambda job: job.card_settings["stop"])
+    assert [job.card_settings["stop"] for job in texts] == [50, 80, 100]
     assert [job.continues for job in texts] == [None, *texts[:-1]]
 
 
 def test_what_a_text_state_continues_is_no_part_of_its_identity(project):
-    before = {job.settings["stop"]: job.id for job in project.ledger().jobs if job.phase == "pretrain"}
+    before = {job.card_settings["stop"]: job.id for job in project.ledger().jobs if job.phase == "pretrain"}
     project.set(PARAMS, "experiments.timing.vary.branch_percent", [0, 80, 100])
-    after = {job.settings["stop"]: job.id for job in project.ledger().jobs if job.phase == "pretrain"}
+    after = {job.card_settings["stop"]: job.id for job in project.ledger().jobs if job.phase == "pretrain"}
     assert after == {stop: before[stop] for stop in (80, 100)}
 
 

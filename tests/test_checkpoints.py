@@ -22,6 +22,7 @@ from pipeline.commands.plan import Plan
 from pipeline.common.files import file_hash, read_json
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, write_shards
 from pipeline.data.tokenizer import load_tokenizer
+from pipeline.evaluation.job_settings import EvaluatedModel
 from pipeline.evaluation.model import load_model
 from pipeline.execution.processes import StopRequest
 from pipeline.execution.run import run_job
@@ -30,6 +31,7 @@ from pipeline.model.vlm import VLM, greedy, label_loss
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.places import find_tokenizer
 from pipeline.settings.types import ModelSize
+from pipeline.store.foreign_files import check_paths
 from pipeline.training import train
 from pipeline.training.checkpoints import read_openlm_moments, read_weights
 from pipeline.training.schedule import planned_cooldown
@@ -705,7 +707,7 @@ def jobs(project: Project, phase: str) -> dict:
 def test_states_of_the_text_run_are_the_published_ones(published):
     states = jobs(published, "pretrain")
     assert states.keys() == {"text-20", "text-79", "text-100"}
-    assert states["text-79"].settings["checkpoint"] == {
+    assert states["text-79"].card_settings["checkpoint"] == {
         **{"tokens": 79 * STEP, "revision": "step79", "sha256": {}, "layout": "huggingface", "moments": False}
     }
     assert all(list(job.parents) == ["tokenizer"] and not job.continues for job in states.values())
@@ -713,7 +715,7 @@ def test_states_of_the_text_run_are_the_published_ones(published):
 
 def test_a_cooldown_continues_the_rate_of_their_schedule_at_the_published_state(published):
     cooldowns = [job for job in jobs(published, "cooldown").values() if "branch" in job.parents]
-    rates = {job.settings["branch_step"]: planned_cooldown(job.settings).rate(0) for job in cooldowns}
+    rates = {job.settings.branch_step: planned_cooldown(job.settings).rate(0) for job in cooldowns}
     for step in (20, 79):
         cosine = 0.5 * (1 + np.cos(np.pi * (step - 5) / 95))
         assert rates[step] == pytest.approx(0.0001 + cosine * (0.01 - 0.0001))
@@ -738,8 +740,8 @@ def test_an_import_leaves_a_state_that_evaluation_reads(published):
     measured = read_json(state / "measured.json")
     assert measured["steps"] == 79 and measured["tokens"]["text"] == 79 * STEP
     assert load_file(state / "optimizer.safetensors") == {}
-    settings = jobs(published, "pretrain")["text-79"].settings
-    model = load_model({"model": settings["model"], "encoder": None}, state)
+    settings = jobs(published, "pretrain")["text-79"].card_settings
+    model = load_model(EvaluatedModel.model_validate({"model": settings["model"]}), state)
     ids = tokens(1, 9)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(published.root / "weights/step79", local_files_only=True)
     with torch.no_grad():
@@ -840,7 +842,7 @@ def test_settings_that_a_published_run_cannot_give_are_refused(published, case):
 def test_a_checkpoint_that_is_not_on_disk_is_named_before_anything_runs(published):
     (published.root / "weights/step79").rename(published.root / "weights/elsewhere")
     with pytest.raises(ConfigError, match=r"text.from: step79: found 'weights/step79', allowed: an existing folder"):
-        published.ledger().check_paths()
+        check_paths(published.ledger())
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_by_the_plan(published, capsys):
@@ -851,7 +853,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_the_plan(published, capsys
     assert line.startswith(f"{SCALE}: text.from: step79: found 'weights/step79', allowed: a checkpoint that fits; ")
     assert line.endswith("config.json: rotary_pct: found 1.0, wanted 0.5 (the study's config.rotary_pct)")
     with pytest.raises(ConfigError, match="a checkpoint that fits"):
-        published.ledger().check_paths()
+        check_paths(published.ledger())
     folder.rename(folder.with_name("elsewhere"))  # a study is planned where its weights are not, too
     assert main(["plan"]) == 0
 
@@ -946,16 +948,16 @@ def test_a_branch_from_an_imported_state_trains_with_images_among_its_text(publi
     (tmp_path / "features").mkdir()
     np.save(tmp_path / "features/features.npy", rng.normal(size=(1, 9, 6)).astype(np.float16))
     (tmp_path / "features/ids.json").write_text('["a"]')
-    job = next(job for job in jobs(published, "cooldown").values() if job.settings["branch_step"] == 79)
+    job = next(job for job in jobs(published, "cooldown").values() if job.settings.branch_step == 79)
     encoder = {"kind": "efficientnet_lite0", "weights": "none", "pixels": 32, "patches": 9, "width": 6, "cache": True}
-    small = {"optimisation": job.settings["optimisation"] | {"tokens": 6 * 8 * SEQUENCE}, "image_fraction": 0.25}
+    small = {"optimisation": job.card_settings["optimisation"] | {"tokens": 6 * 8 * SEQUENCE}, "image_fraction": 0.25}
     inputs = {"branch": state, **{name: tmp_path / name for name in ("text", "captions", "features")}}
     outs = []
     for number in range(2):
         out = tmp_path / f"out{number}"
         out.mkdir()
         measured = train.run(
-            Job("cooldown", job.settings | small | {"encoder": encoder}, inputs, tmp_path / f"resume{number}"), out
+            Job("cooldown", job.card_settings | small | {"encoder": encoder}, inputs, tmp_path / f"resume{number}"), out
         )
         outs.append({file.name: file.read_bytes() for file in out.iterdir()})
     assert outs[0] == outs[1]
@@ -966,5 +968,7 @@ def test_a_branch_from_an_imported_state_trains_with_images_among_its_text(publi
     assert set(after) - set(before) == {
         f"projector.{name}" for name in ("first.bias", "first.weight", "mean", "scale", "second.bias", "second.weight")
     }
-    model = load_model({"model": job.settings["model"], "encoder": encoder}, tmp_path / "out0")
+    model = load_model(
+        EvaluatedModel.model_validate({"model": job.card_settings["model"], "encoder": encoder}), tmp_path / "out0"
+    )
     assert isinstance(model.decoder.network, transformers.GPTNeoXModel)

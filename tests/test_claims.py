@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from typed import table_settings
 
 from pipeline.reporting import claims
 from pipeline.reporting.table_rows import Rows
@@ -48,8 +49,8 @@ class Results:
 
     def judge(self, *asked, prior=0.1) -> pd.DataFrame:
         """claims.csv, with a line a part. prior: what answering without looking scores."""
-        settings = {"make": "claims", "tasks": TASKS, "preset": "x", "split": "test", "claims": list(asked)}
-        rows = Rows(settings | {"rows": self.rows}, self.inputs)
+        settings = table_settings(make="claims", tasks=TASKS, claims=list(asked), rows=self.rows)
+        rows = Rows(settings, self.inputs)
         guesses = [{"task": t, "id": f"{n}", "score": prior} for t in TASKS["vision"] for n in range(IMAGES)]
         rows.__dict__["prior"] = pd.DataFrame(guesses).assign(prior="blind")
         out = self.folder / "out"

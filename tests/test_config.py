@@ -228,7 +228,7 @@ def test_branch_points_on_the_same_step(project):
 
 def test_the_same_branch_point_twice_is_one_branch_point(project):
     project.set(PARAMS, "experiments.timing.vary.branch_percent", [50, 80, 80])
-    rows = project.study().tables["table1"].settings["rows"]
+    rows = project.study().tables["table1"].card_settings["rows"]
     assert len([row for row in rows if row["evaluated"] == "model"]) == 2
 
 
@@ -257,7 +257,10 @@ def test_snakemakes_config_option_is_refused(project, capsys):
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("command line: --config: found {'preset': 'small'}, allowed: nothing: ")
-    assert "params.yaml" in line
+    assert line.endswith(
+        "settings are in params.yaml; edit it, or see `python -m pipeline plan KEY=VALUE`, "
+        "or `dvc exp run -S KEY=VALUE`"
+    )
 
 
 def test_snakemake_stops_with_the_one_line_of_a_bad_setting(project, capsys):

@@ -49,6 +49,7 @@ from pipeline.engines.workflow import Workflow
 from pipeline.execution.run import run_job
 from pipeline.model.vlm import IGNORE
 from pipeline.settings.errors import ConfigError
+from pipeline.store.foreign_files import check_foreign, check_paths
 from pipeline.study.job import Job
 from pipeline.training.batches import Collate, OrderedDataset
 
@@ -101,7 +102,7 @@ def change(project: Project, **settings) -> None:
 
 
 def job_of(project: Project, phase: str, part: str) -> Job:
-    return next(job for job in project.ledger().jobs if job.phase == phase and job.settings.get("part") == part)
+    return next(job for job in project.ledger().jobs if job.phase == phase and job.card_settings.get("part") == part)
 
 
 def make(project: Project, job: Job) -> str:
@@ -933,11 +934,11 @@ def test_a_tokenizer_that_cannot_be_taken_is_refused_before_any_job(real, corpor
     official.dclm_raw(corpora / "dclm-baseline-1.0")
     change(real, tokenizer="gpt_neox")
     with pytest.raises(ConfigError, match=r"source.tokenizer: found 'gpt_neox', .*has 50282 ids, .* has room for 512"):
-        real.ledger().check_foreign()  # as `plan` does
+        check_foreign(real.ledger())  # as `plan` does
     change(real, tokenizer="other.json")
     (corpora / "other.json").write_text('{"model": {"type": "Unigram", "vocab": [["a", 0]]}, "added_tokens": []}')
     with pytest.raises(ConfigError, match=r"other.json: not a tokenizer this package can use .*its model is Unigram"):
-        real.ledger().check_foreign()  # as `plan` does
+        check_foreign(real.ledger())  # as `plan` does
     with pytest.raises(SystemExit):
         Workflow(real.root, {}, main=True)  # as `snakemake -n` does
     assert "its model is Unigram" in capsys.readouterr().err
@@ -950,10 +951,10 @@ def test_a_tokenizer_that_cannot_be_taken_is_refused_before_any_job(real, corpor
         del form["model"]["vocab"][token]
     (corpora / "other.json").write_text(json.dumps(form))
     with pytest.raises(ConfigError, match=r"none of the end-of-text tokens .*; set `end`"):
-        real.ledger().check_paths()
+        check_paths(real.ledger())
     change(real, end="<stop>")
     with contextlib.suppress(ConfigError):  # of corpora that are not there
-        real.ledger().check_paths()
+        check_paths(real.ledger())
     job = next(job for job in real.ledger().jobs if job.phase == "tokenizer")
     assert make(real, job) == ""
     tokenizer = load_tokenizer(real.root / job.folder / "tokenizer.json")
@@ -1183,8 +1184,7 @@ def test_damaged_images_are_found_or_decoded_but_never_an_error(format, place, n
 
 def complaint(project: Project) -> str:
     with pytest.raises(ConfigError) as caught:
-        ledger = project.ledger()
-        ledger.check_paths()
+        check_paths(project.ledger())
     line = str(caught.value)
     assert "\n" not in line
     return line
@@ -1197,7 +1197,7 @@ def fill(corpora: Path) -> None:
 
 def test_missing_corpora_are_one_line_before_anything_runs(real, corpora, monkeypatch):
     fill(corpora)
-    real.ledger().check_paths()
+    check_paths(real.ledger())
     (corpora / "cc12m").rmdir()
     line = complaint(real)
     assert line == f"{DATA}: source.captions.full.path: found 'corpora/cc12m', allowed: an existing folder or file"
@@ -1206,7 +1206,7 @@ def test_missing_corpora_are_one_line_before_anything_runs(real, corpora, monkey
     monkeypatch.setattr(
         "pipeline.settings.sources.find_spec", lambda name: found[name] if name in found else find_spec(name)
     )
-    real.ledger().check_paths()
+    check_paths(real.ledger())
     found["s3fs"] = None
     line = f"{DATA}: source.captions.full.path: found 's3://bucket/cc12m', allowed: a local path, or `uv sync --extra s3` first"
     assert complaint(real) == line
@@ -1225,12 +1225,12 @@ def test_snakemake_stops_with_the_one_line_of_a_missing_corpus(real, corpora, ca
 def test_captions_that_no_run_uses_need_not_be_there(real, corpora):
     fill(corpora)
     change(real, captions__other=CAPTIONS | {"path": "nowhere"})
-    real.ledger().check_paths()
+    check_paths(real.ledger())
 
 
 def test_corpora_are_not_asked_for_when_nothing_is_left_to_do(real, corpora):
     real.make()
-    real.ledger().check_paths()
+    check_paths(real.ledger())
 
 
 @pytest.mark.parametrize(

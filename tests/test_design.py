@@ -123,9 +123,9 @@ def plant(monkeypatch, phase: str, change: dict) -> None:
         job = honest(self, recipe, *arguments, **options)
         if recipe.branch_percent != 50:
             return job
-        settings = {k: {**v, **change.get(k, {})} if isinstance(v, dict) else v for k, v in job.settings.items()}
+        settings = {k: {**v, **change.get(k, {})} if isinstance(v, dict) else v for k, v in job.card_settings.items()}
         settings |= {key: value for key, value in change.items() if not isinstance(value, dict)}
-        return dataclasses.replace(job, settings=settings)
+        return dataclasses.replace(job, settings=type(job.settings).model_validate(settings))
 
     monkeypatch.setattr(Study, phase, confounded)
 

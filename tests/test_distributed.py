@@ -270,7 +270,7 @@ def test_all_ranks_together_watch_the_projector(pair, parent, sharding):
     weights["projector.first.bias"].fill_(-1e4)
     save_file(weights, dead / "model.safetensors")
     with pytest.raises(RuntimeError, match=f"output has not varied .* at step {PATIENCE}:"):
-        pair.together(pair.finetune(dead, moments="fresh", **epochs), sharding)
+        pair.together(pair.finetune(dead, **epochs), sharding)
 
 
 # Going on with another number of ranks

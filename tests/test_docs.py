@@ -40,10 +40,10 @@ from wandb.cli.cli import cli as wandb_commands
 from pipeline.__main__ import main
 from pipeline.common.files import stable_json
 from pipeline.execution.run import publish
+from pipeline.reporting.table_list import TABLES
 from pipeline.settings.params import Params
 from pipeline.store import artifacts
 from pipeline.study.phases import PHASES, STAGES
-from pipeline.study.tables import TABLES
 
 PAGES = [SOURCE / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 PAGES += sorted(page for page in (SOURCE / "docs").glob("*.md") if page.name != "bad-input.md")  # tests write that one

@@ -13,6 +13,7 @@ import yaml
 from conftest import SOURCE
 
 from pipeline.engines.dvc_file import dvc_file
+from pipeline.reporting.table_list import TABLES
 from pipeline.settings.errors import parse, section_at
 from pipeline.settings.load import Settings, check_encoders, load_settings
 from pipeline.settings.scale import check_scale
@@ -23,7 +24,6 @@ from pipeline.store.failed_runs import RUNS
 from pipeline.store.ledger import Ledger
 from pipeline.study.phases import PHASES, STAGES
 from pipeline.study.study import Study
-from pipeline.study.tables import TABLES
 
 DVC = yaml.safe_load((SOURCE / "dvc.yaml").read_text(encoding="utf-8"))
 

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from safetensors.torch import load, save_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch.utils.flop_counter import FlopCounterMode
+from typed import vision_task
 
 from pipeline.commands.plan import Plan
 from pipeline.common.squares import Square, move_box, move_boxes
@@ -355,8 +356,8 @@ def test_costs_can_be_asked_before_there_are_weights(with_siglip):
     with_siglip.set(SCALE, "expected.mfu", 0.5)
     ledger = with_siglip.ledger()
     plan = Plan(ledger)
-    tuned = next(job for job in plan.jobs if job.phase == "finetune" and not job.settings["blind"])
-    blind = next(job for job in plan.jobs if job.phase == "finetune" and job.settings["blind"])
+    tuned = next(job for job in plan.jobs if job.phase == "finetune" and not job.card_settings["blind"])
+    blind = next(job for job in plan.jobs if job.phase == "finetune" and job.card_settings["blind"])
     images = plan.seen(tuned)["image"] / 729
     assert images > 0
     projector = training_flops(DecoderShape(512, 2, 2, 32), 1152, {"positions": 0, "labels": 0, "image": 729}, 1024)
@@ -532,8 +533,8 @@ def test_the_study_says_in_which_frame_texts_are_and_must_be(project):
     def frames() -> object:
         study = Study(load_settings(project.root))
         (shard,) = [job for job in study.jobs.values() if job.phase == "shards" and job.label == "instructions"]
-        assert all("boxes" not in job.settings for job in study.jobs.values() if job.label.startswith("captions"))
-        return shard.settings.get("boxes")
+        assert all("boxes" not in job.card_settings for job in study.jobs.values() if job.label.startswith("captions"))
+        return shard.card_settings.get("boxes")
 
     encoder = f"configs/encoder/{project.read('params.yaml')['recipe']['encoder']}.yaml"
     data = f"configs/data/{project.read('params.yaml')['data']}.yaml"
@@ -582,7 +583,9 @@ def test_answers_are_scored_in_shares_of_the_image(fit, said, score, tokenizer, 
     task["prompt"] = "In [0.00, 0.00, 1.00, 1.00], where is the {question}?"
     encoder = {"kind": "patch", "pixels": 64, "patches": 4, "width": 3076, "cache": False, "fit": fit}
     one = evaluation.Evaluation.__new__(evaluation.Evaluation)  # without a model, which `reply` stands for
-    one.settings = {"vision": {"boxes": task}, "conditions": ["removed"], "split": "test", "encoder": encoder}
+    one.settings = SimpleNamespace(
+        vision={"boxes": vision_task(**task)}, conditions=["removed"], split="test", encoder=Encoder(**encoder)
+    )
     one.inputs, one.answers = {"questions": tmp_path}, SimpleNamespace(get=lambda key, make: make())
     one.context = {}
     one.model = one.viewer = one.room = None

@@ -16,6 +16,7 @@ import yaml
 from conftest import SOURCE
 from PIL import Image
 from safetensors.torch import save_file
+from typed import scenes, vision_task
 
 from pipeline.common.squares import Square
 from pipeline.data import packing
@@ -29,6 +30,7 @@ from pipeline.evaluation import answering, evaluate, evaluation, likelihoods, ta
 from pipeline.evaluation.answer_store import Answers, helpers, read_answers
 from pipeline.evaluation.benchmarks import token_pair
 from pipeline.evaluation.cider import cider_d, tokenise_caption
+from pipeline.evaluation.job_settings import Evaluate, EvaluatedModel
 from pipeline.evaluation.model import halve, load_model
 from pipeline.evaluation.tasks import shuffled_images
 from pipeline.evaluation.viewer import KEPT_BYTES, Viewer, make_viewer, view
@@ -79,7 +81,7 @@ def made(tmp_path_factory):
     """The folders that an evaluation reads: questions, tokenizer, checkpoints of models with and without images."""
     root = tmp_path_factory.mktemp("evaluate")
     for part in ("captions", "evaluation"):
-        writer.write_scenes(root / "source", SCENES, part)
+        writer.write_scenes(root / "source", scenes(part, SCENES))
     (root / "tokenizer").mkdir()
     texts = ["yes no dog cat apple", "a picture of two trees at the top left"] * 20
     train_tokenizer(texts, MODEL["vocabulary"], root / "tokenizer" / "tokenizer.json")
@@ -274,7 +276,15 @@ def test_sharing_gives_the_same_bits_where_features_do_not_fit(made, network, tm
     assert len(seen) > 2 * len({file for files in seen for file in files}) / 8  # encoded again for every batch
     for process in (0, 1, 2):
         job = make_job(made, tmp_path / "shared", **settings)
-        evaluate.answer_share(job.settings, job.inputs, job.context, job.resume / "answers", 3, job.progress, process)
+        evaluate.answer_share(
+            Evaluate.model_validate(job.settings),
+            job.inputs,
+            job.context,
+            job.resume / "answers",
+            3,
+            job.progress,
+            process,
+        )
     monkeypatch.setattr(answering, "greedy", lambda *_: pytest.fail("answered again"))
     run(made, tmp_path / "shared", **settings)
     assert files_of(tmp_path / "shared") == files_of(tmp_path / "alone")
@@ -467,8 +477,9 @@ def test_a_trained_encoder_is_the_checkpoints(made, tmp_path):
             parameter.mul_(0.9)
     weights = make_model(NETWORK, network).state_dict()
     save_file({name: weight.contiguous() for name, weight in weights.items()}, tmp_path / "model.safetensors")
-    settings = {"model": MODEL, "encoder": NETWORK, "train_encoder": True, "captioning": None, "conditions": ["normal"]}
-    settings["hardware"] = {"device": "cpu", "threads": 1}
+    settings = Evaluate.model_validate(
+        make_job(made, tmp_path, encoder=NETWORK, train_encoder=True, captioning=None, conditions=["normal"]).settings
+    )
     model = load_model(settings, tmp_path)
     viewer = make_viewer(settings, model, None)
     assert viewer.network is model.encoder
@@ -479,11 +490,11 @@ def test_a_trained_encoder_is_the_checkpoints(made, tmp_path):
 
 
 def test_weights_of_another_model_are_refused(made):
-    settings = {"model": MODEL, "encoder": PATCH}
+    settings = EvaluatedModel.model_validate({"model": MODEL, "encoder": PATCH})
     with pytest.raises(ValueError, match="was never trained"):
         load_model(settings, made / "text")
     with pytest.raises(ValueError, match="another model"):
-        load_model(settings | {"encoder": None}, made / "checkpoint")
+        load_model(settings.model_copy(update={"encoder": None}), made / "checkpoint")
 
 
 # --- captions ---------------------------------------------------------------------------------------------------------
@@ -532,10 +543,10 @@ def test_a_state_is_asked_what_its_settings_name(made, tmp_path):
         assert {path.name for path in (tmp_path / name).iterdir()} == files
 
 
-def test_a_model_that_is_shown_nothing_needs_no_encoder(monkeypatch):
+def test_a_model_that_is_shown_nothing_needs_no_encoder(made, tmp_path, monkeypatch):
     monkeypatch.setattr(viewer, "build_encoder", lambda encoder: pytest.fail("built"))
-    settings = {"encoder": NETWORK, "captioning": None, "conditions": ["removed"], "hardware": {"threads": 1}}
-    assert make_viewer(settings, make_model(PATCH), None) is None
+    job = make_job(made, tmp_path, encoder=NETWORK, captioning=None, conditions=["removed"])
+    assert make_viewer(Evaluate.model_validate(job.settings), make_model(PATCH), None) is None
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -585,7 +596,7 @@ def choices(made: Path, folder: Path, items: list[tuple]) -> dict:
     return {"checkpoint": made / "text", "text": folder}
 
 
-TEXT = {"encoder": None, "vision": {}, "captioning": None, "conditions": [], "text": {"mine": {"chance": 0.5}}}
+TEXT = {"encoder": None, "vision": {}, "captioning": None, "conditions": [], "text": {"mine": {}}}
 
 
 @pytest.mark.parametrize(
@@ -606,7 +617,7 @@ def test_choices_that_nothing_tells_apart_are_refused(made, tmp_path, monkeypatc
     monkeypatch.setattr(evaluation, "load_model", lambda *_: pytest.fail("before a model is asked"))
     job = make_job(made, tmp_path, inputs=choices(made, tmp_path, [("two", [" dog", " cat"], 0), item]), **TEXT)
     if message is None:
-        evaluation.check(job.settings, job.inputs, job.context)
+        evaluation.check(Evaluate.model_validate(job.settings), job.inputs, job.context)
         return
     with pytest.raises(
         question_files.BadRecord, match=rf"mine.jsonl: record {message}" if "item" in message else message
@@ -617,7 +628,7 @@ def test_choices_that_nothing_tells_apart_are_refused(made, tmp_path, monkeypatc
 def test_choices_that_nothing_tells_apart_may_be_left_out(made, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation.Evaluation, "heldout", lambda self: iter(()))
     items = [("two", [" dog", " cat"], 0), ("two ye", ["s dog", "s cat"], 0), ("two", [" dog", " dog"], 1)]
-    settings = TEXT | {"text": {"mine": {"chance": 0.5, "left_out_at_most": 2}}}
+    settings = TEXT | {"text": {"mine": {"left_out_at_most": 2}}}
     inputs = choices(made, tmp_path / "in", items)
     assert run(made, tmp_path / "out", inputs=inputs, **settings)["left_out"] == {"mine": {"left_out": 2}}
     assert [row["id"] for row in read(tmp_path / "out" / "text.csv")] == ["item 0"]
@@ -703,7 +714,7 @@ def test_a_tie_of_yes_and_no_is_yes_and_counted(made, tmp_path, monkeypatch):
 )
 def test_a_scorer_that_can_call_no_answer_right_is_refused(scorer, answers, message):
     questions = [Question(str(n), "organs", Path(), "?", tuple(a), "open") for n, a in enumerate(answers)]
-    for task in ({"scorer": scorer}, {"scorer": "exact", "beside": [scorer]}):
+    for task in (vision_task(scorer=scorer), vision_task(scorer="exact", beside=[scorer])):
         if message is None:
             tasks.check_answers("organs", task, questions)
             continue
@@ -719,7 +730,7 @@ def test_measures_are_over_the_questions_that_they_are_of():
         return Question(answer, "t", Path(), "?", (answer,), kind, structure=structure)
 
     gqa = [asked("kite", structure="query"), asked("yes", structure="verify"), asked("Red", structure="query")]
-    task = {"scorer": "gqa", "format": "gqa", "beside": ["exact"]}
+    task = vision_task(scorer="gqa", format="gqa", beside=["exact"])
     said = [" Kite. ", "no", "red"]
     assert list(tasks.measures(task, gqa, said, [1.0, 0.0, 0.0])) == [
         ("", "gqa", 3, pytest.approx(1 / 3)),
@@ -728,7 +739,7 @@ def test_measures_are_over_the_questions_that_they_are_of():
         ("", "binary", 1, 0.0),
     ]
     vizwiz = [asked("soup", "answerable"), asked("unanswerable", "unanswerable"), asked("x", "unanswerable")]
-    task = {"scorer": "vqa", "format": "vizwiz"}
+    task = vision_task(scorer="vqa", format="vizwiz")
     found = list(tasks.measures(task, vizwiz, ["soup", "Unanswerable.", "soup"], [0.0] * 3))
     assert found == [("", "unanswerable_f1", 3, pytest.approx(2 / 3))]
 

@@ -66,7 +66,7 @@ def test_instructions(mine):
 def test_a_vision_task(mine):
     folder, _ = made(mine, "sources", "evaluation")
     settings = mine.settings()
-    task = settings.tasks.vision["shapes"].model_dump()
+    task = settings.tasks.vision["shapes"]
     questions = list(read_task(folder, "test", "shapes", "vqav2", {"corpora": settings.data.source.context()}))
     assert len(questions) == 12 and all(question.image.is_file() for question in questions)
     assert ask(task, questions[0]) == "What colour is it?\nAnswer the question using a single word or phrase."
@@ -78,7 +78,7 @@ def test_a_text_task(mine):
     folder, _ = made(mine, "sources", "text")
     items = list(read_choices(folder / "evaluation/text/corners.jsonl", "corners"))
     assert [item.choices[item.gold] for item in items[:2]] == [" four corners.", " no corners."]
-    asked = [job.settings for job in mine.ledger().jobs if job.phase == "evaluate"]
+    asked = [job.card_settings for job in mine.ledger().jobs if job.phase == "evaluate"]
     assert {name for settings in asked for name in settings["text"]} == {"corners"}
     assert {name for settings in asked for name in settings["vision"]} == {"shapes"}
 
@@ -89,7 +89,7 @@ def test_an_encoder(mine):
     features = build_encoder(encoder)(decode_images(pictures, encoder.square))
     assert features.shape == (2, encoder.patches, encoder.width) and not torch.equal(features[0], features[1])
     cooldown = next(job for job in mine.ledger().jobs if job.phase == "cooldown")
-    assert cooldown.settings["encoder"]["pixels"] == 160
+    assert cooldown.settings.encoder.pixels == 160
 
 
 def test_a_claim(mine):

@@ -74,9 +74,11 @@ def test_what_the_recipe_and_the_preset_have_anyway_is_no_new_identity(project, 
 def test_an_experiment_that_varies_a_presets_key_shares_the_text_run_and_its_states(project):
     add(project, {"branch_percent": [50, 60], "scale.cooldown.tokens": [5120]})
     study = project.study()
-    (sixty,) = [job for job in study.jobs.values() if job.phase == "pretrain" and job.settings["stop"] == 60]
-    assert sixty.continues.settings["stop"] == 50
-    assert len({job.id for job in study.jobs.values() if job.phase == "pretrain" and job.settings["stop"] == 50}) == 1
+    (sixty,) = [job for job in study.jobs.values() if job.phase == "pretrain" and job.card_settings["stop"] == 60]
+    assert sixty.continues.card_settings["stop"] == 50
+    assert (
+        len({job.id for job in study.jobs.values() if job.phase == "pretrain" and job.card_settings["stop"] == 50}) == 1
+    )
 
 
 def test_two_keys_are_a_grid(project):
@@ -90,7 +92,7 @@ def test_two_keys_are_a_grid(project):
     ]
     assert {seed for _, seed in study.runs("mine")} == {7, 8}
     tokens = [
-        job.parents["checkpoint"].parents["branch"].settings["optimisation"]["tokens"]
+        job.parents["checkpoint"].parents["branch"].card_settings["optimisation"]["tokens"]
         for job in study.runs("mine").values()
     ]
     assert tokens == [5120] * 2 + [10240] * 2 + [5120] * 2 + [10240] * 2
@@ -120,8 +122,8 @@ def test_a_table_is_told_what_is_varied(project):
     add(project, LENGTHS)
     study = project.study()
     table = study.tables["mine"]
-    assert table.settings["experiment"] == {"says": SAYS, "vary": list(LENGTHS), "evaluated": "model"}
-    assert [row["settings"]["scale.cooldown.tokens"] for row in table.settings["rows"]] == [5120, 10240]
+    assert table.card_settings["experiment"] == {"says": SAYS, "vary": list(LENGTHS), "evaluated": "model"}
+    assert [row["settings"]["scale.cooldown.tokens"] for row in table.card_settings["rows"]] == [5120, 10240]
 
 
 # --- the rate of a continued cooldown ---

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from pipeline.__main__ import main
 from pipeline.common.files import digest, read_json, stable_json
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from pipeline.evaluation.job_settings import EvaluatedModel
 from pipeline.evaluation.model import load_model
 from pipeline.export.export import export
 from pipeline.export.model_card import origin
@@ -94,12 +95,14 @@ class Workshop:
                 }
                 self.put(earlier, {}, measured)
             else:
-                counts = {"sequences": 10, "positions": 640} | ({"pieces": 90} if "patches" in earlier.settings else {})
+                counts = {"sequences": 10, "positions": 640} | (
+                    {"pieces": 90} if "patches" in earlier.card_settings else {}
+                )
                 self.put(earlier, {}, counts | {"licences": LICENCES.get(earlier.phase, [])})
         return self.root / job.folder
 
     def model(self, job: Job) -> VLM:
-        settings = job.settings
+        settings = job.card_settings
         torch.manual_seed(len(job.id))
         encoder = Encoder(**settings["encoder"]) if settings.get("encoder") else None
         network = torch.nn.Linear(2, 3) if settings.get("train_encoder") else None  # stands for a trained encoder
@@ -121,11 +124,11 @@ class Workshop:
         header = "task,condition,id,image,kind,split,answer,prediction,valid,score"
         vision = [
             f"{task},{condition},{n},i{n % 10},k,s,a,b,1,{n % 2 if condition == 'normal' else 0}"
-            for task in job.settings["vision"]
-            for condition in job.settings["conditions"]
+            for task in job.card_settings["vision"]
+            for condition in job.card_settings["conditions"]
             for n in range(40)
         ]
-        text = [f"{task},{n},1,{n % 2},{n % 2}" for task in job.settings["text"] for n in range(40)]
+        text = [f"{task},{n},1,{n % 2},{n % 2}" for task in job.card_settings["text"] for n in range(40)]
         files = {
             "vision.csv": "\n".join([header, *vision]),
             "text.csv": "\n".join(["task,id,answer,prediction,score", *text]),
@@ -231,16 +234,15 @@ class Export:
 
     def __init__(self, workshop: Workshop, job: Job, folder: Path):
         self.workshop, self.job, self.folder = workshop, job, folder
-        encoder = job.settings.get("encoder")
-        self.model = load_model(
-            {"model": job.settings["model"], "encoder": encoder, "train_encoder": False}, workshop.root / job.folder
-        )
+        encoder = job.card_settings.get("encoder")
+        asked = EvaluatedModel.model_validate({"model": job.card_settings["model"], "encoder": encoder})
+        self.model = load_model(asked, workshop.root / job.folder)
         self.width = encoder["width"] if encoder else None
 
     @property
     def images(self) -> str | None:
         """The file of the user's features; "" for a model with code of its own and no images, None without code."""
-        if self.job.settings.get("encoder"):
+        if self.job.card_settings.get("encoder"):
             return str(self.folder.with_suffix(".npy"))
         return "" if list(self.folder.glob("*.py")) else None
 
@@ -436,7 +438,7 @@ def test_the_card_has_scores_with_intervals(exports):
     job = exports["openlm vlm"].workshop.study.evaluate(
         exports["openlm vlm"].job, exports["openlm vlm"].workshop.study.recipe
     )
-    for task in job.settings["vision"] | job.settings["text"]:
+    for task in job.card_settings["vision"] | job.card_settings["text"]:
         value, low, high = map(
             float,
             rows[task.replace("_", " ")].split(" | ")[1].replace("(", "").replace(" to", "").replace(")", "").split(),
@@ -448,7 +450,7 @@ def test_the_card_has_scores_with_intervals(exports):
 
 def test_a_stream_of_corpora_names_them_with_their_revisions():
     corpora = {"dclm": {"revision": "1.0"}, "web": {"revision": "2"}}
-    source = SimpleNamespace(id="text-1", settings={"source": "corpora", "corpora": corpora})
+    source = SimpleNamespace(id="text-1", settings={"source": "corpora", "part": "text", "corpora": corpora})
     shards = SimpleNamespace(card={"parents": {"source": {"id": "text-1"}}})
     assert origin(shards, [source]) == ["dclm 1.0", "web 2"]
     assert origin(shards, []) == ["text-1"]  # not here: its id must do

@@ -17,11 +17,11 @@ from pipeline.commands.keep_failed import keep_failed
 from pipeline.common.files import read_json, stable_json, write_text
 from pipeline.execution.run import run_job
 from pipeline.reporting import claims, comparison, conditions, controls, examples, experiment_tables, table1
+from pipeline.reporting.table_list import TABLES
 from pipeline.settings.errors import ConfigError
 from pipeline.store.failed_runs import FILE, note
 from pipeline.store.staleness import why
 from pipeline.study.job import Job
-from pipeline.study.tables import TABLES
 
 REASON = "cooldown b80-x: FloatingPointError: the loss is nan at step 57"
 

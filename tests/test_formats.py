@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from typed import scenes
 
 from pipeline.data.formats import question_files
 from pipeline.data.formats.conversations import conversation, is_chat, read_conversations
@@ -61,7 +62,7 @@ ALL_TASKS = TASKS | {"captioning": "coco_captions"}
 def written(tmp_path_factory):
     out = tmp_path_factory.mktemp("scenes")
     for part in ("captions", "instructions", "evaluation"):
-        writer.write_scenes(out, SETTINGS, part)
+        writer.write_scenes(out, scenes(part, SETTINGS))
     return out
 
 
@@ -105,7 +106,7 @@ def test_captions_round_trip(written):
 
 def test_a_tar_holds_at_most_the_samples_it_should(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "SAMPLES_A_TAR", 10)
-    writer.write_scenes(tmp_path, SimpleNamespace(**{**vars(SETTINGS), "captions": 25}), "captions")
+    writer.write_scenes(tmp_path, scenes("captions", SimpleNamespace(**{**vars(SETTINGS), "captions": 25})))
     assert sorted(p.name for p in (tmp_path / "captions").iterdir()) == [
         "00000.tar",
         "00001.tar",
@@ -711,7 +712,7 @@ def test_bad_pope_lines_are_refused(copy):
 
 @pytest.mark.parametrize("task", ALL_TASKS)
 def test_files_that_are_not_there_or_not_json_are_refused(copy, task):
-    path = copy / task / next(iter(question_files.FILES[ALL_TASKS[task]].values()))
+    path = copy / task / next(iter(question_files.FORMATS[ALL_TASKS[task]].files.values()))
     for content in (b"{", b"\xff\xfe\x00", b"[]" if task != "presence" else b"[1]", pickle.dumps([])):
         path.write_bytes(content)
         with pytest.raises(BadRecord):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from typed import vision_task
 
 from pipeline.data.records import Question
 from pipeline.evaluation import metrics, vqa
@@ -28,14 +29,14 @@ def test_soft_accuracies(scorer, column):
     cases = DATA["accuracies"]
     assert {round(case[column], 6) for case in cases} == {0, 0.3, 0.6, 0.9, 1}
     for prediction, answers, *expected in cases:
-        _, score = score_answer({"scorer": scorer}, question(answers), prediction)
+        _, score = score_answer(vision_task(scorer=scorer), question(answers), prediction)
         assert score == pytest.approx(expected[column - 2], abs=1e-6), (prediction, answers)
 
 
 def test_both_sides_normalised_is_the_official_score_wherever_humans_differ():
     for prediction, answers, official, *_ in DATA["accuracies"]:
         if len({answer.replace("\n", " ").replace("\t", " ").strip() for answer in answers}) > 1:
-            assert score_answer({"scorer": "vqa"}, question(answers), prediction)[1] == pytest.approx(official)
+            assert score_answer(vision_task(scorer="vqa"), question(answers), prediction)[1] == pytest.approx(official)
 
 
 @pytest.mark.parametrize("case", DATA["gqa"], ids=range(len(DATA["gqa"])))
@@ -47,14 +48,14 @@ def test_gqa(case):
     for name, is_open in (("open", True), ("binary", False)):
         members = [hit for hit, (*_, kind) in zip(hits, case["rows"]) if (kind == "query") == is_open]
         assert 100 * sum(members) / len(members) == pytest.approx(case[name], abs=0.005)
-    scored = [score_answer({"scorer": "gqa"}, question([answer]), output)[1] for output, answer, _ in rows]
+    scored = [score_answer(vision_task(scorer="gqa"), question([answer]), output)[1] for output, answer, _ in rows]
     assert scored == [vqa.gqa_match(output, answer) for output, answer, _ in rows]
-    assert score_answer({"scorer": "gqa"}, question(["kite"]), "\n Kite. ") == (True, 1.0)
+    assert score_answer(vision_task(scorer="gqa"), question(["kite"]), "\n Kite. ") == (True, 1.0)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.25])
 def test_boxes(threshold):
-    task = {"scorer": "box", "threshold": threshold, "decimals": 2}
+    task = vision_task(scorer="box", threshold=threshold, decimals=2)
     hits = 0
     for (x, y, w, h), (width, height), gold, text, box, iou in DATA["boxes"]:
         asked = question(["box"], (x / width, y / height, (x + w) / width, (y + h) / height))
@@ -70,4 +71,4 @@ def test_boxes(threshold):
 def test_ocid_boxes():
     for (x1, y1, x2, y2), gold in DATA["ocid_boxes"]:
         asked = question(["box"], (x1 / 640, y1 / 480, x2 / 640, y2 / 480))
-        assert list(true_box({"decimals": 2}, asked)) == gold
+        assert list(true_box(vision_task(decimals=2), asked)) == gold

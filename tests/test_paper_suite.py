@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from typed import scenes, vision_task
 
 from pipeline.common.squares import Square
 from pipeline.data.formats import question_files
@@ -20,17 +21,16 @@ from pipeline.data.records import Question
 from pipeline.data.scenes import write as writer
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.evaluation import evaluate, metrics, tasks
+from pipeline.evaluation.job_settings import EvaluatedModel
 from pipeline.evaluation.model import load_model
 from pipeline.model.decoder import DecoderShape
 from pipeline.model.vision import build_encoder, decode_image
 from pipeline.model.vlm import VLM
 from pipeline.reporting import scores
-from pipeline.reporting.claims import metric_items
 from pipeline.settings.errors import ConfigError, parse
-from pipeline.settings.tasks import Tasks, check_tasks
+from pipeline.settings.tasks import AskedVisionTask, Tasks, check_tasks
 from pipeline.settings.types import Encoder
 from pipeline.settings.yaml_file import load_yaml
-from pipeline.study.models import TABLES_ALONE
 
 torch.set_num_threads(1)
 
@@ -57,7 +57,7 @@ def test_vision_tasks_are_the_papers():
         "pope": ("pope", "{}" + SHORT, "yes_no", None, 0.5, True),
     }
     for name, task in SETTINGS["vision"].items():
-        prompt = tasks.ask(task, Question("1", name, Path(), "{What} is it?", (), "", None))
+        prompt = tasks.ask(PAPER.vision[name], Question("1", name, Path(), "{What} is it?", (), "", None))
         shape, wanted, scorer, threshold, chance, stable = expected.pop(name)
         assert (task["format"], prompt) == (shape, wanted.replace("{}", "{What} is it?"))
         assert (task["scorer"], task["threshold"], task["chance"], task["stable"]) == (
@@ -127,11 +127,14 @@ def test_claims_and_published_figures_are_about_the_papers_own_tasks(project):
     assert settings.claims.keys() == before.claims.keys()
     columns = [(a.column, b.column) for a, b in zip(before.published, settings.published, strict=True)]
     assert ("relations", "gqa") in columns and all(b == names.get(a, a) for a, b in columns)
-    (card, *_) = [job for job in project.study().jobs.values() if job.phase == "evaluate" and job.settings["vision"]]
+    (card, *_) = [
+        job for job in project.study().jobs.values() if job.phase == "evaluate" and job.card_settings["vision"]
+    ]
     asked = {
-        name: {k: v for k, v in task.items() if k not in TABLES_ALONE} for name, task in SETTINGS["vision"].items()
+        name: {k: v for k, v in task.items() if k in AskedVisionTask.model_fields}
+        for name, task in SETTINGS["vision"].items()
     }
-    assert card.settings["vision"] == asked and card.settings["captioning"] is None
+    assert card.card_settings["vision"] == asked and card.card_settings["captioning"] is None
 
 
 # --- slim subsets -----------------------------------------------------------------------------------------------------
@@ -143,13 +146,13 @@ def questions(count: int, kinds: tuple[str, ...] = ("kind",)) -> list[Question]:
 
 def test_slim_subsets_are_the_same_everywhere_and_within_each_other():
     everything = questions(4000)
-    small, large = (tasks.asked({"items": count}, everything) for count in (64, 1024))
+    small, large = (tasks.asked(vision_task(items=count), everything) for count in (64, 1024))
     # sha256sum of each id, the first 64 in its order
     assert [question.id for question in small[:8]] == ["51", "55", "178", "245", "286", "327", "342", "344"]
     assert set(small) < set(large) < set(everything) and len(small) == 64 and len(large) == 1024
     assert small == [question for question in everything if question in set(small)]
-    assert {q.id for q in tasks.asked({"items": 64}, everything[::-1])} == {q.id for q in small}
-    assert tasks.asked({"items": 5000}, everything) == tasks.asked({}, everything) == everything
+    assert {q.id for q in tasks.asked(vision_task(items=64), everything[::-1])} == {q.id for q in small}
+    assert tasks.asked(vision_task(items=5000), everything) == tasks.asked(vision_task(), everything) == everything
     assert 0.4 < np.mean([int(question.id) for question in large]) / 4000 < 0.6
 
 
@@ -164,13 +167,13 @@ def test_the_mean_of_splits_is_not_the_mean_of_questions():
     rows = rows.assign(kind=kinds, score=rng.integers(0, 2, len(kinds)) * np.repeat([1, 0, 1], [30, 30, 20]))
     splits = rows.groupby("kind")["score"].mean()
     assert abs(splits.mean() - rows["score"].mean()) > 0.01
-    weighted = rows.assign(weight=tasks.weights({"average": "kinds"}, asked), condition="normal")
+    weighted = rows.assign(weight=tasks.weights(vision_task(average="kinds"), asked), condition="normal")
     assert weighted["weight"].mean() == pytest.approx(1)
     assert scores.average(weighted, {"pope": 0.5}).estimate == pytest.approx(splits.mean() - 0.5)
     assert scores.average(rows, {"pope": 0.5}).estimate == pytest.approx(rows["score"].mean() - 0.5)
     one = weighted[weighted["kind"] == "random"]
     assert scores.average(one, {"pope": 0.0}).estimate == pytest.approx(splits["random"])
-    assert tasks.weights({}, asked) == [1.0] * len(asked)
+    assert tasks.weights(vision_task(), asked) == [1.0] * len(asked)
 
 
 def test_a_claims_items_are_weighted_too(tmp_path):
@@ -178,16 +181,19 @@ def test_a_claims_items_are_weighted_too(tmp_path):
         {"task": "pope", "condition": "normal", "id": ["1", "2", "3"], "image": "x", "score": [1, 1, 0]}
     )
     rows.assign(weight=[0.75, 0.75, 1.5]).to_csv(tmp_path / "vision.csv", index=False)
-    items = metric_items(tmp_path, "pope", "normal", SETTINGS)
+    items = scores.items(tmp_path, "pope", "normal", SETTINGS)
     assert items["value"].mean() == pytest.approx(0.5)
 
 
 def test_a_true_box_has_the_decimals_that_the_task_asks_for():
     asked = Question("1", "refcoco", Path("image.png"), "it", ("",), "object", (0.123, 0.25, 0.5, 0.756))
-    task = SETTINGS["vision"]["refcoco"]
+    task = PAPER.vision["refcoco"]
     assert tasks.true_box(task, asked) == (0.12, 0.25, 0.5, 0.76)
-    assert tasks.true_box(task | {"decimals": None}, asked) == asked.box
-    assert tasks.score_answer(task | {"threshold": 0.99}, asked, " [0.12, 0.25, 0.50, 0.76]\n") == (True, 1.0)
+    assert tasks.true_box(task.model_copy(update={"decimals": None}), asked) == asked.box
+    assert tasks.score_answer(task.model_copy(update={"threshold": 0.99}), asked, " [0.12, 0.25, 0.50, 0.76]\n") == (
+        True,
+        1.0,
+    )
 
 
 # --- a model asked all of it ------------------------------------------------------------------------------------------
@@ -204,11 +210,11 @@ MODEL = {"vocabulary": 400, "layers": 2, "heads": 2, "width": 16, "sequence": 12
 def made(tmp_path_factory):
     """Composed scenes in the official formats, under the names of the paper's tasks; a model of random weights."""
     root = tmp_path_factory.mktemp("suite")
-    writer.write_scenes(root / "scenes", SCENES, "evaluation")
+    writer.write_scenes(root / "scenes", scenes("evaluation", SCENES))
     folder = root / "source" / "evaluation" / "validation"
     shutil.copytree(root / "scenes" / "evaluation" / "validation", folder)
-    for name, scenes in (LIKE | {"pope": "presence"}).items():
-        (folder / scenes).rename(folder / name)
+    for name, like in (LIKE | {"pope": "presence"}).items():
+        (folder / like).rename(folder / name)
     # POPE's random split is smaller than the others.
     lines = (folder / "pope" / "random.json").read_text().splitlines(keepends=True)
     (folder / "pope" / "random.json").write_text("".join(lines[: len(lines) // 2]))
@@ -227,9 +233,10 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rows(made, tmp_path_factory):
     out = tmp_path_factory.mktemp("rows")
-    vision = {name: task for name, task in SETTINGS["vision"].items() if task["format"] in question_files.FILES}
+    vision = {name: task for name, task in SETTINGS["vision"].items() if task["format"] in question_files.FORMATS}
     vision = {name: task | {"longest": min(task["longest"], 6)} for name, task in vision.items() if name != "vizwiz"}
     vision["gqa"] |= {"items": 5}
+    vision = {name: {k: task[k] for k in task if k in AskedVisionTask.model_fields} for name, task in vision.items()}
     settings = {
         "model": MODEL,
         "evaluation": {"batch": 8, "batch_tokens": 600, "text_items": 1, "heldout_documents": 1},
@@ -287,7 +294,7 @@ def test_yes_and_no_are_weighed_as_the_first_token(made, rows):
     tokenizer = load_tokenizer(made / "tokenizer" / "tokenizer.json")
     words = [tokenizer.encode(word)[0] for word in ("Yes", "No")]
     assert words != [tokenizer.encode(word)[0] for word in ("yes", "no")]
-    model = load_model({"model": MODEL, "encoder": ENCODER}, made / "checkpoint")
+    model = load_model(EvaluatedModel.model_validate({"model": MODEL, "encoder": ENCODER}), made / "checkpoint")
     encoder = build_encoder(Encoder(**ENCODER))
     folder = made / "source" / "evaluation" / "validation"
     said = {row["id"]: row["prediction"] for row in rows[0] if row["task"] == "pope" and row["condition"] == "normal"}

@@ -4,12 +4,14 @@ import json
 
 import pytest
 from conftest import SCALE, SHARDS, SOURCE
+from typed import vision_task
 
 from pipeline.__main__ import main
 from pipeline.commands.costs import QUESTIONS, THROUGHPUT, Cost, memory
 from pipeline.commands.plan import OverBudget, Plan
 from pipeline.settings.errors import parse
 from pipeline.settings.scale import Scale
+from pipeline.settings.types import ModelSize
 from pipeline.settings.yaml_file import load_yaml
 from pipeline.study.job import lineage
 from pipeline.study.phases import STAGES
@@ -98,18 +100,20 @@ def test_fine_tuning_sees_whole_batches_of_its_passes(priced):
 
 def test_questions_are_those_of_the_scenes_or_as_many_as_a_task_asks(priced):
     plan = Plan(priced.ledger())
-    tasks = {"vision": {"all": {"items": None}, "few": {"items": 3}, "many": {"items": 50_000}}}
+    (some, *_) = [job.settings for job in plan.jobs if job.phase == "evaluate" and job.settings.vision]
+    tasks = {"all": vision_task(), "few": vision_task(items=3), "many": vision_task(items=50_000)}
+    settings = some.model_copy(update={"vision": tasks})
     images = plan.scale.data.test_images
-    assert plan.questions(tasks) == 2 * images + 3
+    assert plan.questions(settings) == 2 * images + 3
     plan.scale = plan.scale.model_copy(update={"data": None})
-    assert plan.questions(tasks) == QUESTIONS + 3 + 50_000
+    assert plan.questions(settings) == QUESTIONS + 3 + 50_000
 
 
 def test_a_blind_model_costs_less_than_one_that_sees(priced):
     plan = Plan(priced.ledger())
     jobs = [job for job in plan.jobs if job.phase == "finetune"]
-    blind = [plan.costs[job.key].flops for job in jobs if job.settings["blind"]]
-    seeing = [plan.costs[job.key].flops for job in jobs if not job.settings["blind"]]
+    blind = [plan.costs[job.key].flops for job in jobs if job.card_settings["blind"]]
+    seeing = [plan.costs[job.key].flops for job in jobs if not job.card_settings["blind"]]
     assert blind and max(blind) < min(seeing)
 
 
@@ -186,6 +190,72 @@ def test_a_budget_refuses_and_starts_nothing(priced, monkeypatch, capsys):
     assert main(["plan", "table77"]) == 2
 
 
+def looks(root):
+    """Size and date of every file, but of the memory of which finished files were found whole."""
+    files = [file for file in root.rglob("*") if not file.is_dir() and not file.is_relative_to(root / ".study/seen")]
+    return {file: (file.lstat().st_size, file.lstat().st_mtime_ns) for file in files}
+
+
+def test_a_preview_is_the_plan_of_the_edited_file_and_writes_nothing(priced, monkeypatch, capsys):
+    priced.make()
+    monkeypatch.chdir(priced.root)
+    before = looks(priced.root)
+    words = ["recipe.finetune_epochs=3", "experiments.timing.vary.branch_percent=[0, 80]"]
+    assert main(["plan", *words]) == 0
+    shown = capsys.readouterr().out
+    assert looks(priced.root) == before
+    priced.set("params.yaml", "recipe.finetune_epochs", 3)
+    priced.set("params.yaml", "experiments.timing.vary.branch_percent", [0, 80])
+    edited = priced.ledger()
+    head, told, *lines = shown.splitlines()
+    assert head == f"preview: params.yaml with {' '.join(words)}; no file is changed"
+    assert shown.endswith(f"\n\n{Plan(edited)}\n")
+    new = [job for job in edited.jobs if not edited.is_current(job)]  # all of params.yaml's own were made
+    assert told == f"{len(new)} of its jobs are not in the study of params.yaml:"
+    assert {line.split(":")[0].strip() for line in lines[: lines.index("")]} == {job.phase for job in new}
+
+
+def test_a_preview_of_todays_values_has_nothing_new(priced, monkeypatch, capsys):
+    monkeypatch.chdir(priced.root)
+    assert main(["plan", "table1", "recipe.seed=7", "--budget", "1000"]) == 0
+    assert "0 of its jobs are not in the study of params.yaml\n\nphase" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("recipe.image_fraction=10", "command line: recipe.image_fraction: found 10, allowed: less than or equal to 1"),
+        ("preset.name=small", "command line: preset: found {'name': 'small'}, allowed: string"),
+        ("preset=nano", "command line: preset: found 'nano', allowed: a file of configs/scale/: small"),
+        ("recipe.seed=[1", "command line: recipe.seed: found 'while parsing a flow sequence"),
+        ("recipe={seed: 1, seed: 2}", "command line: recipe: found 'while constructing a mapping"),
+        (
+            "recipe.seed=7; recipe={finetune_epochs: 2}",
+            "command line: recipe: found '{finetune_epochs: 2}', allowed: each key",
+        ),
+        ("recipe.seed=[&a [*a]]", "command line: recipe.seed: found 'more than 100,000 values, aliases"),
+        ("seed=8", "command line: seed: found 8, allowed: no such key; "),
+        ("recipe.=8", "command line: (override): found 'recipe.=8', allowed: KEY=VALUE"),
+        ("experiments.size.vary.size=[huge]", "command line: experiments.size.vary.size.0: found 'huge', allowed: "),
+    ],
+)
+def test_a_preview_is_checked_as_the_file_is(priced, monkeypatch, capsys, words, line):
+    monkeypatch.chdir(priced.root)
+    with pytest.raises(SystemExit) as stopped:
+        main(["plan", *words.split("; ")])
+    assert stopped.value.code == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(line)
+
+
+def test_a_fault_of_the_file_itself_is_the_files_in_a_preview_too(priced, monkeypatch, capsys):
+    priced.set("params.yaml", "recipe.seed", "seven")
+    monkeypatch.chdir(priced.root)
+    with pytest.raises(SystemExit):
+        main(["plan", "recipe.image_fraction=0.3"])
+    assert capsys.readouterr().err.startswith("params.yaml: recipe.seed: found 'seven'")
+
+
 def test_the_printed_plan_has_a_line_a_phase_and_its_remarks(priced):
     text = str(Plan(priced.ledger()))
     for word in ("pretrain", "cooldown", "device-hours", "longest chain", "sharing", "memory", "disk", "rates", "why"):
@@ -194,14 +264,14 @@ def test_the_printed_plan_has_a_line_a_phase_and_its_remarks(priced):
 
 
 def test_memory_holds_weights_gradients_and_moments():
-    size = {"vocabulary": 100, "layers": 2, "heads": 2, "width": 64, "sequence": 128}
+    size = ModelSize(vocabulary=300, layers=2, heads=2, width=64, sequence=128)
     small = memory(size, 1, 1_000_000)
     assert small > 16_000_000
     assert memory(size, 2, 1_000_000) - small == small - 16_000_000
 
 
 def test_sharding_shares_the_state_and_recomputation_keeps_little_more_than_inputs():
-    size = {"vocabulary": 100, "layers": 10, "heads": 2, "width": 64, "sequence": 128}
+    size = ModelSize(vocabulary=300, layers=10, heads=2, width=64, sequence=128)
     alone = memory(size, 1, 1_000_000)
     assert alone - memory(size, 1, 1_000_000, shares=4) == 12_000_000
     kept = 128 * 64 * 10 * 36 * 2

@@ -529,7 +529,7 @@ def test_what_is_forced_sees_all_that_it_is_made_from_and_nothing_of_it_is_older
     assert forced.table_edges("table1")(None)["parents"] == forced.parents(forced.tables["table1"])
 
 
-@pytest.mark.parametrize("words", [["--delete-all-output"], ["--delete-all"], ["--touch"], ["-t", "study"]])
+@pytest.mark.parametrize("words", [["--delete-all-output"], ["--delete-all"], ["--touch"], ["--to"], ["-t", "study"]])
 def test_what_cards_give_no_meaning_is_refused_in_a_line(workflow, monkeypatch, capsys, words):
     monkeypatch.setattr(sys, "argv", ["snakemake", *words])
     with pytest.raises(SystemExit):

@@ -20,15 +20,17 @@ from test_reporting import ANYTHING
 from pipeline.__main__ import main
 from pipeline.commands import kept_results
 from pipeline.common.files import stable_json
-from pipeline.reporting.experiment_tables import FIGURES
+from pipeline.reporting.job_settings import ReportSettings
 from pipeline.reporting.lineage import Lineage
 from pipeline.reporting.page import charts, forms, report
-from pipeline.reporting.page.figures import CONTROLLED, all_figures
+from pipeline.reporting.page.figures import all_figures
 from pipeline.reporting.page.report import render
 from pipeline.reporting.page.results import Results
 from pipeline.reporting.page.tables import all_grids
+from pipeline.reporting.table_list import TABLES
 from pipeline.reporting.table_rows import Rows
 from pipeline.study.study import Study
+from pipeline.study.tables import report_settings
 
 SMALL = SOURCE / "results/small"
 
@@ -60,8 +62,8 @@ def study() -> Study:
 
 
 @pytest.fixture(scope="module")
-def settings(study) -> dict:
-    return study.tables["report"].settings
+def settings(study) -> ReportSettings:
+    return report_settings(study)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,7 @@ def with_images(folder: Path) -> Results:
     files = {(row["task"], row["id"]): folder / f"{number}.png" for number, row in enumerate(shown)}
     for number, file in enumerate(files.values()):
         Image.new("RGB", (120 + 40 * (number % 3), 200), "red").save(file)
-    return Results(kept_results.study_of(SOURCE, SMALL).tables["report"].settings, SMALL.joinpath, lambda keys: files)
+    return Results(report_settings(kept_results.study_of(SOURCE, SMALL)), SMALL.joinpath, lambda keys: files)
 
 
 # The page
@@ -139,7 +141,9 @@ def test_a_number_stands_in_its_table_with_its_interval_and_its_link(text, measu
 
 def test_every_experiment_is_drawn_or_said_not_to_be_run(settings, copy):
     found = {figure.name: figure for figure in all_figures(Results(settings, copy.joinpath))}
-    assert set(found) == {"timing", *FIGURES, "captions", "encoder", *CONTROLLED}
+    sweeps = {name for name, table in TABLES.items() if table.maker == "experiment_tables.figure"}
+    assert len(sweeps) == 5
+    assert set(found) == {"timing", *sweeps, "captions", "encoder", "rewarm", "text_only", "moments"}
     assert {name for name, figure in found.items() if not figure.panels} == {
         *("instruction_share", "text_budget", "captions", "encoder", "moments")
     }
@@ -267,7 +271,7 @@ def test_the_command_makes_it(tmp_path, monkeypatch, capsys, text):
 
 def test_the_job_makes_it_from_the_tables_artifacts_with_the_images(settings, text, tmp_path, monkeypatch):
     inputs = {}
-    for name, files in settings["tables"].items():
+    for name, files in settings.tables.items():
         inputs[f"tables/{name}"] = tmp_path / name
         for file in files:
             (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
@@ -330,9 +334,9 @@ def test_the_chain_of_a_number_ends_in_its_data(lineage, study):
         assert lineage.jobs[step.key]["parents"] == {role: "/".join(p.key) for role, p in job.parents.items()}
         found = lineage.jobs[step.key]["settings"]
         whole = {k: lineage.sections[v["section"]] if isinstance(v, dict) and v else v for k, v in found.items()}
-        assert whole == job.settings
+        assert whole == job.card_settings
     branched = next(job for job in (jobs[s.key] for s in lineage.chain(evaluation)) if job.phase == "cooldown")
-    assert branched.settings["branch_step"] == 0.4 * 2000
+    assert branched.card_settings["branch_step"] == 0.4 * 2000
 
 
 @pytest.mark.parametrize(
@@ -369,7 +373,7 @@ def test_a_loss_curve_is_about_all_models_that_it_averages(lineage):
 def test_every_row_of_every_table_with_a_model_of_the_study_leads_to_it(lineage, settings):
     """But for those of schedules, which no run makes, and of the paper's figures that nothing answers to."""
     lost = []
-    for files in settings["tables"].values():
+    for files in settings.tables.values():
         for file in (file for file in files if file.endswith(".csv") and "schedules" not in file):
             for row in read(file):
                 if row.get("status") == "not_run" or row.get("verdict") == "not_run":
@@ -435,4 +439,4 @@ def test_notes_become_paragraphs_without_links():
 
 
 def test_the_reports_settings_are_stable_json(settings):
-    assert len(stable_json(settings)) < 1_000_000
+    assert len(stable_json(settings.model_dump())) < 1_000_000

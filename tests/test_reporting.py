@@ -7,14 +7,17 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SOURCE
 from hypothesis import given
 from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from matplotlib.text import Text
 from PIL import Image
+from typed import table_settings
 
 from pipeline.reporting import (
+    claims,
     comparison,
     conditions,
     controls,
@@ -23,12 +26,18 @@ from pipeline.reporting import (
     experiment,
     experiment_tables,
     figures,
+    scores,
     table1,
     table_rows,
+    tables,
 )
+from pipeline.reporting.measures import DRAWN, MEASURES
+from pipeline.reporting.table_list import TABLES, axis_of
 from pipeline.reporting.table_rows import Cell, Rows
+from pipeline.settings.params import PAPER
 from pipeline.statistics import estimates
-from pipeline.study.tables import TABLES
+from pipeline.store.fingerprint import code_fingerprint
+from pipeline.study.claims import METRICS
 from pipeline.training.schedule import Schedule
 
 TASKS = {
@@ -53,8 +62,9 @@ def study(tmp_path):
                 inputs[f"{phase}/{name}"] = training(tmp_path / phase)
             row = {"run": name, "cell": cell, "seed": seed, "evaluated": "model"}
             listed.append(row | {"settings": RECIPE | settings, "experiments": list(experiments)})
-        settings = {"make": table, "tasks": TASKS, "preset": "x", "split": "test", "recipe": RECIPE, "text": {}}
-        made = Rows(settings | {"rows": listed, "published": list(published)}, inputs)
+        made = Rows(
+            table_settings(make=table, tasks=TASKS, recipe=RECIPE, rows=listed, published=list(published)), inputs
+        )
         guesses = [{"task": task, "id": f"{n}", "score": 0.25} for task in TASKS["vision"] for n in range(40)]
         made.__dict__["prior"] = pd.DataFrame(guesses).assign(prior="blind")
         return made
@@ -92,15 +102,16 @@ def training(folder):
 
 def again(made: Rows, **states: dict) -> Rows:
     """The same Rows with changes to what is listed of some cells: evaluated, experiments."""
-    for row in made.settings["rows"]:
+    for row in made.settings.rows:
         row |= states.get(row["cell"], {})
     return made
 
 
 def with_text_run(made: Rows, folder) -> Rows:
     """The same Rows with two states of a text run, listed backwards, and with the losses of every phase."""
-    made.settings["text"] = {f"text-{n}": {"percent": n, "size": "base", "text_budget": 1.0} for n in (100.0, 50.0)}
-    for run in made.settings["text"]:
+    states = {f"text-{n}": {"percent": n, "size": "base", "text_budget": 1.0} for n in (100.0, 50.0)}
+    made.told = made.told.model_copy(update={"text": states})
+    for run in states:
         made.inputs[f"scores/{run}"] = evaluation(folder / run, 0.0)
         made.inputs[f"pretrain/{run}"] = training(folder / "pretrain")
     losses = pd.DataFrame({"step": range(1, 101), "loss": np.linspace(5, 3, 100)})
@@ -155,13 +166,8 @@ def test_cells_stand_in_the_order_of_the_study_with_all_their_seeds():
     listed = [("late", 9, "model", ["timing"]), ("early", 7, "model", ["timing", "seeds"]), ("late", 7, "model", [])]
     listed += [("early, before", 7, "cooldown", ["timing"])]
     keys = ("cell", "seed", "evaluated", "experiments")
-    made = Rows(
-        {
-            "tasks": TASKS,
-            "rows": [dict(zip(keys, row)) | {"run": f"r{n}", "settings": {}} for n, row in enumerate(listed)],
-        },
-        {},
-    )
+    rows = [dict(zip(keys, row)) | {"run": f"r{n}", "settings": {}} for n, row in enumerate(listed)]
+    made = Rows(table_settings(tasks=TASKS, rows=rows), {})
     late = Cell("late", "model", {}, {9: "r0", 7: "r2"})
     early, before = Cell("early", "model", {}, {7: "r1"}), Cell("early, before", "cooldown", {}, {7: "r3"})
     assert made.cells() == [late, early, before]
@@ -197,10 +203,10 @@ def test_captions_are_a_column_only_where_every_run_has_them(study):
     folders = [made.folder("recipe-7"), made.folder("recipe-8")]
     captions = pd.DataFrame({"id": ["1", "2", "3"], "image": ["a", "b", "b"], "score": [1.0, 2.0, 6.0]})
     captions.to_csv(folders[0] / "captions.csv", index=False)
-    assert made.captions(folders) == {}
-    assert made.captions(folders[:1])["cider"] == pytest.approx(3)
+    assert made.optional(folders) == {}
+    assert made.optional(folders[:1])["cider"] == pytest.approx(3)
     captions.assign(score=1.0).to_csv(folders[1] / "captions.csv", index=False)
-    assert made.captions(folders)["cider"] == pytest.approx(2)
+    assert made.optional(folders)["cider"] == pytest.approx(2)
 
 
 def test_costs_are_of_the_whole_ancestry_and_nothing_where_there_is_none(study):
@@ -255,9 +261,9 @@ def test_with_runs_covers_the_truth_as_often_as_it_says():
 
 
 def test_percent_shows_an_interval_or_nothing():
-    assert table_rows.percent({"a": 0.25, "a_low": 0.2, "a_high": 0.3}, "a") == "25.0 (20.0 to 30.0)"
-    assert table_rows.percent({"a": 1.25}, "a", 1, 2) == "1.25"
-    assert table_rows.percent({"a": math.nan}, "a") == table_rows.percent({}, "a") == ""
+    assert table_rows.score_text({"a": 0.25, "a_low": 0.2, "a_high": 0.3}, "a") == "25.0 (20.0 to 30.0)"
+    assert table_rows.score_text({"cider": 1.25}, "cider") == "1.25"
+    assert table_rows.score_text({"a": math.nan}, "a") == table_rows.score_text({}, "a") == ""
 
 
 ANYTHING = st.text(
@@ -364,7 +370,7 @@ def test_a_figure_without_runs_says_so(study, tmp_path, name):
 def test_controls_without_runs_say_so(study, tmp_path):
     controls.make(study("controls"), tmp_path)
     assert "not_run" in (tmp_path / "controls.csv").read_text()
-    assert (tmp_path / "controls.md").read_text().count("Not run.") == len(controls.CONTROLS)
+    assert (tmp_path / "controls.md").read_text().count("Not run.") == len(TABLES["controls"].parts)
     assert (tmp_path / "figures/rewarm.png").exists()
 
 
@@ -409,7 +415,7 @@ def test_published_points_stay_and_an_output_without_them_gives_no_lines(study, 
     assert row["delta"] == pytest.approx(1.3)
     assert row["ours_low"] < 60 < row["ours_high"]
     assert "| +1.3 |" in (tmp_path / "comparison.md").read_text()
-    made.settings["published"] = []
+    made.told = made.told.model_copy(update={"published": []})
     beside = comparison.beside(made, pd.DataFrame([{"cell": "recipe", "vision_average": 0.6}]))
     assert list(beside.columns) == comparison.COLUMNS
     assert comparison.comparison_lines(beside) == []
@@ -432,7 +438,8 @@ def test_a_figure_of_two_cells_and_two_seeds_has_a_row_a_cell(study, tmp_path):
 
 def told(made: Rows, *vary: str, evaluated: str = "model") -> Rows:
     """The same Rows as those of the table of an experiment that varies some keys."""
-    made.settings["experiment"] = {"says": "How *long*?", "vary": list(vary), "evaluated": evaluated}
+    told = {"says": "How *long*?", "vary": list(vary), "evaluated": evaluated}
+    made.told = made.told.model_copy(update={"experiment": told})
     return made
 
 
@@ -578,11 +585,50 @@ def test_stages_and_sizes_have_the_text_run_in_front(study, tmp_path):
     assert table.to_dict() == {"text run to 100%": 5, "text run to 50%": 5, "whole model (recipe)": 15}
 
 
-def test_what_names_a_metric_in_claims_is_what_the_design_allows():
-    from pipeline.reporting import claims
-    from pipeline.study.claims import METRICS
+@pytest.mark.parametrize("name", [*TABLES, "an_experiment_of_ones_own"])
+def test_the_card_of_a_table_knows_the_code_of_its_maker(name):
+    module = f"pipeline.reporting.{TABLES[name].maker.rpartition('.')[0]}"
+    assert module in code_fingerprint(SOURCE, "tables"), f"pipeline/reporting/tables.py has to name {module}"
+    assert callable(tables.find_maker(name))
 
-    assert set(claims.UNITS) | {"vision_average", "text_stable"} == set(METRICS)
+
+def test_the_papers_tables_show_what_their_experiments_vary():
+    tables_of_one = {name: table for name, table in TABLES.items() if table.maker == "experiment_tables.table"}
+    assert {table.experiments[0]: table.labels for table in tables_of_one.values()} == {
+        name: PAPER[name] for name in ("size", "unfrozen", "captions", "encoder", "seeds", "usual")
+    }
+
+
+def test_claims_may_be_about_these_measures_and_every_task():
+    assert METRICS == ("vision_average", "text_stable", "bits_per_byte", "cider")
+    assert not [name for name in METRICS if MEASURES[name].less == "prior"]  # `scores.items` does not pair
+
+
+def test_a_difference_in_a_measure_has_the_unit_of_its_row():
+    assert {name: claims.unit_of(name).text(0.5) for name in (*METRICS, "reading")} == {
+        "vision_average": "50.00 points",
+        "text_stable": "50.00 points",
+        "bits_per_byte": "0.500 bits per byte",
+        "cider": "0.500 CIDEr-D",
+        "reading": "50.00 points",
+    }
+
+
+def test_a_claim_is_of_what_the_tables_show(study, tmp_path):
+    """One reader of scores: the mean of a measure's items is its column, with weights as without."""
+    made = study("table5", ("recipe", 7, {}, 0.6))
+    folder = made.folder("recipe-7")
+    rows = pd.read_csv(folder / "vision.csv")
+    rows.assign(weight=np.where(rows["kind"] == "a", 3.0, 0.5)).to_csv(folder / "vision.csv", index=False)
+    pd.DataFrame({"id": ["1", "2"], "image": ["a", "b"], "score": [1.0, 4.0]}).to_csv(
+        folder / "captions.csv", index=False
+    )
+    row = made.row(made.cells()[0])
+    for name in (*METRICS, "vision_stable", *TASKS["vision"], *TASKS["text"]):
+        items = scores.items(folder, name, "normal", TASKS)
+        assert items.groupby("group")["value"].mean().mean() == pytest.approx(row[name]), name
+    with pytest.raises(ValueError, match="nothing of presence"):
+        scores.items(folder, "presence", "no such condition", TASKS)
 
 
 # --- figures ---
@@ -611,7 +657,7 @@ def test_equal_data_give_equal_files(tmp_path):
         figures.sweep_figure(points(), "branch_percent", "x", "title", tmp_path / f"sweep-{name}.png")
         figures.timing_figure(points(), points(), tmp_path / f"timing-{name}.png")
         counted = {"branches": {"0%": {}, "50%": {}}, "counts": {"cooldown": 2}}
-        drawings.pipeline_figure(counted, tmp_path / f"pipeline-{name}.svg")
+        drawings.pipeline_figure(table_settings(**counted), tmp_path / f"pipeline-{name}.svg")
     for kind in ("sweep-{}.png", "timing-{}.png", "pipeline-{}.svg"):
         assert (tmp_path / kind.format("one")).read_bytes() == (tmp_path / kind.format("two")).read_bytes()
 
@@ -634,8 +680,9 @@ def test_a_sweep_draws_the_tables_values_in_the_units_of_its_labels(monkeypatch,
         monkeypatch,
         lambda: figures.sweep_figure(table, "image_fraction", "images (%)", "title", tmp_path / "x.png", hollow=[0.5]),
     )
-    assert len(figure.axes) == len(figures.PANELS)
-    for axis, (score, (label, factor)) in zip(figure.axes, figures.PANELS.items()):
+    assert len(figure.axes) == len(DRAWN)
+    for axis, (score, measure) in zip(figure.axes, DRAWN.items()):
+        label, factor = measure.axis, measure.factor
         assert (axis.get_xlabel(), axis.get_ylabel()) == ("images (%)", label)
         assert any(unit in label for unit in ("%", "points", "bits per byte"))
         drawn = [bar.lines[0].get_xydata()[0] for bar in axis.containers]
@@ -654,7 +701,7 @@ def test_words_stand_apart_and_a_score_that_is_not_there_has_no_panel(monkeypatc
     table = points().drop(columns=["vision_average", "bits_per_byte"]).assign(captions=["short", "full", "none"])
     figure = captured(monkeypatch, lambda: figures.sweep_figure(table, "captions", "x", "title", tmp_path / "x.png"))
     (axis,) = figure.axes
-    assert axis.get_ylabel() == figures.PANELS["text_stable"][0]
+    assert axis.get_ylabel() == DRAWN["text_stable"].axis
     assert [label.get_text() for label in axis.get_xticklabels()] == ["short", "full", "none"]
     assert max(len(line.get_xdata()) for line in axis.lines) == 1
 
@@ -764,18 +811,15 @@ def figure_cases(folder) -> dict:
         "numbers": lambda: figures.sweep_figure(negative, "branch_percent", "x", "title", file),
         "not run": lambda: figures.sweep_figure(pd.DataFrame(), "x", "x", LONG, file),
         "schedules": lambda: drawings.schedules_figure(curves, file),
-        "pipeline": lambda: drawings.pipeline_figure({"branches": branches, "counts": counts}, file),
+        "pipeline": lambda: drawings.pipeline_figure(table_settings(branches=branches, counts=counts), file),
         "examples": lambda: examples.contact_sheet(sheet, images, file),
         "more examples": lambda: examples.contact_sheet(rest, images, file),
         **{
-            name: lambda name=name: figures.sweep_figure(
-                points(seeds=5),
-                "branch_percent",
-                experiment_tables.LABELS[name],
-                experiment_tables.QUESTIONS[name][0],
-                file,
+            name: lambda table=table: figures.sweep_figure(
+                points(seeds=5), "branch_percent", axis_of(table.along).label, table.title, file
             )
-            for name in experiment_tables.LABELS
+            for name, table in TABLES.items()
+            if table.along
         },
     }
 
@@ -799,11 +843,11 @@ def test_a_branch_starts_at_the_rate_of_the_text_run():
     branch = Schedule(peak=main.rate(80), floor=0.0001, steps=20, warmup=0)
     again = Schedule(peak=0.003, floor=0.0001, steps=20, warmup=4)
     curves = drawings.schedule_curves(
-        {
-            "tokens_a_step": {"main": 10, "cooldown": 20},
-            "main": main.describe(),
-            "branches": {"100%": {"step": 100, **again.describe()}, "80%": {"step": 80, **branch.describe()}},
-        }
+        table_settings(
+            tokens_a_step={"main": 10, "cooldown": 20},
+            main=main.describe(),
+            branches={"100%": {"step": 100, **again.describe()}, "80%": {"step": 80, **branch.describe()}},
+        )
     )
     assert list(curves["branch"].unique()) == ["text run", "80%", "100%"]
     first = curves.groupby("branch", sort=False).first()
@@ -818,8 +862,8 @@ def test_the_drawings_are_those_that_the_study_publishes_and_branches_that_warm_
     # Out of order, and two that leave at the same step.
     branches = {"100%, re-warmed as at 60%": {"step": 100, **warm}, "60%": {"step": 60, **kept}}
     branches |= {"100%": {"step": 100, **warm}, "0%": {"step": 0, **warm}}
-    settings = {"tasks": {}, "main": main.describe(), "branches": branches, "counts": {"tables": 20}}
-    made = Rows(settings | {"tokens_a_step": {"main": 10, "cooldown": 10}}, {})
+    told = {"main": main.describe(), "branches": branches, "counts": {"tables": 20}}
+    made = Rows(table_settings(**told, tokens_a_step={"main": 10, "cooldown": 10}), {})
     drawings.make(made, tmp_path)
     assert {f"figures/{file.name}" for file in (tmp_path / "figures").iterdir()} == set(TABLES["drawings"].files)
     curves = pd.read_csv(tmp_path / "figures/schedules.csv")

@@ -9,10 +9,10 @@ import yaml
 from conftest import SOURCE
 
 from pipeline.common.files import file_hash, read_json
+from pipeline.reporting.table_list import TABLES
 from pipeline.settings.load import load_settings
 from pipeline.store.ledger import Ledger
 from pipeline.study.study import Study
-from pipeline.study.tables import TABLES
 
 RESULTS, LOCK = SOURCE / "results", SOURCE / "dvc.lock"
 REMEDY = "run `snakemake study` and commit results/ and dvc.lock"

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageChops
+from typed import scenes
 
 from pipeline.data.formats import boxes
 from pipeline.data.scenes import chance, compose, glyphs, render
@@ -412,17 +413,15 @@ def test_a_scene_depends_on_its_seed_and_index_alone():
 @pytest.mark.parametrize("part", ["captions", "instructions", "evaluation"])
 def test_the_same_settings_give_the_same_bytes(tmp_path, part):
     settings = changed(captions=12, conversations=12, validation_images=16, test_images=24)
-    counts = [writer.write_scenes(tmp_path / name, settings, part) for name in ("a", "b")]
+    counts = [writer.write_scenes(tmp_path / name, scenes(part, settings)) for name in ("a", "b")]
     assert counts[0] == counts[1] and counts[0]["bytes"] > 0
     assert folder_hash(tmp_path / "a") == folder_hash(tmp_path / "b")
-    writer.write_scenes(tmp_path / "c", changed(**{**vars(settings), "seed": 4}), part)
+    writer.write_scenes(tmp_path / "c", scenes(part, changed(**{**vars(settings), "seed": 4})))
     assert folder_hash(tmp_path / "a") != folder_hash(tmp_path / "c")
 
 
 def test_a_part_is_never_written_over_another(tmp_path):
     settings = changed(captions=2)
-    writer.write_scenes(tmp_path, settings, "captions")
+    writer.write_scenes(tmp_path, scenes("captions", settings))
     with pytest.raises(FileExistsError):
-        writer.write_scenes(tmp_path, settings, "captions")
-    with pytest.raises(ValueError, match="part must be"):
-        writer.write_scenes(tmp_path, settings, "text")
+        writer.write_scenes(tmp_path, scenes("captions", settings))

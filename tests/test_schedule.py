@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.training.job_settings import Cooldown
 from pipeline.training.schedule import Schedule, cooldown_schedule, planned_cooldown
 
 quick = settings(max_examples=60, deadline=None, database=None, derandomize=True)
@@ -116,15 +117,20 @@ def test_a_branch_in_the_middle_re_warms_only_if_it_is_told_to():
 
 @pytest.mark.parametrize(("step", "rewarm"), [(0, None), (500, None), (1000, None), (1000, 2e-3)])
 def test_a_cooldowns_settings_say_its_schedule(step, rewarm):
+    model = {"vocabulary": 300, "layers": 1, "heads": 1, "width": 8, "sequence": 16}
     own = {"weight_decay": 0.1, "decay_vectors": True, "clip_norm": 1.0, "z_loss": 0.0, "batch": 4}
     settings = {
-        "model": {"sequence": 16},
+        "model": model,
+        "seed": 1,
+        "hardware": {"device": "cpu", "threads": 1, "microbatch": 4},
+        "moments": "keep",
+        "image_fraction": 0.1,
         "main": own | {"tokens": 1000 * 64, "peak_lr": 1e-2, "floor_lr": 3e-5, "warmup_steps": 50},
         "optimisation": own | {"tokens": 200 * 64, "peak_lr": 3e-3, "floor_lr": 3e-5, "warmup_steps": 20},
         "branch_step": step,
         "rewarm": rewarm,
     }
-    assert planned_cooldown(settings) == leave(step, rewarm=rewarm)
+    assert planned_cooldown(Cooldown.model_validate(settings)) == leave(step, rewarm=rewarm)
 
 
 @pytest.mark.parametrize("step", [0, 200, 400, 600, 800, 1000])

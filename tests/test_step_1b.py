@@ -24,7 +24,7 @@ def test_a_caption_of_729_image_tokens_is_learned_from():
     encoder: Encoder = config(Encoder, "configs/encoder/siglip.yaml")
     size = scale.model.model_copy(update={"layers": 1})
     model = build_model(size, encoder, text_seed=124, seed=7)
-    optimizer = build_optimizer(model, scale.cooldown.model_dump())
+    optimizer = build_optimizer(model, scale.cooldown)
     torch.manual_seed(0)
     tokens = torch.randint(0, 50_277, (1, encoder.patches + WORDS))
     targets = tokens.roll(-1, dims=1)

@@ -13,12 +13,12 @@ from pipeline.commands.trace import trace
 from pipeline.common.files import file_hash, read_json, read_rows, stable_json, write_rows, write_text
 from pipeline.execution import provenance
 from pipeline.execution import run as runs
+from pipeline.reporting.table_list import TABLES
 from pipeline.settings.load import load_settings
 from pipeline.store import artifacts
 from pipeline.store.ledger import Ledger
 from pipeline.store.staleness import why
 from pipeline.study.study import Study
-from pipeline.study.tables import TABLES
 
 TABLE1 = "results/table1.csv"
 VLM_80 = "model=vlm,branch_percent=80"

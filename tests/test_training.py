@@ -21,11 +21,12 @@ from pipeline.execution.processes import StopRequest
 from pipeline.execution.run import JobFile
 from pipeline.model import vision
 from pipeline.model.vlm import IGNORE
-from pipeline.settings.types import Encoder, ModelSize
+from pipeline.settings.types import Encoder, ModelSize, Optimisation
 from pipeline.settings.vision_transformers import VITS
 from pipeline.training import run_plan, train
 from pipeline.training.batches import Collate, FeatureStores, OrderedDataset, count_tokens, split_batch
 from pipeline.training.build import build_model, build_optimizer
+from pipeline.training.job_settings import read as read_settings
 from pipeline.training.mixture import split_budget
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import find_resumable, load_moments, load_weights
@@ -412,7 +413,7 @@ def test_weight_decay_shrinks_what_no_gradient_moves(bench):
 
 def branched(parent: Path, moments: str):
     model = build_model(ModelSize(**MODEL), Encoder(**ENCODER), text_seed=1, seed=2)
-    optimizer = build_optimizer(model, optimisation())
+    optimizer = build_optimizer(model, Optimisation(**optimisation()))
     new = load_weights(model, parent)
     if moments == "keep":
         load_moments(model, optimizer, parent)
@@ -752,9 +753,10 @@ def with_instructions(bench, job: FakeJob) -> FakeJob:
 @pytest.mark.parametrize(("share", "captions", "instructions"), [(0.0, 10, 0), (0.4, 6, 4), (0.25, 8, 2), (1.0, 0, 10)])
 def test_instructions_take_their_share_of_the_images(bench, parent, share, captions, instructions):
     job = with_instructions(bench, bench.cooldown(parent, images=0.5, instruction_share=share))
-    plan = run_plan.make_plan(job)
+    plan = run_plan.make_plan(job, read_settings(job.phase, job.settings))
     assert plan.counts == {"text": 10, "captions": captions, "instructions": instructions}
-    plain = run_plan.make_plan(bench.cooldown(parent, images=0.5))
+    other = bench.cooldown(parent, images=0.5)
+    plain = run_plan.make_plan(other, read_settings(other.phase, other.settings))
     mixed, alone = (OrderedDataset(p.folders, p.counts, seed=7, batch=BATCH) for p in (plan, plain))
     assert text_read(mixed) == text_read(alone)
     told = {tuple(sample["tokens"]) for sample in packed_samples(10, seed=1)[0]}
@@ -793,7 +795,7 @@ def test_fine_tuning_reads_every_sample_once_an_epoch(bench, cooled):
     job = bench.finetune(cooled[0])
     _, summary = bench.run(job)
     assert summary["steps"] == 5  # two passes over 10 samples in batches of 4
-    plan = run_plan.make_plan(job)
+    plan = run_plan.make_plan(job, read_settings(job.phase, job.settings))
     dataset = OrderedDataset(plan.folders, plan.counts, seed=7, batch=BATCH)
     rows = [tuple(sample["tokens"]) for sample in dataset]
     assert len(set(rows[:10])) == len(set(rows[10:])) == 10

@@ -1,11 +1,11 @@
 """Accept: finished jobs that only changed code has made stale get today's card, if a sample of them proves the same bytes.
 
-The fingerprint of code counts syntax, so a renamed variable makes every job stale that runs it. Here a random sample of a
+The fingerprint of code is of its syntax: a renamed variable makes all jobs stale that run it. Here a random sample of a
 phase's jobs is made again with today's code, in folders of their own, and every byte is compared with the artifact. If all
-are the same, the artifacts of all these jobs get the card that today's study would write; if one byte differs, none does.
-The card says how it came about: from which card and code, by which commit, which sample, and what that proves. With n of N
-jobs drawn without replacement and none that differs, the bound on how many would differ is the exact hypergeometric one of
-pipeline/commands/verify.py.
+bytes are the same, the artifacts of all these jobs get the card that today's study would write; if one byte differs,
+none does. The card says from which card and code it was accepted, by which commit, with which sample, and what that
+proves: n of N jobs are drawn without replacement, and how many could still differ follows from the exact hypergeometric
+bound of pipeline/commands/verify.py.
 
 Phases go from parents to children. A job is a candidate if its settings are today's and its card names its parents as they
 are, or as they were before they were accepted. If its own code is the same, it needs no sample: it follows its parents.
@@ -46,11 +46,13 @@ def accept(ledger: Ledger, phases: list[str], sample: int, seed: int | None = No
     if sample < 1:
         raise ValueError(f"--sample: found {sample}, allowed: a number of jobs, 1 or more")
     presence, study, root = Presence(ledger.root), ledger.study, ledger.root
+    # Whoever is at work here may put artifacts into place meanwhile.
     for other in presence.others()[:1]:
         raise ValueError(f"{at_work(other)}; accept when it has ended")
     try:
         for phase in PHASES:
-            ledger = Ledger(study, root)  # one looks at each artifact once, and the phases before have new cards
+            # A new one: a ledger remembers the cards that it has read, and parents have new ones.
+            ledger = Ledger(study, root)
             obstacles = {job.id: obstacle(ledger, job) for job in ledger.jobs if job.phase == phase}
             candidates = [job for job in ledger.jobs if job.phase == phase and obstacles[job.id] is None]
             followers = [job for job in candidates if same_code(ledger, job)]
@@ -61,6 +63,7 @@ def accept(ledger: Ledger, phases: list[str], sample: int, seed: int | None = No
                 if rest or not followers:
                     yield from accept_phase(ledger, phase, rest, others, sample, seed)
     finally:
+        # Also after an error: the phases before it have new cards, and dvc.lock must know them.
         if (root / UNRECORDED).exists():
             record(study, root)
 
@@ -75,7 +78,10 @@ def follow(ledger: Ledger, phase: str, jobs: list[Job]) -> Iterator[str]:
 def accept_phase(
     ledger: Ledger, phase: str, candidates: list[Job], others: Counter, sample: int, seed: int | None
 ) -> Iterator[str]:
-    """Accept today's code for the candidates of a phase, or raise as `accept` does. others: why others are none."""
+    """Accept today's code for the candidates of a phase, or raise as `accept` does.
+
+    `others`: why other jobs of the phase are no candidates, and how many each.
+    """
     rest = "".join(f"; {number} {why}" for why, number in others.items())
     yield f"{phase}: {len(candidates)} jobs are stale by their code alone{rest}"
     if (reasons := [why for why in others if why not in (CURRENT, REPORT)]) and not candidates:
@@ -83,6 +89,7 @@ def accept_phase(
     if not candidates:
         return
     seed, chosen = draw(candidates, sample, seed)
+    # Making the sample again takes long: code or artifacts may change meanwhile, and then it proves nothing.
     before = [ledger.old_card(job) for job in candidates]
     for line, found in make_again(ledger, chosen):
         yield line
@@ -103,8 +110,10 @@ def obstacle(ledger: Ledger, job: Job) -> str | None:
         return "not finished"
     if "failed" in old or "failed" in new:
         return "kept as failed"
+    # The report shows cards, so its bytes change with them: a comparison would always find a difference.
     if any(parent.phase == "tables" for parent in job.parents.values()):
         return REPORT
+    # A card names the cards of its parents: those have to be today's before its own can be.
     if not all(map(ledger.is_current, job.parents.values())):
         stale = {before.phase for before in lineage(job) if before.phase != job.phase and not ledger.is_current(before)}
         first = min(stale, key=list(PHASES).index)
@@ -112,13 +121,14 @@ def obstacle(ledger: Ledger, job: Job) -> str | None:
     if other(old) != other(new):
         return "with other settings"
     for role, parent in job.parents.items():
+        # Made from other bytes than the parent now has: with these, the same code could make other bytes too.
         if old["parents"].get(role, {}).get("card") not in ledger.all_digests(parent):
             return f"whose {parent.phase} was made again and not accepted"
     return "damaged" if is_damaged(ledger, job, old) else None
 
 
 def other(card: dict) -> dict:
-    """What must be the same in two cards: all but the code, their own and their parents'."""
+    """The parts of a card that must be the same in both: all but its code and its parents, which have codes too."""
     return {key: value for key, value in card.items() if key not in ("code", "parents")}
 
 
@@ -138,6 +148,7 @@ def check_still(ledger: Ledger, jobs: list[Job], before: list[dict | None]) -> N
     """Raise ValueError if code or artifacts are not what they were when the first job of the sample began."""
     fresh = Ledger(ledger.study, ledger.root)
     touched = [job.folder for job, card in zip(jobs, before) if fresh.old_card(job) != card or obstacle(fresh, job)]
+    # Read from the files again: a ledger remembers what it knows of the code.
     if not does_the_same(ledger.root, ledger.card(jobs[0])["code"]):
         touched = ["the code"]
     if touched:
@@ -145,7 +156,7 @@ def check_still(ledger: Ledger, jobs: list[Job], before: list[dict | None]) -> N
 
 
 def refusal(phase: str, found: dict) -> str:
-    """What is to be said of a job that came out with other bytes."""
+    """The error's text for a job that came out with other bytes; `found` as `make_again` has it."""
     return (
         f"refused: with today's code {phase} {found['id']} differs in {', '.join(found['differing'])}; no card of"
         f" {phase} was changed. Undo what changes bytes, or let snakemake make these jobs again"
@@ -153,7 +164,7 @@ def refusal(phase: str, found: dict) -> str:
 
 
 def proven(sample: list[Job], jobs: int) -> dict:
-    """What a sample without a difference proves of the jobs that it is from; nothing of those that follow their parents."""
+    """What an acceptance notes of a sample without a difference out of `jobs` jobs (0: nothing had to be proved)."""
     most = most_bad(jobs, len(sample), 0) if jobs else 0
     return {
         "sample": sorted(job.id for job in sample),
@@ -173,6 +184,7 @@ def give_todays_cards(ledger: Ledger, jobs: list[Job], entry: dict) -> None:
         old, new = ledger.old_card(job), ledger.card(job)
         assert old
         earlier = artifacts.acceptances(root / job.card)
+        # Only modules that changed: cards would grow by all modules with each accept.
         code = {module: old["code"].get(module) for module in changed(old["code"], new["code"])}
         before = {"card": digest(old), "code": code, "commit": commit_before(root, job, old, earlier)}
         accepted = [*earlier, {"from": before, "by": by, **entry}]

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.model.sizes import DecoderShape
-from pipeline.settings.types import Encoder
+from pipeline.settings.types import Encoder, ModelSize
 
 THROUGHPUT = Path("benchmarks/results/throughput.json")
 TRAINING = ("pretrain", "cooldown", "finetune")
@@ -39,27 +38,25 @@ class Cost:
 
 
 def total(costs: Iterable[Cost]) -> Cost:
+    """The sum of costs."""
     return sum(costs, Cost())
 
 
-def shape(size: dict) -> DecoderShape:
-    return DecoderShape.of(size)
-
-
-def projector(encoder: dict | None) -> tuple[int | None, int]:
+def projector(encoder: Encoder | None) -> tuple[int | None, int]:
     """The width of what a projector is given, if there is one, and its layers."""
-    return (encoder["width"], Encoder(**encoder).projector) if encoder else (None, 2)
+    return (encoder.width, encoder.projector) if encoder else (None, 2)
 
 
-def memory(size: dict, microbatch: int, parameters: int, shares: int = 1, recomputed: bool = False) -> int:
+def memory(size: ModelSize, microbatch: int, parameters: int, shares: int = 1, recomputed: bool = False) -> int:
     """Bytes for training on one device, which holds one of `shares` of the weights, gradients and moments: an estimate.
 
     Per position and layer some 36 numbers of the width are kept for the backward pass (two bytes each; if they are
     `recomputed`, those of one layer and the inputs of all in fp32), and per label the logits, their gradient and their
     softmax in fp32.
     """
-    positions = microbatch * size["sequence"]
+    positions = microbatch * size.sequence
     kept, inputs = 36 * 2, 4
-    per_position = kept + size["layers"] * inputs if recomputed else kept * size["layers"]
-    logits = positions * size["vocabulary"] * 3 * 4
-    return TRAINING_BYTES * parameters // shares + positions * size["width"] * per_position + logits
+    # With checkpointing the backward pass keeps each layer's input, and one layer's activations at a time.
+    per_position = kept + size.layers * inputs if recomputed else kept * size.layers
+    logits = positions * size.vocabulary * 3 * 4
+    return TRAINING_BYTES * parameters // shares + positions * size.width * per_position + logits

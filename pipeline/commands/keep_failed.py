@@ -16,5 +16,6 @@ def keep_failed(ledger: Ledger) -> dict[str, str]:
     found = {f"{job.phase}/{job.id}": entry for job in ledger.jobs if (entry := failure(ledger, job))}
     if not found:
         raise ValueError(f"no {', '.join(RUNS[:-1])} or {RUNS[-1]} of today's study has failed and is to be made")
+    # Older entries stay: of another card they say nothing, and their settings may come back.
     write_text(ledger.root / FILE, stable_json(ledger.kept | found))
     return {run: entry["reason"] for run, entry in found.items()}

@@ -13,11 +13,13 @@ from pipeline.reporting.page.report import render
 from pipeline.reporting.page.results import Results
 from pipeline.settings.load import load_settings
 from pipeline.study.study import Study
+from pipeline.study.tables import report_settings
 
 PARAMS = "params.yaml"
 
 
 def is_kept(folder: Path) -> bool:
+    """Whether a folder has results that were kept with their settings."""
     return (folder / PARAMS).is_file()
 
 
@@ -28,6 +30,7 @@ def study_of(root: Path, folder: Path) -> Study:
 
 def report(root: Path, folder: Path) -> Path:
     """Write report.html into a folder of kept results. Raises ValueError for a folder or a file that is not there."""
+    # Results are of a study only together with the settings that they were made with.
     if not is_kept(root / folder) or root.resolve() not in (root / folder).resolve().parents:
         allowed = "a folder such as results/small, with its own params.yaml; the study's report is `snakemake report`"
         raise ValueError(f"--results: found {one_line(folder)}, allowed: {allowed}")
@@ -40,5 +43,5 @@ def report(root: Path, folder: Path) -> Path:
     readme = root / folder / "README.md"
     notes = readme.read_text(encoding="utf-8") if readme.exists() else ""
     made = root / folder / "report.html"
-    write_text(made, render(Results(study_of(root, folder).tables["report"].settings, place, notes=notes)))
+    write_text(made, render(Results(report_settings(study_of(root, folder)), place, notes=notes)))
     return made

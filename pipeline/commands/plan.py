@@ -6,7 +6,7 @@ it has none over the preset's `expected.tflops` x `expected.mfu`. A device is on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from pipeline.commands.costs import (
@@ -21,15 +21,20 @@ from pipeline.commands.costs import (
     Cost,
     memory,
     projector,
-    shape,
     total,
 )
-from pipeline.common.files import read_json
-from pipeline.model.sizes import training_flops
+from pipeline.common.files import one_line, read_json
+from pipeline.data.job_settings import ShardSettings
+from pipeline.evaluation.job_settings import Evaluate, EvaluatedModel
+from pipeline.model.sizes import DecoderShape, training_flops
+from pipeline.settings.types import Encoder, ModelSize
 from pipeline.store.ledger import Ledger
 from pipeline.store.staleness import find, is_root, reason
 from pipeline.study.job import Job, lineage
 from pipeline.study.phases import PHASES, STAGES
+from pipeline.training.job_settings import Cooldown, Finetune, Imported, Pretrain, Training, WithImages
+
+MOST_IDS = 6  # of a phase's new jobs in a preview; a study has hundreds
 
 
 class OverBudget(ValueError):
@@ -40,17 +45,19 @@ class Plan:
     """The jobs behind a target, which of them are to do, and their costs.
 
     `target` is "study", a stage, a table, a file of results/, an artifact's folder or its id. Raises ValueError for
-    anything else.
+    anything else. For a preview `words` are the KEY=VALUE that the ledger's study has in place of params.yaml's, and
+    `today` is the ledger of params.yaml itself.
     """
 
-    def __init__(self, ledger: Ledger, target: str = "study"):
-        self.ledger, self.study, self.target = ledger, ledger.study, target
+    def __init__(self, ledger: Ledger, target: str = "study", words: Sequence[str] = (), today: Ledger | None = None):
+        self.ledger, self.study, self.target, self.words, self.today = ledger, ledger.study, target, words, today
         self.scale = self.study.settings.scale
         self.wanted = self.find(target)
         self.jobs = lineage(*self.wanted)
         self.costs = {job.key: self.cost(job) for job in self.jobs}
 
     def find(self, target: str) -> list[Job]:
+        """The jobs that a target names."""
         if target == "study":
             return list(self.study.tables.values())
         if target in self.study.tables:
@@ -63,6 +70,8 @@ class Plan:
     def to_do(self) -> list[Job]:
         """The jobs that will run, parents first: stale, and needed by the target or by another that will run."""
         needed: set[tuple[str, str]] = set()
+        # Nothing that is made from a damaged artifact asks for it (see `Ledger.broken`), so these are asked for by
+        # name.
         waiting = [*self.wanted, *self.ledger.broken]
         while waiting:
             job = waiting.pop()
@@ -71,12 +80,23 @@ class Plan:
                 waiting += self.ledger.inputs(job)
         return [job for job in self.jobs if job.key in needed]
 
+    @cached_property
+    def new(self) -> list[Job]:
+        """In a preview: the jobs that the study of params.yaml does not have, done or not.
+
+        By cards, not by ids: a job of the same id is another one if its settings or its parents are others.
+        """
+        known = {self.today.digest(job) for job in self.today.jobs} if self.today else set()
+        return [job for job in self.jobs if self.today and self.ledger.digest(job) not in known]
+
     def spent(self, jobs: Iterable[Job]) -> Cost:
+        """The cost of some jobs together."""
         return total(self.costs[job.key] for job in jobs)
 
     # --- one job ---
 
     def cost(self, job: Job) -> Cost:
+        """What a job takes, done or not."""
         if job.phase in TRAINING:
             return self.training(job)
         if job.phase == "evaluate":
@@ -85,46 +105,51 @@ class Plan:
         return Cost(seconds=self.measured(job.phase).get("seconds", 0.0), disk=made(job) if made else 0)
 
     def training(self, job: Job) -> Cost:
-        counts = self.seen(job)
+        """What a training job takes: forward and backward pass, and the encoder if it runs along."""
+        counts, asked, encoder = self.seen(job), job.settings, encoder_of(job)
+        # The backward pass takes twice the operations of the forward pass.
         flops = self.model_flops(job, counts) * 3.0
-        images = counts["image"] / self.patches(job)
-        if (encoder := job.settings.get("encoder")) and images:
-            trained = job.settings.get("train_encoder", False)
-            on_the_fly = trained or not encoder["cache"]
-            flops += images * self.encoder_flops(encoder) * (3 if trained else on_the_fly)
+        if isinstance(asked, WithImages) and encoder and (images := counts["image"] / encoder.patches):
+            # Cached features cost nothing here: the phase `features` has computed them.
+            on_the_fly = asked.train_encoder or not encoder.cache
+            flops += images * self.encoder_flops(encoder) * (3 if asked.train_encoder else on_the_fly)
         seconds = self.seconds(job.phase, flops)
         return Cost(counts["positions"], flops, seconds, disk=STATE_BYTES * self.parameters(job))
 
-    def encoder_flops(self, settings: dict) -> float:
+    def encoder_flops(self, encoder: Encoder) -> float:
         """Operations of an encoder's forward pass of one image, as its file says."""
-        names = self.study.settings.encoders
-        found = next(name for name in names if settings.items() <= self.study.encoder_settings(name).items())
+        names, asked = self.study.settings.encoders, encoder.model_dump(exclude_unset=True)
+        found = next(name for name in names if asked.items() <= self.study.encoder_settings(name).items())
         return names[found].tflops_an_image * 1e12
 
     def seen(self, job: Job) -> dict[str, float]:
         """Positions, labels and image positions that a training job sees."""
-        optimisation, sequence = job.settings["optimisation"], job.settings["model"]["sequence"]
-        step = optimisation["batch"] * sequence
-        if "checkpoint" in job.settings:  # others have trained it
+        asked, earlier = job.settings, job.continues.settings if job.continues else None
+        if isinstance(asked, Imported):  # others have trained it
             return {"positions": 0, "labels": 0, "image": 0}
-        if job.phase == "pretrain":
-            done = job.continues.settings["stop"] if job.continues else 0
-            positions = (job.settings["stop"] - done) * step
+        assert isinstance(asked, Training)
+        step = asked.optimisation.batch * asked.model.sequence
+        if isinstance(asked, Pretrain):
+            # A text run is a chain of jobs, one to each branch point; each pays for its own stretch.
+            positions = (asked.stop - (earlier.stop if isinstance(earlier, Pretrain) else 0)) * step
             return {"positions": positions, "labels": positions, "image": 0}
-        if job.phase == "finetune":
-            a_pass = self.pass_sequences(job.parents["instructions"])
-            positions = -(-a_pass * job.settings["epochs"] // optimisation["batch"]) * step
-            shares = {"instructions": 1.0}
-        else:
-            positions = optimisation["tokens"] // step * step
-            images, share = job.settings["image_fraction"], job.settings["instruction_share"]
+        if isinstance(asked, Cooldown):
+            positions = asked.optimisation.tokens // step * step
+            images, share = asked.image_fraction, asked.instruction_share
             shares = {"text": 1 - images, "captions": images * (1 - share), "instructions": images * share}
+        else:
+            assert isinstance(asked, Finetune)
+            # Packing decides how many sequences a pass has, so it is only known once the shards are made.
+            a_pass = self.pass_sequences(job.parents["instructions"])
+            positions = -(-a_pass * asked.epochs // asked.optimisation.batch) * step
+            shares = {"instructions": 1.0}
         labels = image = 0.0
         for stream, part in shares.items():
             density = self.density(job.parents.get(stream), stream)
             labels += part * positions * density["labels"]
             image += part * positions * density["image"]
-        return {"positions": positions, "labels": labels, "image": 0 if job.settings.get("blind") else image}
+        blind = isinstance(asked, Finetune) and asked.blind
+        return {"positions": positions, "labels": labels, "image": 0 if blind else image}
 
     def density(self, shards: Job | None, stream: str) -> dict[str, float]:
         """Shares of a stream's positions that are labels and image tokens: as its shards say, or as is usual."""
@@ -133,7 +158,7 @@ class Plan:
         if made := self.made(shards):
             positions = made["positions"]
             return {"labels": made["labels"] / positions, "image": made["image_positions"] / positions}
-        patches = shards.settings["patches"]
+        patches = shard_settings(shards).patches
         image = patches / (patches + TEXT_WITH_IMAGE[stream])
         return {"labels": 1 - image, "image": image}
 
@@ -141,31 +166,30 @@ class Plan:
         """Sequences of one pass over the instructions: counted if they are there, else as the preset expects."""
         if made := self.made(shards):
             return made["sequences"]
-        return max(self.scale.expected.pass_tokens // shards.settings["sequence"], 1)
+        return max(self.scale.expected.pass_tokens // shard_settings(shards).sequence, 1)
 
     def model_flops(self, job: Job, counts: dict[str, float]) -> float:
         """Forward operations of the decoder and projector; see `training_flops` of pipeline/model/sizes.py."""
-        size = job.settings["model"]
-        encoder = job.settings.get("encoder")
-        features, layers = projector(encoder)
-        return training_flops(shape(size), features, counts, size["sequence"], layers) / 3
+        size, (features, layers) = size_of(job), projector(encoder_of(job))
+        return training_flops(DecoderShape.of(size), features, counts, size.sequence, layers) / 3
 
     def evaluation(self, job: Job) -> Cost:
         """Every question is read once under every condition, and every choice of a text task; answers are short."""
-        settings = job.settings
-        patches = settings["encoder"]["patches"] if settings["encoder"] else 0
-        questions = self.questions(settings) * max(len(settings["conditions"]), 1)
-        items = self.scale.evaluation.text_items * len(settings["text"]) * CHOICES
+        asked = job.settings
+        assert isinstance(asked, Evaluate)
+        patches = asked.encoder.patches if asked.encoder else 0
+        questions = self.questions(asked) * max(len(asked.conditions), 1)
+        items = self.scale.evaluation.text_items * len(asked.text) * CHOICES
         positions = questions * (patches + ANSWER_TOKENS) + items * ANSWER_TOKENS
-        positions += self.scale.evaluation.heldout_documents * settings["model"]["sequence"] * bool(settings["text"])
+        positions += self.scale.evaluation.heldout_documents * asked.model.sequence * bool(asked.text)
         labels = (questions + items) * ANSWER_TOKENS
         flops = self.model_flops(job, {"positions": positions, "labels": labels, "image": questions * patches})
         known = self.measured("evaluate").get("seconds")
         return Cost(int(positions), flops, self.seconds("evaluate", flops) if known is None else known)
 
-    def questions(self, settings: dict) -> int:
+    def questions(self, settings: Evaluate) -> int:
         """Questions of all vision tasks under one condition: one an image of the scenes, or as many as a task asks."""
-        asked = [task.get("items") for task in settings["vision"].values()]
+        asked = [task.items for task in settings.vision.values()]
         if self.scale.data is None:
             return sum(items or QUESTIONS for items in asked)
         images = self.scale.data.test_images
@@ -177,26 +201,24 @@ class Plan:
 
     def parameters(self, job: Job) -> int:
         """Parameters of a training job's model, a trained encoder not counted."""
-        return shape(job.settings["model"]).parameters(*projector(job.settings.get("encoder")))
-
-    def patches(self, job: Job) -> int:
-        encoder = job.settings.get("encoder")
-        return encoder["patches"] if encoder else 1
+        return DecoderShape.of(size_of(job)).parameters(*projector(encoder_of(job)))
 
     def shard_bytes(self, job: Job) -> int:
         """Bytes of a stream's shards, as they are or as long as the study can use of them."""
         if (self.ledger.root / job.folder / "index.json").exists():
             shards = read_json(self.ledger.root / job.folder / "index.json")["shards"]
             return sum(shard["raw_data"]["bytes"] for shard in shards)
-        if job.settings["part"] == "text":
+        asked = shard_settings(job)
+        if asked.part == "text":
             return 2 * round(max(recipe.text_budget for recipe in self.study.recipes) * self.scale.text.tokens)
-        if job.settings["part"] == "captions":
+        if asked.part == "captions":
             most = max((r.image_fraction for r in self.study.recipes), default=0) * self.scale.cooldown.tokens
-            return round(most * (2 + self.density(job, "captions")["image"] / job.settings["patches"] * IMAGE_BYTES))
-        image = self.density(job, "instructions")["image"] / job.settings["patches"]
+            return round(most * (2 + self.density(job, "captions")["image"] / asked.patches * IMAGE_BYTES))
+        image = self.density(job, "instructions")["image"] / asked.patches
         return round(self.scale.expected.pass_tokens * (2 + image * IMAGE_BYTES))
 
     def feature_bytes(self, job: Job) -> int:
+        """Bytes of the cached features, as far as they are here."""
         file = self.ledger.root / job.folder / "features.npy"
         return file.stat().st_size if file.exists() else 0
 
@@ -209,6 +231,7 @@ class Plan:
         return read_json(file)["presets"].get(self.study.settings.params.preset, {}) if file.exists() else {}
 
     def measured(self, phase: str) -> dict:
+        """What the benchmark has measured of a phase; empty if nothing."""
         return self.benchmark.get(phase, {})
 
     def seconds(self, phase: str, flops: float) -> float:
@@ -229,6 +252,7 @@ class Plan:
         best: dict[tuple[str, str], tuple[float, list[Job]]] = {}
         for job in self.to_do:
             before = max((best[j.key] for j in self.ledger.inputs(job) if j.key in best), key=first, default=(0.0, []))
+            # Only training is spread over several devices: see `asked_for` in pipeline/execution/ranks.py.
             devices = self.devices if job.phase in TRAINING else 1
             best[job.key] = (before[0] + self.costs[job.key].seconds / devices, [*before[1], job])
         return max(best.values(), key=first, default=(0.0, []))
@@ -252,7 +276,7 @@ class Plan:
         again = hardware.checkpoint_activations
         jobs = [job for job in self.jobs if job.phase in TRAINING]
         return max(
-            (memory(job.settings["model"], hardware.microbatch, self.parameters(job), shares, again) for job in jobs),
+            (memory(size_of(job), hardware.microbatch, self.parameters(job), shares, again) for job in jobs),
             default=0,
         )
 
@@ -265,9 +289,22 @@ class Plan:
             )
 
     def __str__(self) -> str:
-        return "\n".join([*self.table(), "", *self.remarks()])
+        return "\n".join([*self.preview(), *self.table(), "", *self.remarks()])
+
+    def preview(self) -> list[str]:
+        """What is previewed, and the ids of its new jobs by phase."""
+        if not self.words:
+            return []
+        lines = [f"preview: params.yaml with {one_line(' '.join(self.words))}; no file is changed"]
+        lines.append(f"{len(self.new)} of its jobs are not in the study of params.yaml{':' if self.new else ''}")
+        for phase in dict.fromkeys(job.phase for job in self.new):
+            ids = [job.id for job in self.new if job.phase == phase]
+            more = f" and {len(ids) - MOST_IDS} more" if len(ids) > MOST_IDS else ""
+            lines.append(f"  {phase}: {', '.join(ids[:MOST_IDS])}{more}")
+        return [*lines, ""]
 
     def table(self) -> list[str]:
+        """A line a phase: jobs, those to do, and what these cost."""
         columns = ("phase", "jobs", "to do", "tokens", "FLOPs", "device-hours")
         rows = [columns]
         for phase in PHASES:
@@ -283,6 +320,7 @@ class Plan:
         ]
 
     def remarks(self) -> list[str]:
+        """What else there is to say: why, the longest chain, sharing, memory, disk, rates."""
         lines = [f"{self.target}: tokens, FLOPs and device-hours are of what is to do"]
         roots = [job for job in self.to_do if is_root(self.ledger, job)]
         reasons = list(dict.fromkeys(reason(self.ledger, job) for job in roots))
@@ -309,6 +347,7 @@ class Plan:
         return lines
 
     def rates(self) -> str:
+        """Where the rates come from."""
         if self.benchmark:
             return f"measured: {THROUGHPUT}"
         expected = self.scale.expected
@@ -316,15 +355,33 @@ class Plan:
         return f"{rate}, as the preset expects; nothing was measured"
 
 
+def size_of(job: Job) -> ModelSize:
+    """The sizes of the model that a job trains or asks."""
+    assert isinstance(job.settings, Training | Imported | EvaluatedModel)
+    return job.settings.model
+
+
+def encoder_of(job: Job) -> Encoder | None:
+    """What its images are encoded by, if it sees any."""
+    return job.settings.encoder if isinstance(job.settings, WithImages | EvaluatedModel) else None
+
+
+def shard_settings(job: Job) -> ShardSettings:
+    assert isinstance(job.settings, ShardSettings)
+    return job.settings
+
+
 def first(pair: tuple[float, list[Job]]) -> float:
     return pair[0]
 
 
 def hours(seconds: float) -> str:
+    """Seconds as hours, or as minutes below one hour."""
     return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
 def shown(cost: Cost) -> tuple[str, str, str]:
+    """Tokens, FLOPs and device-hours of a cost as cells."""
     return (
         f"{cost.tokens:.3g}" if cost.tokens else "",
         f"{cost.flops:.2e}" if cost.flops else "",

@@ -41,6 +41,7 @@ def row(entry: dict) -> tuple[str, ...]:
     done, total, unit, rate = (entry[key] for key in ("done", "total", "unit", "rate"))
     left = entry["left"]
     if left is not None:
+        # The state may be some time old: a job notes it between two steps, at most once in two seconds.
         left = max(left - (time.time() - entry["noted"]), 0)
     return (
         *name,
@@ -73,11 +74,13 @@ def time_left(plan: Plan, entries: list[dict]) -> float:
         entry = own.get(job.key, {})
         return wall_seconds(plan, job) * (1 - entry["done"] / entry["total"] if entry.get("total") else 1)
 
+    # As many jobs at a time as run now. The longest chain is a lower bound, however many run.
     work = sum(map(rest, plan.to_do)) / len(entries)
     return pace(plan) * max(work, plan.longest_chain[0] if len(entries) > 1 else 0.0)
 
 
 def wall_seconds(plan: Plan, job: Job) -> float:
+    """Seconds that the plan reckons for a job on all of its devices."""
     return plan.costs[job.key].seconds / (plan.devices if job.phase in TRAINING else 1)
 
 
@@ -89,6 +92,7 @@ def pace(plan: Plan) -> float:
         expected = wall_seconds(plan, job)
         if expected and plan.ledger.is_current(job) and file.exists():
             spent = read_json(file)
+            # The log may be of an earlier run with other settings.
             if spent["card"] in plan.ledger.all_digests(job):
                 planned, taken = planned + expected, taken + spent["seconds"]
     return taken / planned if planned else 1.0
@@ -104,6 +108,7 @@ def status(study: Study, root: Path) -> list[str]:
 def watch(study: Study, root: Path, every: float = 2.0, study_every: float = 30.0) -> None:
     """Show the status in a terminal, in place, until Ctrl-C. The study's line, which costs CPU time, changes less often."""
     counted, line = float("-inf"), ""
+    # Clears the terminal once. Later frames are written over what is there: clearing each time would flicker.
     sys.stdout.write("\x1b[2J")
     try:
         while True:

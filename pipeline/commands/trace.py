@@ -1,5 +1,6 @@
-"""What a number in results/ comes from: row -> evaluation -> checkpoint -> branch -> text run -> shards -> settings, and
-of which commit and on which machine each was made, as far as that was noted here (logs/, which no result depends on).
+"""What a number in results/ comes from: row -> evaluation -> checkpoint -> branch -> text run -> shards -> settings.
+
+Also the commit and the machine that each was made with, as far as logs/ has notes of it. No result depends on logs/.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pipeline.store.ledger import Ledger
 from pipeline.store.staleness import acceptance
 from pipeline.study.job import Job
 from pipeline.study.study import Study
+from pipeline.study.tables import report_settings
 
 INDENT = "  "
 
@@ -30,19 +32,23 @@ def trace(root: Path, target: str, row: str, column: str) -> Iterator[str]:
     line, for what is not there, and ConfigError for settings that are not valid.
     """
     base = results_folder(root, target)
+    # Kept results are of another study, whose settings lie beside them.
     study = study_of(root, base) if is_kept(base) else Study(load_settings(root))
-    lineage = Lineage(study.tables["report"].settings)
+    lineage = Lineage(report_settings(study))
     name = (root / target).relative_to(base).as_posix()
     table = table_of(lineage, target, name)
+    # Before anything is said: of an edited file every line would be about another number.
     check_bytes(base, table, name, target)
     rows = read_rows(root / target, target)
     number = choose_row(rows, row, target)
     found = rows[number]
     check_column(found, column, target)
+    # A claim may have several contrasts, a row each: its rows before this one say which contrast this is.
     parts = [other for other in rows[:number] if other.get("claim") == found.get("claim")]
     subjects = lineage.about(Path(name).stem, found, column, len(parts))
     yield f"{target}, row {number + 1} ({labels(found)}), {column}: {value(found, column)}"
     yield f"{INDENT}{lineage.measured_in(found, column)}"
+    # What kept results were made from is not here.
     ledger = None if is_kept(base) else Ledger(study, root)
     yield f"table: tables/{study.tables[table].id}"
     elsewhere = False
@@ -58,6 +64,7 @@ def trace(root: Path, target: str, row: str, column: str) -> Iterator[str]:
         yield f"{INDENT}the file {'has other bytes than in' if changed else 'is of'} commit {commit}"
     if not subjects:
         yield "it comes from no run of the study: a setting, a schedule, or a figure that only the paper has"
+    # Sections that many jobs share are listed once, at the end: with all of them in it no job's line could be read.
     shared: dict[str, dict] = {}
     for subject in subjects:
         for seed, key in lineage.evaluations(subject, found.get("seed", "")).items():
@@ -92,7 +99,7 @@ def results_folder(root: Path, target: str) -> Path:
 
 def table_of(lineage: Lineage, target: str, name: str) -> str:
     """The table that makes a file."""
-    made = {file: table for table, files in lineage.settings["tables"].items() for file in files}
+    made = {file: table for table, files in lineage.settings.tables.items() for file in files}
     if name not in made or not name.endswith(".csv"):
         known = ", ".join(file for file in made if file.endswith(".csv"))
         raise ValueError(f"{one_line(target)}: no table of the study, which has {known}")
@@ -112,7 +119,10 @@ def check_bytes(base: Path, table: str, name: str, target: str) -> None:
 
 
 def compare(ledger: Ledger, job: Job, name: str, number: int, column: str, elsewhere: bool) -> Iterator[str]:
-    """In what a file of results/, the artifact here and today's study are not the same thing; nothing if they are."""
+    """How a file of results/, the artifact here and today's study differ; no line if they do not.
+
+    `number` and `column` name the value that is traced, `elsewhere` says that the artifact has other bytes.
+    """
     made_from, today = manifest_of(ledger.root / (job.published or ""))["card"], ledger.digest(job)
     if made_from != today:
         yield f"the file was made from card {made_from}, and today's study is card {today}: what follows is today's"
@@ -123,6 +133,7 @@ def compare(ledger: Ledger, job: Job, name: str, number: int, column: str, elsew
 
 
 def read_rows(file: Path, target: str) -> list[dict[str, str]]:
+    """The rows of a CSV by column. Raises ValueError if there are none."""
     rows = read_records(file)
     if not rows:
         raise ValueError(f"{target}: has no rows")
@@ -130,7 +141,7 @@ def read_rows(file: Path, target: str) -> list[dict[str, str]]:
 
 
 def choose_row(rows: list[dict[str, str]], wanted: str, target: str) -> int:
-    """The place of the row that is meant."""
+    """The index of the row that is meant. Raises ValueError, with the rows that there are, unless it is exactly one."""
     if wanted.isdigit():
         if not 1 <= int(wanted) <= len(rows):
             raise ValueError(f"{target}: --row: found {wanted}, allowed: 1 to {len(rows)}")
@@ -150,11 +161,13 @@ def matches(row: dict[str, str], wanted: str) -> bool:
     """Whether a row has all the values that are asked for, or the word in one of its columns."""
     if wanted in row.values():
         return True
+    # A word without "=" has an empty sign and fits no row here.
     conditions = [part.partition("=") for part in wanted.split(",")]
     return all(sign and key in row and same(row[key], value) for key, sign, value in conditions)
 
 
 def same(found: str, wanted: str) -> bool:
+    """Whether two values are equal, as numbers if both are: 0.80 is 0.8."""
     try:
         return float(found) == float(wanted)
     except ValueError:
@@ -162,6 +175,7 @@ def same(found: str, wanted: str) -> bool:
 
 
 def check_column(row: dict[str, str], column: str, target: str) -> None:
+    """Raises ValueError, with the columns that there are, for one that a row lacks."""
     if column not in row:
         close = get_close_matches(column, row, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -186,6 +200,7 @@ def labels(row: dict[str, str]) -> str:
         "measure",
     )
     named = [f"{key}={row[key]}" for key in (*keys, "seed") if row.get(key)]
+    # A cell's name has its branch point already.
     if "cell" not in row or not row["cell"] or "model" in row:
         named += [f"{key}={row[key]}" for key in ("branch_percent", "percent") if row.get(key)]
     return ", ".join(named) or next(f"{key}={value}" for key, value in row.items())
@@ -193,12 +208,14 @@ def labels(row: dict[str, str]) -> str:
 
 def value(row: dict[str, str], column: str) -> str:
     """A value with its interval, as the file has them."""
+    # Bounds are named after their column, but for the one main value of a table, whose bounds are `low` and `high`.
     stem = "" if column in ("effect", "score") else f"{column}_"
     low, high = (row.get(f"{stem}{end}") or row.get(f"{column}_{end}") for end in ("low", "high"))
     return (one_line(row[column]) or "nothing") + (f" ({low} to {high})" if low and high else "")
 
 
 def is_shared(setting: object) -> bool:
+    """Whether a job's setting is a section that others have too, written as its digest."""
     return isinstance(setting, dict) and setting.keys() == {"section"}
 
 
@@ -211,6 +228,7 @@ def own_settings(settings: dict) -> str:
 
 
 def flat(section: dict, prefix: str = "") -> str:
+    """A section in a line, with dotted keys."""
     parts = [
         flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) and inner else f"{prefix}{key} {inner}"
         for key, inner in sorted(section.items())
@@ -219,14 +237,15 @@ def flat(section: dict, prefix: str = "") -> str:
 
 
 def wrapped(text: str, indent: str) -> list[str]:
+    """A text in lines of at most 118 characters."""
+    # Not at hyphens: an id with a break in it could not be copied.
     return textwrap.wrap(text, 118, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 class Records:
-    """What was noted in logs/ when jobs were made here, for those whose card is still today's; and how some were accepted.
+    """What logs/ notes of jobs that were made here and whose card is still today's; and how some were accepted.
 
-    ledger: None for results whose jobs were made elsewhere. `missing`: the jobs that were asked for and of which nothing is
-    noted.
+    `ledger`: None for results whose jobs were made elsewhere. `missing`: jobs that were asked for and have no note.
     """
 
     def __init__(self, ledger: Ledger | None, root: Path):
@@ -239,6 +258,7 @@ class Records:
         """When, of which commit and on which machine a job was made, and for which later code it was accepted."""
         file, job = self.root / "logs" / f"{key}.json", self.jobs.get(key)
         record = read_json(file) if job and file.exists() else {}
+        # A note may be of an older artifact with the same id: its card says of which.
         if self.ledger and job and record.get("card") in self.ledger.all_digests(job):
             yield from noted(record, indent)
         else:

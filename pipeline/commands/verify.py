@@ -64,6 +64,7 @@ def draw(population: list[Job], sample: int, seed: int | None) -> tuple[int, lis
     """`sample` jobs of a population, or all if it has fewer, and the seed that draws them again. Raises ValueError."""
     if sample < 1:
         raise ValueError(f"--sample: found {sample}, allowed: a number of jobs, 1 or more")
+    # It is in the certificate, so that anybody can draw the same jobs again.
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     return seed, random.Random(seed).sample(population, min(sample, len(population)))
 
@@ -94,6 +95,7 @@ def workplace(root: Path) -> Iterator[Path]:
     """
     for left in (root / STATE).glob("verify-*"):
         pid = int(left.name.split("-")[1])
+        # Another audit may be at work here. A folder with this process's own number is of an earlier process.
         if pid == os.getpid() or not psutil.pid_exists(pid):
             shutil.rmtree(left, ignore_errors=True)
     place = (root / STATE / f"verify-{os.getpid()}").resolve()
@@ -114,12 +116,14 @@ def compare(ledger: Ledger, job: Job, place: Path) -> list[str]:
         "folder": "made",
         "published": None,
         "inputs": {role: parent.folder for role, parent in sorted(job.parents.items())},
+        # From the beginning: the state that it continued is a file like those that are to be proved.
         "continues": None,
         "position": "verify",
         "context": ledger.context | {"wandb": "disabled"},
     }
     write_text(place / "job.json", json.dumps(description, sort_keys=True))
     command = [sys.executable, "-m", "pipeline", "run", "job.json", "--log", "job.log"]
+    # So that the job ends with this process, even if this one is killed.
     environment = os.environ | {PARENT_VARIABLE: str(os.getpid())}
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -39,6 +39,7 @@ def read_json(path: Path) -> Any:
 def path_fault(name: str) -> str | None:
     """What keeps a name from being that of a file below the folder that it is relative to, or None."""
     path = PurePosixPath(name)
+    # On Windows a backslash separates folders, so that `..\x` would leave the folder there.
     if path.is_absolute() or ".." in path.parts or "\\" in name:
         return f"path leaves its folder: {name}"
     if "\0" in name or "::" in name or "://" in name or name != name.encode(errors="replace").decode():
@@ -54,6 +55,7 @@ def join(place: str, name: str) -> str:
 def one_line(text: object, longest: int = 500) -> str:
     """A text as messages have it: in one line, without what a terminal would obey, and not longer than that."""
     text = str(text)
+    # Names and texts come from foreign files; an escape sequence in one could move the cursor or overwrite other lines.
     shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:longest])
     return shown + ("..." if len(text) > longest else "")
 
@@ -69,6 +71,7 @@ def digest(value: object) -> str:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
+    # `file_digest` reads in blocks: the files of a checkpoint can be larger than the memory.
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -90,11 +93,14 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically: readers see the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, as a rename is atomic only within one file system. With the process's id, as several processes
+    # may write the same file at once.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
+            # Otherwise a power cut soon after the rename can leave the new name with none of the bytes.
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
@@ -119,6 +125,7 @@ def write_rows(path: Path, columns: Iterable[str], rows: Iterable[Iterable]) -> 
     count = 0
     with open(path, "w", newline="", **ANY_TEXT) as file:
         for row in chain([columns], rows):
+            # A row of one empty cell would be a blank line, and csv's reader takes a blank line for no row at all.
             file.write((",".join(map(csv_cell, row)) or '""') + "\n")
             count += 1
     return count - 1
@@ -129,6 +136,7 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
 
     Raises OSError, and ValueError for what is no CSV or has a row of another length than the columns'.
     """
+    # The limit belongs to the csv module, not to a reader. An answer or an error text can be longer than its default.
     csv.field_size_limit(LONGEST_CELL)
     same: dict[str, str] = {}  # most cells are like others: one text each is kept
     try:
@@ -159,6 +167,7 @@ def sync(folder: Path) -> None:
 
 def share(folder: Path) -> None:
     """Let those read the files below a folder who may read the folder itself: some libraries write for the owner alone."""
+    # The folder has what the user's umask allows, and so says what its files should have.
     readers = folder.stat().st_mode & 0o444
     for file in folder.rglob("*"):
         if file.is_file() and (mode := file.stat().st_mode) | readers != mode:
@@ -177,6 +186,7 @@ def atomic_folder(final: Path, partial: Path) -> Iterator[Path]:
     old = partial.with_name(partial.name + ".old")
     if final.exists():  # else the old one may be all there is
         shutil.rmtree(old, ignore_errors=True)
+    # A job that was killed may have left it half full.
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial

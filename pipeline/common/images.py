@@ -53,6 +53,7 @@ def is_image(head: bytes) -> bool:
 def decode(image: bytes | Path) -> Image.Image:
     """An image (its file, or what is in it) in RGB and upright. Raises BadImage, which names the file if it is given."""
     try:
+        # By the bytes, not by the name: downloads called .jpg are often of another format.
         data = image if isinstance(image, bytes) else image.read_bytes()
         if not is_image(data[:4]):
             raise BadImage(f"not a {ALLOWED} image")
@@ -66,6 +67,7 @@ def decode(image: bytes | Path) -> Image.Image:
             raise
         except DAMAGED as error:  # its text would hold an address in memory
             raise BadImage(f"image cannot be decoded ({type(error).__name__})") from None
+        # Not by ImageOps.exif_transpose, which reads all of EXIF: see `orientation`.
         return made if turn is None else made.transpose(turn)
     except BadImage as error:
         raise error if isinstance(image, bytes) else BadImage(f"{image}: {error}") from None
@@ -84,6 +86,8 @@ def open_image(image: bytes | Path) -> Image.Image:
     """An image whose pixels are not decoded yet, as Pillow has it. Raises one of DAMAGED."""
     if isinstance(image, Path):
         with open(image, "rb") as file:
+            # Of other formats Pillow reads the header alone. A PNG is read as a whole, as its chunks have to be sorted
+            # out first.
             if file.read(len(PNG)) != PNG:
                 return Image.open(image, formats=FORMATS)
         image = image.read_bytes()
@@ -132,6 +136,7 @@ def stored_size(image: bytes | Path) -> tuple[tuple[int, int], int]:
 
 def turned_size(size: tuple[int, int], turn: int) -> tuple[int, int]:
     """The width and height of an image that is turned upright."""
+    # EXIF's orientations 5 to 8 swap rows and columns; 2 to 4 keep them.
     return (size[1], size[0]) if turn >= 5 else size
 
 

@@ -30,6 +30,8 @@ def decode_json(text: str, place: int = 0) -> tuple[Any, int]:
     """
     try:
         value, end = DECODER.raw_decode(text, place)
+        # Python reads half of a pair without an error, and fails much later, when the text is to be encoded. Encoding
+        # every value to find out would be slow, and only such an escape can make one.
         if HALF.search(text, place, end):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -48,6 +50,7 @@ def after_space(text: str, start: int) -> int:
 
 def parse_json(data: str | bytes) -> Any:
     """The value of a JSON text in UTF-8. Raises ValueError as `decode_json`."""
+    # Files saved on Windows may begin with a byte order mark, which JSON does not allow.
     text = data if isinstance(data, str) else data.decode("utf-8-sig")
     value, end = decode_json(text, after_space(text, 0))
     if (end := after_space(text, end)) < len(text):

@@ -44,6 +44,7 @@ class Square:
         """The square of an RGB image (bicubic)."""
         if self.fit == "letterbox":
             if max(image.size) > LONGEST_SIDE:
+                # `thumbnail` changes the image that it is called on, which is the caller's.
                 image = image.copy()
                 image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
             left, top, side = pad(image.size)
@@ -96,6 +97,7 @@ def move_boxes(
     outside the new frame is cut off, as half a hundredth may by rounding, and all that is said of the padding. `stored`
     says that the boxes are of the pixels as they are stored, and not of the upright image.
     """
+    # Most texts have no box: then the image's header need not be read.
     if (source == target and not stored) or not FOUR_NUMBERS.search(text):
         return text
     size, turn = stored_size(image)
@@ -112,6 +114,8 @@ def move_boxes(
         if turn == 1:
             box = move_box(box, shown, source, target)
         else:
+            # A turn is defined for shares of the image itself, so the box leaves its frame first and enters the other
+            # one last.
             box = move_box(turn_box(move_box(box, size, source, "resize"), turn), shown, "resize", target)
         corners = (min(max(place, 0.0), 1.0) for place in box)
         return "[" + ", ".join(f"{place:.{decimals}f}" for place in corners) + "]"

@@ -15,8 +15,10 @@ from pipeline.common.files import one_line
 def read_torch(file: Path, mmap: bool = False) -> dict[str, Any]:
     """A torch file's dictionary of tensors and plain values. Raises ValueError for a file with anything else in it."""
     try:
+        # torch.load maps zip archives alone; what it says of others is no help to a user.
         if mmap and not zipfile.is_zipfile(file):
             raise ValueError("it is none, or cut off, or older than PyTorch 1.6")
+        # weights_only: the usual unpickler calls whatever function a file names.
         value = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a damaged file fails in whatever its bytes stand for
         raise ValueError(

@@ -104,6 +104,7 @@ def pack(pieces: Iterable[Piece], capacity: int) -> Iterator[list[Piece]]:
             return
         group = [waiting.pop(0)]  # so that none waits for ever
         for index in reversed(best_fill([len(piece.tokens) for piece in waiting], capacity - len(group[0].tokens))):
+            # From the last to the first, so that no removal moves a place that is still to come.
             group.insert(1, waiting.pop(index))
         yield group
 
@@ -115,6 +116,7 @@ def best_fill(lengths: list[int], room: int) -> list[int]:
     """
     sums = [1]
     for length in lengths:
+        # Bits above `room` stand for sums that do not fit, and are cut off.
         sums.append((sums[-1] | sums[-1] << length) & ((2 << room) - 1))
     left, chosen = sums[-1].bit_length() - 1, []
     for index in reversed(range(len(lengths))):
@@ -128,6 +130,7 @@ def packed_sample(group: list[Piece], sequence: int, padding: int, dtype: type[n
     """One MDS sample of a group of pieces."""
     tokens = np.full(sequence + 1, padding, dtype)
     loss = np.zeros(sequence + 1, np.uint8)
+    # 0 stays where there is padding, so pieces are numbered from 1.
     segments = np.zeros(sequence + 1, np.uint16)
     images, files, start = [], [], 0
     for number, piece in enumerate(group, 1):

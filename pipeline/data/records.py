@@ -87,6 +87,8 @@ class BadRecord(ValueError):
         self.reason, self.broken_at, self.records = one_line(reason), broken_at, records
         super().__init__(f"{one_line(file)}: record {self.record}: {self.reason}")
 
+    # An exception is pickled as its class and `args`. Here `args` is the one line, of which the parts cannot be made
+    # again.
     def __reduce__(self) -> tuple:
         again = (self.file, self.record, self.reason, self.broken_at, self.records)
         return BadRecord, again  # from one process to another
@@ -117,6 +119,7 @@ class LeftOut:
             also = f" (and so {more:,} more)" if more else ""
             allowed = f"allowed to be left out: {self.most:,} (left_out_at_most of the task in configs/tasks)"
             raise BadRecord(first.file, first.record, f"{first.reason}{also}; {allowed}") from None
+        # The block's error ends here: the item is left out, and the loop around the block goes on.
         return True
 
     def say(self, task: str) -> dict[str, int]:

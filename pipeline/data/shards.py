@@ -11,5 +11,5 @@ from pipeline.data.scenes.to_shards import run as write_sequences
 
 
 def run(job: Job, out: Path) -> dict:
-    """Phase "shards": tokenize a part and write its training sequences."""
+    """Phase "shards": tokenize a part and write its training sequences as MDS; returns what was counted."""
     return convert_corpora(job, out) if is_corpora(job.inputs["source"]) else write_sequences(job, out)

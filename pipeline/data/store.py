@@ -72,6 +72,7 @@ def verify_shards(folder: Path, part: int = 0, parts: int = 1) -> int:
         raise Damaged(folder, "index.json", one_line(error)) from None
     for name in list(hashes)[part::parts]:
         file = folder / name
+        # Streaming ends its iteration early and without an error where a local shard is missing or damaged.
         data = file.read_bytes() if file.exists() else b""
         if hashlib.sha1(data).hexdigest() != hashes[name]:
             raise Damaged(folder, name)
@@ -97,6 +98,7 @@ class FeatureStore:
     def __init__(self, folder: Path):
         try:
             self.rows = {name: row for row, name in enumerate(read_json(folder / "ids.json"))}
+            # Mapped: the jobs of one machine share the pages, and a file larger than the memory can be read.
             self.features = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError, TypeError) as error:
             raise Damaged(folder, "features.npy", one_line(error)) from None

@@ -18,6 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from pipeline.common.files import file_hash, one_line, write_text
 from pipeline.common.job_context import Job
 from pipeline.common.json_text import parse_json
+from pipeline.data.job_settings import TokenizerSettings
 from pipeline.data.records import Use
 
 # In the order of their ids: 0..5 in a tokenizer of ours; with GPT-NeoX 0 and then 50277..50281, as the
@@ -27,7 +28,7 @@ ASSISTANT, END_ASSISTANT, HUMAN, END_HUMAN = "<|a|>", "<|/a|>", "<|h|>", "<|/h|>
 SPECIAL = (END, IMAGE, ASSISTANT, END_ASSISTANT, HUMAN, END_HUMAN)
 # End-of-text tokens of others, the likeliest first: GPT's and dolma2's, Llama 3's, Llama's and Mistral's, Gemma's.
 ENDS = (END, "<|end_of_text|>", "</s>", "<eos>")
-# What GPT-NeoX's and no other tokenizer has: its runs of blanks, as added tokens.
+# Added tokens that only GPT-NeoX's tokenizer has: one of its runs of blanks, and its padding.
 NEOX = (" " * 24, "<|padding|>")
 # What comes back as it is from every tokenizer that loses nothing: of bytes, or with bytes for what it does not know.
 PROBE = "The cat's 12\n\tna\u00efve \u6771\u4eac \U0001f642"
@@ -37,7 +38,7 @@ TRAINING_BYTES = 4_000_000
 
 
 class Tokenizer:
-    """Text to ids and back; `end`, `image`, `human`, `end_human`, `assistant`, `end_assistant` are ids."""
+    """Text to ids and back. `vocabulary` is the largest id plus one; `end`, `image` and so on are special ids."""
 
     def __init__(self, engine: Engine):
         engine.encode_special_tokens = True  # special tokens that occur in text are text
@@ -47,6 +48,7 @@ class Tokenizer:
         self.end, self.image, self.assistant, self.end_assistant, self.human, self.end_human = self.special
 
     def encode(self, text: str) -> list[int]:
+        """Ids of a text as it stands: no special token is made or added."""
         return self._engine.encode(text, add_special_tokens=False).ids
 
     def uses(self) -> np.ndarray:
@@ -83,6 +85,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, out_file: Path) -> To
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=list(SPECIAL),
+        # All 256 bytes, so that any text can be encoded; sorted, as the library gives them in no fixed order.
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -173,23 +176,23 @@ def with_added(form: dict, vocab: dict[str, int], added: list[dict], new: dict[s
 
 def run(job: Job, out: Path) -> dict:
     """Phase "tokenizer": train on the text and on a sample of the captions and instructions, or take the given one."""
-    if "given" in job.settings:
-        return give_tokenizer(job, out / "tokenizer.json")
-    tokenizer = train_tokenizer(study_texts(job.inputs), job.settings["vocabulary"], out / "tokenizer.json")
+    settings = TokenizerSettings.model_validate(job.settings)
+    if settings.given:
+        return give_tokenizer(Path(job.context["tokenizer"]), settings, out / "tokenizer.json")
+    tokenizer = train_tokenizer(study_texts(job.inputs), settings.vocabulary, out / "tokenizer.json")
     return {"vocabulary": tokenizer.vocabulary}
 
 
-def give_tokenizer(job: Job, out_file: Path) -> dict:
+def give_tokenizer(path: Path, settings: TokenizerSettings, out_file: Path) -> dict:
     """Copy the tokenizer that corpora or published checkpoints come with; a checkpoint's own keeps all its ids.
 
     Raises ValueError for another file than the card's, or too many ids.
     """
-    path, room = Path(job.context["tokenizer"]), job.settings["vocabulary"]
-    tokenizer = load_tokenizer(path, job.settings.get("end"))
-    if file_hash(path) != job.settings["given"]:
+    tokenizer = load_tokenizer(path, settings.end)
+    if file_hash(path) != settings.given:
         raise ValueError(f"{path}: is not the file that the study was planned with (sha256)")
-    check_room(tokenizer, path, room)
-    write_text(out_file, tokenizer.to_json() if "end" in job.settings else path.read_text(encoding="utf-8"))
+    check_room(tokenizer, path, settings.vocabulary)
+    write_text(out_file, tokenizer.to_json() if settings.end else path.read_text(encoding="utf-8"))
     return {"vocabulary": tokenizer.vocabulary}
 
 

@@ -1,4 +1,4 @@
-"""The files that DVC writes, and how a torn one is known."""
+"""The files that DVC writes, and how to tell that one was cut off while it was written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ DVC_FILES = ("dvc.lock", ".dvc/tmp/rwlock")  # what DVC writes without a partial
 def is_torn(lock: Path) -> bool:
     """Whether one of DVC_FILES (YAML, or JSON, which is YAML too) is one that DVC refuses: it was ended while it wrote it."""
     try:
+        # The loader that is written in C, as this is read at the end of every run.
         content = yaml.load(lock.read_text(encoding="utf-8"), yaml.CSafeLoader)
     except yaml.YAMLError:
         return True

@@ -14,10 +14,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from pipeline.common.files import write_text
+from pipeline.reporting.table_list import TABLES
 from pipeline.store.fingerprint import code_fingerprint
 from pipeline.store.ledger import Ledger
 from pipeline.study.phases import STAGES
-from pipeline.study.tables import TABLES
 
 FILE = "dvc.yaml"
 SETTINGS_CODE = {"pipeline/settings", "pipeline/study"}  # what turns settings into cards
@@ -33,6 +33,7 @@ def write_dvc_file(ledger: Ledger) -> Path:
 def dvc_file(ledger: Ledger, text: str) -> str:
     """The text of a dvc.yaml with today's stages. A stage that it does not have yet has no description and no settings."""
     editor = YAML()
+    # Otherwise ruamel breaks long lines, and a diff of dvc.yaml shows changes where there are none.
     editor.width = 1000
     editor.indent(mapping=2, sequence=4, offset=2)
     content = editor.load(text)
@@ -43,6 +44,7 @@ def dvc_file(ledger: Ledger, text: str) -> str:
         if stage not in before:
             before.insert(number, stage, CommentedMap(desc="", cmd=[], deps=[], params=[], outs=[]))
         written = before[stage]
+        # What else a stage depends on stands there by hand, such as the files of configs/.
         settings = [dep for dep in written["deps"] or () if not dep.startswith(("artifacts/", "pipeline/"))]
         follows = {
             "cmd": [f"snakemake all_{stage}", f"python -m pipeline set-aside {stage}"],
@@ -72,6 +74,7 @@ def code(root: Path, stage: str) -> list[str]:
     }
     folders = set(SETTINGS_CODE)
     for folder in {str(parent) for file in files for parent in Path(file).parents} - {".", "pipeline"}:
+        # A folder of which all modules count is named as a whole: the list stays short, and a new module is in it.
         inside = {str(path.relative_to(root)) for path in (root / folder).rglob("*.py") if path.name != "__init__.py"}
         if inside <= files:
             folders.add(folder)

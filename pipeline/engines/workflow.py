@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,22 +28,26 @@ from pipeline.execution.processes import (
     remove_stale_locks,
     stop_jobs_below,
 )
+from pipeline.reporting.table_list import TABLES
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.load import check_weights, load_settings
 from pipeline.settings.sources import Corpora
 from pipeline.store.failed_runs import failure, noted
+from pipeline.store.foreign_files import check_foreign, check_paths
 from pipeline.store.ledger import Ledger
 from pipeline.study.job import Job, lineage
 from pipeline.study.phases import PHASES, STAGES, Phase
 from pipeline.study.study import Study
-from pipeline.study.tables import TABLES
 
 Made = TypeVar("Made")
 
 
-def open_ledger(root: Path) -> Ledger:
-    """The ledger of the study that params.yaml describes. A configuration error ends the process with its one line."""
-    return refuse(lambda: Ledger(Study(load_settings(root)), root))
+def open_ledger(root: Path, words: Sequence[str] = ()) -> Ledger:
+    """The ledger of the study that params.yaml describes, with other values of some keys for a preview: KEY=VALUE words.
+
+    A configuration error ends the process with its one line and exit code 2.
+    """
+    return refuse(lambda: Ledger(Study(load_settings(root, words=words)), root))
 
 
 def refuse(make: Callable[[], Made]) -> Made:
@@ -67,7 +71,7 @@ def check_command_line(arguments: list[str], root: Path, home: Path) -> None:
     words = ["--touch" if word == "-t" else word for word in arguments]
     for option, allowed in REFUSED.items():
         if any(
-            len(word) > 4 and option.startswith(word) for word in words
+            len(word) > 3 and option.startswith(word) for word in words
         ):  # Snakemake takes any beginning of an option
             raise ConfigError("command line", option, option, allowed)
     if root.resolve() != home.resolve():
@@ -77,6 +81,7 @@ def check_command_line(arguments: list[str], root: Path, home: Path) -> None:
 
 def record(study: Study, root: Path) -> None:
     """Note in dvc.lock what is there, as far as stages are complete, in a project that DVC and git know."""
+    # Under `dvc repro` DVC notes the stage itself when this command has ended.
     ours = "DVC_STAGE" not in os.environ and (root / ".dvc").is_dir() and (root / ".git").exists()
     if not ours or commit(study, root):
         (root / UNRECORDED).unlink(missing_ok=True)
@@ -86,10 +91,12 @@ def commit(study: Study, root: Path) -> bool:
     """Have DVC note the stages that are complete. Returns whether it could."""
     ledger, complete = Ledger(study, root), []
     for stage in STAGES:
+        # Stages are in order, and what follows an incomplete one reads what is not there yet.
         if not all(ledger.is_current(job) for job in ledger.stage_jobs(stage)):
             break
         ledger.set_aside(stage)
         complete.append(stage)
+    # DVC refuses every command while such a file is there, and what was in it is written anew.
     for torn in filter(is_torn, (root / name for name in DVC_FILES)):
         torn.unlink()
     if not complete:
@@ -122,7 +129,11 @@ class Workflow:
         home: Path | None = None,
     ):
         if config:
-            allowed = "nothing: settings are in params.yaml (edit it, or use `dvc exp run -S KEY=VALUE`)"
+            # DVC compares params.yaml with dvc.lock, and results/ are of params.yaml: values from elsewhere would be of neither.
+            allowed = (
+                "nothing: settings are in params.yaml; edit it, or see `python -m pipeline plan KEY=VALUE`, "
+                "or `dvc exp run -S KEY=VALUE`"
+            )
             print(ConfigError("command line", "--config", dict(config), allowed), file=sys.stderr)
             raise SystemExit(2)
         refuse(lambda: check_command_line(sys.argv[1:] if main else [], root, home or root))
@@ -131,20 +142,24 @@ class Workflow:
         self.asks_anew = forced
         self.ledger = open_ledger(root)
         self.study, self.settings = self.ledger.study, self.ledger.study.settings
+        # Jobs inherit it, and end with this process however it ends.
         os.environ[PARENT_VARIABLE] = str(os.getpid())
         if main:
             end_with_dvc()
+            # Noted before anything of the folder is touched: two runs that begin together then see each other.
             self.presence = Presence(root)
             self.busy = remove_stale_locks(root, self.presence)
             if self.busy:
                 print(self.busy, file=sys.stderr)
             self.ledger.take_back()
+            # Only when alone: what looks left behind may be another run's work in progress.
             if not self.presence.others():
                 self.ledger.tidy()
+            # After `take_back`: an artifact that is back in its place is not deleted.
             self.ledger.mark_deleted()
             self.ledger.write_jobs()
             refuse(self.ledger.check_unchanged)
-            refuse(self.ledger.check_foreign)
+            refuse(lambda: check_foreign(self.ledger))
             atexit.register(self.record_late)
             atexit.register(self.report_lock_holder)
 
@@ -154,8 +169,8 @@ class Workflow:
         Not earlier: a study can be planned on a machine that has neither. Jobs that run `here`, without GPUs (which no
         process may have touched that others are forked from), get a server.
         """
-        refuse(self.ledger.check_paths)
-        if any(job.settings.get("encoder") and not self.ledger.is_current(job) for job in self.ledger.jobs):
+        refuse(lambda: check_paths(self.ledger))
+        if any(getattr(job.settings, "encoder", None) and not self.ledger.is_current(job) for job in self.ledger.jobs):
             refuse(lambda: check_weights(self.settings.encoders))
         if self.main:
             self.started = True
@@ -164,14 +179,15 @@ class Workflow:
                 signal.signal(number, self.stop)
             if sys.stderr.isatty():
                 print("python -m pipeline status --watch, in another terminal, shows how far it is", file=sys.stderr)
+        # A process that has used a GPU cannot be forked from: CUDA's state does not survive a fork.
         if here and self.settings.scale.hardware.device == "cpu":
             fork_server.start()
 
     def stop(self, number: int, _: object) -> None:
         """On SIGTERM, SIGINT or SIGHUP: tell the jobs to stop, and wait for them as Snakemake does after Ctrl-C.
 
-        Its own answer to SIGTERM is to let them run to their ends, to Ctrl-C to trust that they heard it too, and to a
-        terminal that was closed to end at once.
+        Snakemake itself lets jobs run to their ends on SIGTERM, trusts on Ctrl-C that they have got the signal too, and
+        ends at once when the terminal is closed.
         """
         if number == signal.SIGHUP:
             let_go(1, 2)
@@ -180,6 +196,7 @@ class Workflow:
         self.stopping = True
         PARENTS.clear()  # a DVC that the same signal has ended: its jobs are stopping already
         threading.Thread(target=stop_jobs_below, args=[os.getpid()], daemon=True).start()
+        # Snakemake's answer to Ctrl-C is what is wanted: no new jobs, and it waits for those that run.
         raise KeyboardInterrupt
 
     @property
@@ -194,6 +211,7 @@ class Workflow:
 
     @property
     def stages(self) -> tuple[str, ...]:
+        """The stages that DVC sees."""
         return tuple(STAGES)
 
     def threads(self, phase: str) -> int:
@@ -215,13 +233,14 @@ class Workflow:
         return {"mem_mb": hardware.memory_mb, "runtime": hardware.minutes, "nodes": hardware.nodes, "gpu": gpus}
 
     def job_file(self, job: Job) -> str:
+        """Where the job's file is, for Snakemake."""
         return self.ledger.job_file(job).as_posix()
 
     @cached_property
     def forced(self) -> bool:
-        """Whether Snakemake shall make what is there: then it must see all that a job is made from, and its order.
+        """Whether Snakemake was told to make what is there. It must then see all that a job is made from, and in what order.
 
-        Nothing that is there is to be older than what it was made from, which dates alone would say of what was pulled.
+        What was pulled has the dates of the pull, so cards are dated first: none may be newer than what is made from it.
         """
         forced = self.main and any(self.asks_anew())
         if forced:
@@ -229,10 +248,11 @@ class Workflow:
         return forced
 
     def parents(self, job: Job) -> list[str]:
-        """The cards of the jobs whose files a job reads. A current job needs none: it will not run.
+        """The cards of the jobs whose files a job reads. A current job needs none, as it will not run.
 
-        Nor is one needed that another of them will ask for itself: hundreds of edges less for a table.
+        One that another of them asks for anyway is left out, which saves a table hundreds of edges.
         """
+        # Ancient and left-out inputs would hide from Snakemake in which order forced jobs depend on each other.
         if self.forced:
             return sorted({parent.card for parent in self.ledger.inputs(job)})
         if self.ledger.is_current(job):
@@ -283,6 +303,7 @@ class Workflow:
 
     def edges(self, phase: str) -> Callable:
         """Snakemake's input function of a phase: the expected card, and the parents' cards."""
+        # Looked up once: Snakemake calls the function for every job, and some studies have hundreds.
         jobs = {job.id: job for job in self.ledger.jobs if job.phase == phase}
 
         def inputs(wildcards: Any) -> dict[str, str | list[str]]:
@@ -294,7 +315,7 @@ class Workflow:
         return inputs
 
     def report_lock_holder(self) -> None:
-        """At the end: of two that begin at the same moment Snakemake refuses one, without a word on who has its lock."""
+        """At the end: say who has Snakemake's lock. Of two runs that begin together it refuses one and does not say why."""
         if self.started or self.busy or self.dry() or not any((self.root / ".snakemake/locks").glob("*")):
             return
         for other in self.presence.others()[:1]:
@@ -326,6 +347,7 @@ class Workflow:
                     # What a job has noted is all that an error said; a log's end may be the last of its many lines.
                     reason = noted(ledger, job) or lines[-1]
                     said[kind].append(f"  {job.phase} {job.id}: {reason}   ({log})")
+        # DVC sets this variable for the commands of its stages.
         command = "dvc repro" if "DVC_STAGE" in os.environ else shlex.join(["snakemake", *sys.argv[1:]])
         always = "Stopped:" if self.stopping else "Failed:"
         parts = [line for kind, lines in said.items() if lines or kind == always for line in (kind, *lines)]

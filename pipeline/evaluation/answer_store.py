@@ -42,9 +42,12 @@ class Answers:
     def get(self, key: tuple, answer: Callable[[], list]) -> list | None:
         """A batch's answers (texts or numbers); None if another process is to answer it and has not yet."""
         mine = self.turns.setdefault(key, len(self.turns)) % self.processes == self.process
+        # A turn goes to a key when it is first asked for, known or not: otherwise a restarted process would answer
+        # batches that fall to another one.
         if key not in self.known and mine:
             self.known[key] = answer()
             if self.file:
+                # JSON keeps every bit of a float: Python writes the shortest text that reads back as the same number.
                 entry = {"key": key, "answers": self.known[key]}
                 with open(self.file, "a", **ANY_TEXT) as file:
                     file.write(json.dumps(entry | {"digest": digest(json.dumps(entry))}, ensure_ascii=False) + "\n")
@@ -54,6 +57,7 @@ class Answers:
 def read_answers(file: Path) -> dict[tuple, list]:
     """Key -> answers of a file's lines; one that a kill cut off or that was damaged counts as not written."""
     found = {}
+    # Bytes: a damaged line may be no UTF-8, and must not hide the lines after it.
     with open(file, "rb") as lines:
         for line in lines:
             try:
@@ -70,8 +74,9 @@ def read_answers(file: Path) -> dict[tuple, list]:
 def helpers(work: Callable[..., None], count: int, *arguments: object) -> Iterator[None]:
     """Run `work(*arguments, n)` in processes n = 1 ... count beside the block, and wait for them at its end.
 
-    They end with this process. Raises RuntimeError if one fails; what it failed of is in the log.
+    They end when this process ends. Raises RuntimeError if one fails; the reason is in the log.
     """
+    # Not forked: CUDA cannot be used in a fork of a process that has used it.
     context = multiprocessing.get_context("spawn")
     started = [
         context.Process(target=_help, args=(work, os.getpid(), *arguments, number), daemon=True)
@@ -91,6 +96,6 @@ def helpers(work: Callable[..., None], count: int, *arguments: object) -> Iterat
 
 
 def _help(work: Callable[..., None], owner: int, *arguments: object) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the owner ends this process
     end_with(owner)
     work(*arguments)

@@ -22,9 +22,10 @@ Reply = Callable[["Prompt"], list[str]]  # prompts of one length -> texts
 def by_length(
     asked: Iterable[tuple[tuple[int, ...], Hashable]], batch: int, tokens: int | None = None, more: int = 0
 ) -> Iterator[list]:
-    """Pairs of (prompt, what is shown) in batches of one length of prompt.
+    """Pairs of (prompt, what is shown) in batches whose prompts are of one length: nothing is padded.
 
-    At most `batch` of them, and at most `tokens` positions where each takes `more` than its prompt has.
+    A batch has at most `batch` pairs, and at most `tokens` positions if each pair takes `more` than its prompt is long.
+    A pair that is longer than `tokens` is a batch by itself.
     """
     groups: dict[int, list] = defaultdict(list)
     for pair in asked:
@@ -46,10 +47,10 @@ def answer(
     key: tuple = (),
     update: Callable[[int], object] = lambda done: None,
 ) -> dict[tuple, str] | None:
-    """A model's replies to batches of different (prompt, what is shown), by these.
+    """A model's replies to batches of (prompt, what is shown), by these pairs; None if other processes have some left.
 
-    Each prompt stands after the image tokens (of id `image`) of what is shown, or without `look` after none. `update`
-    is told how many batches are done. None if some are left to other processes.
+    No pair may occur twice. Each prompt stands after the image tokens (of id `image`) of what is shown; without `look`
+    there are none. `update` is told how many batches are done.
     """
     said: dict[tuple, str] = {}
 
@@ -60,6 +61,7 @@ def answer(
             features = look([what for _, what in pairs])
             patches = features.shape[1]
             tokens = torch.cat((torch.full((len(pairs), patches), image), tokens), dim=1)
+            # Flat positions of the image tokens, which are the first ones of each row.
             slots = (torch.arange(len(pairs))[:, None] * tokens.shape[1] + torch.arange(patches)).flatten()
         return reply(Prompt(tokens, features, slots))
 
@@ -83,11 +85,12 @@ class Prompt(NamedTuple):
 
 
 def place(model: VLM) -> torch.device:
+    """The device that the model is on."""
     return model.decoder.embedding.weight.device
 
 
 def generate(model: VLM, tokenizer: Tokenizer, stop: int, longest: int, prompt: Prompt) -> list[str]:
-    """The likeliest continuation, token by token, up to `stop`."""
+    """Texts of at most `longest` tokens: the likeliest token after the other, up to `stop`, for each prompt."""
     tokens, features, slots = prompt.to(model)
     return [tokenizer.decode(ids) for ids in greedy(model, tokens, stop, longest, features, slots)]
 

@@ -35,7 +35,10 @@ class Benchmark(NamedTuple):
 
 
 def text(doc: dict, key: str) -> str:
-    """A text of a record, which would be asked as whatever else it is too. Raises KeyError or TypeError."""
+    """A text of a record. Raises KeyError if it lacks it, TypeError if it is no text.
+
+    An f-string takes any value: without this a number or a list would be asked as its Python form.
+    """
     if not isinstance(doc[key], str):
         raise TypeError(f"{key} is of type {type(doc[key]).__name__}")
     return doc[key]
@@ -67,6 +70,7 @@ def agieval(doc: dict) -> Asked:
 
 
 def arc(doc: dict) -> Asked:
+    """The question; the answers have letters or numbers as labels, and `answerKey` is one of these."""
     options = doc["choices"]
     return (
         f"Question: {text(doc, 'question')}\nAnswer:",
@@ -76,17 +80,20 @@ def arc(doc: dict) -> Asked:
 
 
 def bigbench(doc: dict) -> Asked:
+    """The input as it stands; of the targets lm-eval takes the first as the right answer."""
     answers = texts(doc, "multiple_choice_targets")
     return text(doc, "inputs"), answers, answers.index(texts(doc, "targets")[0])
 
 
 def boolq(doc: dict) -> Asked:
+    """The passage and the question; "no" is the first answer, as its label is 0."""
     asked = f"{text(doc, 'passage')}\nQuestion: {text(doc, 'question')}?\nAnswer:"
     return asked, ["no", "yes"], right_one(doc["label"])
 
 
 def copa(doc: dict) -> Asked:
     """The premise goes on with its cause or effect. lm-eval puts two spaces before it."""
+    # The premise loses its full stop, and an answer its capital: together they are one sentence.
     joint = {"cause": "because", "effect": "therefore"}[doc["question"]]
     answers = [f" {answer[0].lower()}{answer[1:]}" for answer in (text(doc, "choice1"), text(doc, "choice2"))]
     return f"{text(doc, 'premise').strip()[:-1]} {joint}", answers, right_one(doc["label"])
@@ -110,10 +117,12 @@ def mathqa(doc: dict) -> Asked:
 
 
 def piqa(doc: dict) -> Asked:
+    """The goal; the answers are its two solutions."""
     return f"Question: {text(doc, 'goal')}\nAnswer:", [doc["sol1"], doc["sol2"]], right_one(doc["label"])
 
 
 def pubmedqa(doc: dict) -> Asked:
+    """The abstract of the article and its question."""
     answers, abstract = ["yes", "no", "maybe"], "\n".join(texts(doc, "CONTEXTS"))
     return (
         f"Abstract: {abstract}\nQuestion: {text(doc, 'QUESTION')}\nAnswer:",
@@ -152,6 +161,7 @@ def read_benchmark(
         for number, doc in read_docs(file):
             with left_out:
                 context, choices, gold = asked(benchmark, doc, file, number)
+                # Of the content, so that an item has the same id in a file of another format or order.
                 name = f"{task}-{text_id(repr((context, choices)))}"
                 seen[name] += 1
                 items.append(
@@ -166,6 +176,8 @@ def asked(benchmark: str, doc: dict, file: Path, number: object) -> tuple[str, t
     """Context, choices and the right one of a record. Raises BadRecord."""
     try:
         context, answers, gold = BENCHMARKS[benchmark].ask(doc)
+        # lm-eval joins context and answer by a space. It belongs to the answer, as byte-level BPE has the space in the
+        # word's token.
         choices = tuple(" " + answer for answer in answers)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise BadRecord(file, number, f"is no record of {benchmark} ({type(error).__name__}: {error})") from None
@@ -184,6 +196,7 @@ def benchmark_files(benchmark: str, folder: Path, pattern: str | None = None) ->
     below = {path: suffix for path, suffix in below.items() if suffix in SUFFIXES and path.name != TEST_IDS}
     patterns = [pattern] if pattern else [f"{definition.split}*", definition.own, f"{definition.own}.*"]
     files = next((fit for one in patterns if (fit := [path for path in below if fnmatch(path.name, one)])), [])
+    # Files of two kinds may be two copies of the same items.
     if len({below[path] for path in files}) != 1:
         found = ", ".join(path.name for path in (files or list(below))[:3]) or "nothing"
         raise BadRecord(
@@ -203,8 +216,9 @@ def read_docs(file: Path) -> Iterator[tuple[object, dict]]:
 
 
 def parquet_docs(file: Path) -> list[dict]:
+    """The records of a Parquet file. Raises BadRecord."""
     try:
-        from pyarrow import parquet  # comes with the dependency group lm-eval
+        from pyarrow import parquet  # not a dependency of the package: it comes with the group lm-eval
 
         return parquet.read_table(file).to_pylist()
     except ImportError:
@@ -244,6 +258,8 @@ def token_pair(tokenizer: Tokenizer, context: str, continuation: str, end: bool 
     The two are encoded together and cut where the context's own tokens end; space at the end of the context belongs to
     the continuation. A context without text is end-of-text; with `end`, every context begins with it, as documents do.
     """
+    # Two texts that are encoded apart may have other tokens at their joint than the two together. The model was trained
+    # on the latter.
     head = tokenizer.encode(context.rstrip())
     tail = tokenizer.encode(context + continuation)[len(head) :]
     return ([tokenizer.end, *head] if end or not head else head), tail

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 from pipeline.evaluation.metrics import ratio
 
-# Captions
-
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _ABBREVIATIONS = "mr|mrs|ms|dr|prof|st|ave|blvd|rd|jr|sr|vs|etc|inc|corp|co|ltd|gen|gov|sen|rep|capt|lt|sgt|mt|ft"
 _CAPTION_TOKEN = re.compile(
@@ -26,14 +24,16 @@ _CAPTION_TOKEN = re.compile(
 def tokenise_caption(text: str) -> list[str]:
     """Lower-case words of a caption without punctuation; brackets stay, by their names in the Penn Treebank ("-lrb-").
 
-    Stands in for the Java tokeniser of pycocoevalcap, which means to take brackets out and, in lower case, does not: the
-    same on plain English captions, without its rules for addresses, smileys, rare abbreviations and symbols, and a letter that ends a sentence.
+    Stands in for the Java tokeniser of pycocoevalcap. That one removes brackets by their names in capitals but writes
+    the names in lower case, so it keeps them. On plain English captions both give the same; its rules for addresses,
+    smileys, rare abbreviations and symbols, and for a letter that ends a sentence, are not here.
     """
     found = _CAPTION_TOKEN.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
     return [_BRACKETS.get(token, token) for token in found]
 
 
 def _check_captions(references: Sequence[Sequence[Sequence[str]]], hypotheses: Sequence[Sequence[str]]) -> None:
+    """Raises ValueError for what would be scored as something else than was meant."""
     if not hypotheses or len(references) != len(hypotheses):
         raise ValueError(f"references of {len(references)} images for {len(hypotheses)} captions")
     if not all(references):
@@ -43,15 +43,19 @@ def _check_captions(references: Sequence[Sequence[Sequence[str]]], hypotheses: S
 
 
 def _ngrams(words: Sequence[str], n: int) -> Counter:
+    """How often each run of n words occurs."""
     return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
 
 def _tf_idf(grams: Counter, frequency: Counter, log_images: float) -> dict:
+    """Weights of n-grams: count * log(images / images whose references have the n-gram)."""
+    # A word that no reference has counts as one that a single image has, as in pycocoevalcap: no division by zero.
     return {gram: count * (log_images - math.log(max(1, frequency[gram]))) for gram, count in grams.items()}
 
 
 def _cosine_clipped(hypothesis: dict, reference: dict) -> float:
     """Cosine of two tf-idf vectors, the hypothesis' weights clipped at the reference's."""
+    # Clipped (the D of CIDEr-D): a word that is said again and again earns no more than the reference has of it.
     overlap = sum(
         min(weight, reference.get(gram, 0.0)) * reference.get(gram, 0.0) for gram, weight in hypothesis.items()
     )
@@ -81,6 +85,7 @@ def cider_d(
             vector = _tf_idf(_ngrams(words, n), frequency, log_images)
             total = 0.0
             for reference_words, grams in zip(image_words, image_counts):
+                # Numbers of bigrams, which pycocoevalcap takes for the lengths, for all orders n.
                 gap = max(len(words) - 1, 0) - max(len(reference_words) - 1, 0)
                 similarity = _cosine_clipped(vector, _tf_idf(grams, frequency, log_images))
                 total += similarity * math.exp(-gap * gap / (2 * sigma * sigma))

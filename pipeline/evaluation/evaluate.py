@@ -13,12 +13,13 @@ from pipeline.common.job_context import Job, Progress
 from pipeline.data.corpora.list_files import left_out_of
 from pipeline.evaluation.answer_store import Answers, helpers
 from pipeline.evaluation.evaluation import Evaluation, check
+from pipeline.evaluation.job_settings import Evaluate
 
 COUNTS = {"vision": "vision_rows", "captions": "caption_rows", "text": "text_rows", "heldout": "heldout_rows"}
 
 
 def answer_share(
-    settings: dict,
+    settings: Evaluate,
     inputs: dict[str, Path],
     context: dict,
     folder: Path,
@@ -26,30 +27,38 @@ def answer_share(
     progress: Progress,
     process: int,
 ) -> None:
-    """Answer what falls to one of several processes."""
+    """Answer the batches that fall to process number `process` of `processes`, and keep the answers in `folder`."""
     evaluation = Evaluation(settings, inputs, context, Answers(folder, process, processes), progress, process)
     with evaluation.precision():
+        # Rows come only where all answers are known; they are asked for because that is what makes a process answer.
         for _, _, rows in evaluation.files():
             for _ in rows:
                 pass
 
 
-def count_processes(job: Job) -> int:
+def count_processes(settings: Evaluate, context: dict) -> int:
     """How many processes share the evaluation: what the context says, else one for each visible GPU."""
-    if job.settings["hardware"]["device"] == "cpu":
-        return job.context.get("evaluation_processes") or 1
-    return job.context.get("evaluation_processes") or max(1, torch.cuda.device_count())
+    if said := context.get("evaluation_processes"):
+        return said
+    return 1 if settings.hardware.device == "cpu" else max(1, torch.cuda.device_count())
 
 
 def run(job: Job, out: Path) -> dict:
-    """Phase "evaluate": score one checkpoint on everything that its card names."""
-    check(job.settings, job.inputs, job.context)
-    folder, processes = job.resume / "answers", count_processes(job)
+    """Phase "evaluate": score one checkpoint on everything that its card names; returns the counts of rows.
+
+    Raises ValueError, before a model is asked, for what could not be answered or judged.
+    """
+    settings = Evaluate.model_validate(job.settings)
+    # What cannot be answered is found now, and not after hours of answering.
+    check(settings, job.inputs, job.context)
+    folder, processes = job.resume / "answers", count_processes(settings, job.context)
+    # The processes answer and write nothing but answers. Then this one goes through the whole evaluation again, finds
+    # all answers and writes the rows: the same files for any number of processes.
     if processes > 1:
-        arguments = (job.settings, job.inputs, job.context, folder, processes)
+        arguments = (settings, job.inputs, job.context, folder, processes)
         with helpers(answer_share, processes - 1, *arguments, Silent()):
             answer_share(*arguments, job.progress, 0)
-    evaluation = Evaluation(job.settings, job.inputs, job.context, Answers(folder), job.progress)
+    evaluation = Evaluation(settings, job.inputs, job.context, Answers(folder), job.progress)
     counts: dict[str, Any] = {}
     with evaluation.precision():
         for name, columns, rows in evaluation.files():
@@ -63,7 +72,7 @@ def run(job: Job, out: Path) -> dict:
 
 
 class Silent:
-    """Progress that nobody is told of."""
+    """Progress that is not shown: the first process shows the progress for all."""
 
     def begin_at(self, done: float) -> None:
         pass

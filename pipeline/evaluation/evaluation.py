@@ -36,11 +36,12 @@ from pipeline.evaluation.answer_store import Answers
 from pipeline.evaluation.answering import TIED, Reply, answer, by_length, generate, yes_or_no
 from pipeline.evaluation.benchmarks import read_benchmark, token_pair
 from pipeline.evaluation.cider import cider_d, tokenise_caption
+from pipeline.evaluation.job_settings import Evaluate
 from pipeline.evaluation.likelihoods import Row, log_likelihoods, truncate_left
 from pipeline.evaluation.model import choose_device, halve, load_model
 from pipeline.evaluation.tasks import ask, asked, score_answer, subset
 from pipeline.evaluation.viewer import Look, make_viewer, view
-from pipeline.settings.types import Encoder
+from pipeline.settings.tasks import AskedTextTask, AskedVisionTask
 
 VISION_COLUMNS = ["task", "condition", "id", "image", "kind", "split", "answer", "prediction", "valid", "score"]
 CAPTION_COLUMNS = ["id", "image", "reference", "prediction", "score"]
@@ -48,8 +49,9 @@ MEASURE_COLUMNS = ["task", "condition", "kind", "measure", "questions", "score"]
 TEXT_COLUMNS = ["task", "id", "answer", "prediction", "score"]
 
 
-def yes_no_words(task: dict) -> tuple[str, str]:
-    yes, no = task.get("options") or ("yes", "no")
+def yes_no_words(task: AskedVisionTask) -> tuple[str, str]:
+    """The words that a task has for yes and no."""
+    yes, no = task.options or ("yes", "no")
     return yes, no
 
 
@@ -64,12 +66,13 @@ def questions_of(source: Path, split: str, name: str, format: str, context: dict
 class Evaluation:
     """A model, what it is asked, and its answers so far.
 
-    Rows come where all of their answers are known; with other processes at work, they come when those are done.
+    Rows of a part (a task under a condition, say) come once all its answers are known. While other processes have some
+    of them left, that part has no rows.
     """
 
     def __init__(
         self,
-        settings: dict,
+        settings: Evaluate,
         inputs: dict[str, Path],
         context: dict,
         answers: Answers,
@@ -78,11 +81,12 @@ class Evaluation:
     ):
         self.settings, self.inputs, self.context = settings, inputs, context
         self.answers, self.progress = answers, progress
-        torch.set_num_threads(settings["hardware"]["threads"])
-        self.device = choose_device(settings, process)
+        # The bits depend on the number of threads.
+        torch.set_num_threads(settings.hardware.threads)
+        self.device = choose_device(settings.hardware.device, process)
         self.model = load_model(settings, inputs["checkpoint"]).to(self.device)
         self.viewer = make_viewer(settings, self.model, inputs.get("features"), self.device)
-        self.half = settings["evaluation"].get("precision") == "bf16"
+        self.half = settings.evaluation.precision == "bf16"
         if self.half:
             halve(self.model)
             if self.viewer and self.viewer.network:
@@ -90,23 +94,25 @@ class Evaluation:
         self.tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer.json")
         self.measures: list[list] = []  # rows of measures.csv
         self.left_out: dict[str, LeftOut] = {}  # bad items by task
-        self.batch, self.room = settings["evaluation"]["batch"], settings["evaluation"].get("batch_tokens")
+        self.batch, self.room = settings.evaluation.batch, settings.evaluation.batch_tokens
 
     def files(self) -> Iterator[tuple[str, list[str], Iterator[list]]]:
         """Name, columns and rows of every file of the evaluation."""
         settings = self.settings
-        if settings["encoder"] and settings["vision"]:
-            weighted = any(task.get("average") for task in settings["vision"].values())
+        if settings.encoder and settings.vision:
+            # Where no kinds are averaged every weight would be 1.
+            weighted = any(task.average for task in settings.vision.values())
             yield "vision", [*VISION_COLUMNS, *(["weight"] if weighted else [])], self.vision(weighted)
-        if settings["encoder"] and settings["captioning"]:
-            yield "captions", CAPTION_COLUMNS, self.captions()
-        if settings["text"]:
+        if settings.encoder and settings.captioning:
+            yield "captions", CAPTION_COLUMNS, self.captions(settings.captioning.longest)
+        if settings.text:
             yield "text", TEXT_COLUMNS, self.text()
             yield "heldout", ["id", "nats", "bytes"], self.heldout()
         if self.measures:
             yield "measures", MEASURE_COLUMNS, iter(self.measures)
 
     def measure(self, task: str, condition: str, kind: str, measure: str, questions: int, value: float) -> None:
+        """Note a row of measures.csv."""
         self.measures.append([task, condition, kind, measure, questions, f"{value:.6g}"])
 
     def precision(self) -> torch.autocast:
@@ -116,7 +122,8 @@ class Evaluation:
     # --- vision ---
 
     def questions(self, name: str, format: str) -> list[Question]:
-        return questions_of(self.inputs["questions"], self.settings["split"], name, format, self.context)
+        """The questions of a task, in the split that the settings name."""
+        return questions_of(self.inputs["questions"], str(self.settings.split), name, format, self.context)
 
     def answer(
         self,
@@ -128,54 +135,63 @@ class Evaluation:
         longest: int,
         update: Callable[[float], object] = lambda done: 0,
     ) -> list[str] | None:
-        """Replies to prompts about what is shown, or None (see the function)."""
-        more = longest + (self.settings["encoder"]["patches"] if look else 0)
+        """A reply to each prompt about what is shown; None if other processes have some left.
+
+        `longest`: tokens that a reply may have. `update` is told the share that is done.
+        """
+        more = longest + (self.settings.encoder.patches if look and self.settings.encoder else 0)
+        # The same prompt about the same image is asked once: questions repeat, and without an image more so.
         batches = list(by_length(dict.fromkeys(zip(prompts, shown)), self.batch, self.room, more))
         if look is not None:
             assert self.viewer
             for pairs in batches:
+                # Before any batch is answered: which images are encoded together must not depend on who answers which
+                # batch.
                 self.viewer.note(file for _, file in pairs if file is not None)
         said = answer(
             batches, look, reply, self.tokenizer.image, self.answers, key, lambda done: update(done / len(batches))
         )
         return None if said is None else [said[pair] for pair in zip(prompts, shown)]
 
-    def answered(self) -> Iterator[tuple[str, dict, str, list[Question], list[str]]]:
+    def answered(self) -> Iterator[tuple[str, AskedVisionTask, str, list[Question], list[str]]]:
         """Task, its settings, condition, questions and answers, as far as answers are known."""
         settings, done = self.settings, 0
-        fit = Encoder(**settings["encoder"]).fit
-        total = len(settings["vision"]) * len(settings["conditions"])
-        for name, task in settings["vision"].items():
-            questions = asked(task, self.questions(name, task["format"]))
+        assert settings.encoder, "questions about images are for models that have seen some"
+        fit = settings.encoder.fit
+        total = len(settings.vision) * len(settings.conditions)
+        for name, task in settings.vision.items():
+            questions = asked(task, self.questions(name, task.format))
             if self.viewer:
                 self.viewer.prepare(question.image for question in questions)
-            # What is asked, and said of boxes, is in the frame that the model sees; rows are in shares of the image.
+            # Boxes in questions and answers are in the frame of the square that the model sees; rows have them in
+            # shares of the image.
             texts = [move_boxes(ask(task, question), question.image, "resize", fit) for question in questions]
             prompts = [tuple(prompt_tokens(self.tokenizer, text)) for text in texts]
-            reply = partial(generate, self.model, self.tokenizer, self.tokenizer.end_assistant, task["longest"])
-            if task["scorer"] == "yes_no":
+            reply = partial(generate, self.model, self.tokenizer, self.tokenizer.end_assistant, task.longest)
+            if task.scorer == "yes_no":
                 reply = partial(yes_or_no, self.model, self.tokenizer, yes_no_words(task))
-            for condition in settings["conditions"]:
-
+            for condition in settings.conditions:
+                # Defaults and not the loop's variables, which would have their last values whenever it is called.
                 def update(share: float, before: int = done, name: str = name) -> None:
                     self.progress.update(before + share, total, "conditions", name)
 
                 shown, look = view(condition, questions, self.viewer, self.batch)
-                answers = self.answer(("vision", name, condition), prompts, shown, look, reply, task["longest"], update)
+                answers = self.answer(("vision", name, condition), prompts, shown, look, reply, task.longest, update)
                 done += 1
                 if answers is not None:
-                    if tied := answers.count(TIED) if task["scorer"] == "yes_no" else 0:
+                    if tied := answers.count(TIED) if task.scorer == "yes_no" else 0:
                         self.measure(name, condition, "", TIED, len(answers), tied / len(answers))
                         answers = ["yes" if a == TIED else a for a in answers]  # as vlm-evaluation has it
+                    # A shuffled image has a frame of its own: the answer is about the image that was shown.
                     seen = [file or question.image for file, question in zip(shown, questions)]
                     answers = [move_boxes(a, file, fit, "resize", decimals=6) for a, file in zip(answers, seen)]
                     yield name, task, condition, questions, answers
 
     def vision(self, weighted: bool) -> Iterator[list]:
         """Rows of vision.csv for all tasks and conditions."""
-        splits_of = cache(partial(read_splits, self.inputs["questions"], self.settings["split"]))
+        splits_of = cache(partial(read_splits, self.inputs["questions"], str(self.settings.split)))
         for name, task, condition, questions, answers in self.answered():
-            splits = splits_of(name, task["format"])
+            splits = splits_of(name, task.format)
             judged = [score_answer(task, question, text) for question, text in zip(questions, answers)]
             for row in tasks.measures(task, questions, answers, [score for _, score in judged]):
                 self.measure(name, condition, *row)
@@ -188,10 +204,12 @@ class Evaluation:
                     *([f"{weight:.9g}"] if weighted else []),
                 ]
 
-    def captions(self) -> Iterator[list]:
-        """Rows of captions.csv: what the model says after the image tokens alone, as training's captions begin."""
+    def captions(self, longest: int) -> Iterator[list]:
+        """Rows of captions.csv: what the model says after the image tokens alone, as training's captions begin.
+
+        `longest`: tokens that a caption may have.
+        """
         questions = self.questions("captioning", "coco_captions")
-        longest = self.settings["captioning"]["longest"]
         reply = partial(generate, self.model, self.tokenizer, self.tokenizer.end, longest)
         files = [question.image for question in questions]
         assert self.viewer, "captions are of what is looked at"
@@ -207,12 +225,14 @@ class Evaluation:
     # --- text ---
 
     def log_likelihoods(self, key: tuple, pairs: list[tuple[list[int], list[int]]]) -> np.ndarray | None:
-        sequence = self.settings["model"]["sequence"]
-        return log_likelihoods(self.model, pairs, sequence, self.batch, self.room, self.answers, key)
+        """Sums of log-probabilities of continuations after contexts; None if other processes have some left."""
+        return log_likelihoods(
+            self.model, pairs, self.settings.model.sequence, self.batch, self.room, self.answers, key
+        )
 
     def text(self) -> Iterator[list]:
         """Rows of text.csv: multiple choice by log-likelihood (lm-eval's `acc`, 0-shot)."""
-        for done, (name, task) in enumerate(self.settings["text"].items(), 1):
+        for done, (name, task) in enumerate(self.settings.text.items(), 1):
             normed, tied = [], 0
             for item, nats in self.likelihoods(name, task):
                 best, best_normed, is_tied = tasks.choose(item.choices, nats)
@@ -223,12 +243,12 @@ class Evaluation:
                 self.measure(name, "", "", "acc_norm", len(normed), sum(normed) / len(normed))
             if tied:
                 self.measure(name, "", "", TIED, len(normed), tied / len(normed))
-            self.progress.update(done, len(self.settings["text"]), "text tasks", name)
+            self.progress.update(done, len(self.settings.text), "text tasks", name)
 
-    def likelihoods(self, name: str, task: dict) -> Iterator[tuple[MultipleChoice, list[float]]]:
+    def likelihoods(self, name: str, task: AskedTextTask) -> Iterator[tuple[MultipleChoice, list[float]]]:
         """A text task's items with the log-likelihoods of their choices; none while answers are missing."""
         place, items, numbers, self.left_out[name] = text_items(self.settings, self.inputs, self.tokenizer, name, task)
-        if self.settings.get("engine") == "lm_eval" and task.get("benchmark"):
+        if self.settings.engine == "lm_eval" and task.benchmark:
             from pipeline.evaluation.lm_eval_engine import benchmark_likelihoods
 
             yield from benchmark_likelihoods(self, name, task, place, items, numbers)
@@ -243,10 +263,10 @@ class Evaluation:
     def heldout(self) -> Iterator[list]:
         """Rows of heldout.csv: each held-out document's negative log-likelihood and size, cut to one sequence each."""
         documents = list(read_documents(sorted((self.inputs["text"] / "text").glob("heldout-*.jsonl.zst"))))
-        documents = documents[: self.settings["evaluation"]["heldout_documents"]]
+        documents = documents[: self.settings.evaluation.heldout_documents]
         pairs, sizes = [], []
         for document in documents:
-            ids = self.tokenizer.encode(document.text)[: self.settings["model"]["sequence"]]
+            ids = self.tokenizer.encode(document.text)[: self.settings.model.sequence]
             pairs.append(([self.tokenizer.end], ids))
             sizes.append(len(self.tokenizer.decode(ids).encode()))
         found = self.log_likelihoods(("heldout",), pairs)
@@ -255,18 +275,18 @@ class Evaluation:
 
 
 def text_items(
-    settings: dict, inputs: dict[str, Path], tokenizer: Tokenizer, name: str, task: dict
+    settings: Evaluate, inputs: dict[str, Path], tokenizer: Tokenizer, name: str, task: AskedTextTask
 ) -> tuple[Path, list[MultipleChoice], list[int], LeftOut]:
     """Where a text task's items lie, all of them, the numbers of those that are asked, in their order, and the bad ones.
 
     A benchmark's are asked in the order of its files, those of TASK.jsonl in that of a hash. Raises BadRecord for more
     bad items than may be left out: those that the source has left out count.
     """
-    folder, count = inputs["text"] / "evaluation" / "text", settings["evaluation"]["text_items"]
-    most = task.get("left_out_at_most", 0)
-    if task.get("benchmark"):
+    folder, count = inputs["text"] / "evaluation" / "text", settings.evaluation.text_items
+    most = task.left_out_at_most
+    if task.benchmark:
         place, left_out = folder / name, LeftOut(most)
-        items = read_benchmark(task["benchmark"], place, name, task.get("files"), left_out)
+        items = read_benchmark(task.benchmark, place, name, task.files, left_out)
         chosen = {item.id for item in subset(items, count)}
         numbers = [number for number, item in enumerate(items) if item.id in chosen]
     else:
@@ -278,16 +298,16 @@ def text_items(
     for number in numbers:
         with left_out:
             pairs = choice_tokens(tokenizer, task, items[number])
-            check_choices(place, items[number], [truncate_left(*pair, settings["model"]["sequence"]) for pair in pairs])
+            check_choices(place, items[number], [truncate_left(*pair, settings.model.sequence) for pair in pairs])
             asked.append(number)
     if not asked:
         raise BadRecord(place, "-", f"none of its {len(numbers):,} items can be asked")
     return place, items, asked, left_out
 
 
-def choice_tokens(tokenizer: Tokenizer, task: dict, item: MultipleChoice) -> list[tuple[list[int], list[int]]]:
+def choice_tokens(tokenizer: Tokenizer, task: AskedTextTask, item: MultipleChoice) -> list[tuple[list[int], list[int]]]:
     """Token ids of the context and of each choice. Only a benchmark's contexts do not begin with end-of-text."""
-    return [token_pair(tokenizer, item.context, choice, not task.get("benchmark")) for choice in item.choices]
+    return [token_pair(tokenizer, item.context, choice, task.benchmark is None) for choice in item.choices]
 
 
 def check_choices(place: Path, item: MultipleChoice, rows: list[Row]) -> None:
@@ -312,13 +332,13 @@ def check_words(name: str, words: Sequence[str], tokenizer: Tokenizer) -> None:
         )
 
 
-def check(settings: dict, inputs: dict[str, Path], context: dict) -> None:
+def check(settings: Evaluate, inputs: dict[str, Path], context: dict) -> None:
     """Look, before anything is asked, whether all that will be asked can be answered. Raises ValueError."""
     tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer.json")
-    for name, task in settings["vision"].items() if settings["encoder"] else ():
-        if task["scorer"] == "yes_no":
+    for name, task in settings.vision.items() if settings.encoder else ():
+        if task.scorer == "yes_no":
             check_words(name, yes_no_words(task), tokenizer)
-        questions = questions_of(inputs["questions"], settings["split"], name, task["format"], context)
+        questions = questions_of(inputs["questions"], str(settings.split), name, task.format, context)
         tasks.check_answers(name, task, asked(task, questions))
-    for name, task in settings["text"].items():
-        text_items(settings, inputs, tokenizer, name, task)
+    for name, text in settings.text.items():
+        text_items(settings, inputs, tokenizer, name, text)

@@ -15,7 +15,7 @@ from pipeline.evaluation.answer_store import Answers
 from pipeline.evaluation.answering import place
 from pipeline.model.vlm import IGNORE, VLM
 
-LOGITS = 512  # positions that have logits at a time: with a vocabulary of 50,000 they are 100 MB
+LOGITS = 512  # positions whose logits exist at a time: with a vocabulary of 50,000 they take 100 MB
 
 
 @torch.inference_mode()
@@ -30,9 +30,9 @@ def log_likelihoods(
 ) -> np.ndarray | None:
     """Sums of log-probabilities [len(pairs)], in nats, of continuations after contexts (token ids).
 
-    Contexts longer than the model's sequence lose their beginning. A context that several continuations have is read
-    once. A batch has contexts of one length, at most `batch` rows and at most `tokens` positions; its continuations are
-    padded on the right, which causal attention never looks at. None if some batches are left to other processes.
+    Contexts longer than the model's sequence lose their beginning. A context with several continuations is read once. A
+    batch has contexts of one length, at most `batch` rows and at most `tokens` positions. Continuations are padded on
+    the right, where causal attention never looks. None if other processes have some batches left.
     """
     answers = answers or Answers()
     rows = [truncate_left(context, continuation, sequence) for context, continuation in pairs]
@@ -48,7 +48,10 @@ Row = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a context, and of 
 
 
 def truncate_left(context: list[int], continuation: list[int], sequence: int) -> Row:
-    """The last `sequence` + 1 tokens, of which the first is of the context: nothing tells it."""
+    """The last `sequence` + 1 tokens, cut in context and continuation.
+
+    At least one token stays in the context: there is nothing before the first token to predict it from.
+    """
     whole = tuple(context + continuation)[-(sequence + 1) :]
     start = max(1, len(whole) - len(continuation))
     return whole[:start], whole[start:]
@@ -58,6 +61,8 @@ def batches_by_context_length(rows: list[Row], batch: int, tokens: int | None) -
     """Numbers of rows in batches: contexts of one length, equal ones side by side."""
     members: list[int] = []
     longest = 0
+    # By length; then by content, so that equal contexts meet in one batch; then by the length of the continuation, so
+    # that little is padded.
     for n in sorted(range(len(rows)), key=lambda n: (len(rows[n][0]), rows[n][0], len(rows[n][1]))):
         context, continuation = map(len, rows[n])
         positions = (len(members) + 1) * (context + max(longest, continuation) - 1)
@@ -81,6 +86,8 @@ def batch_likelihoods(model: VLM, rows: list[Row]) -> list[float]:
     read, context_row = torch.tensor(list(contexts)), torch.tensor([contexts[context] for context, _ in rows])
     read, context_row, tokens, targets = (ids.to(place(model)) for ids in (read, context_row, tokens, targets))
     cache: Any = model.decoder.new_cache()
+    # The last position of a context predicts the first token of the continuation, and so on: the last token is never
+    # read.
     hidden = model.decoder(model.embed(read), cache=cache)[:, -1:][context_row]
     if tokens.shape[1]:
         model.decoder.select_rows(cache, context_row)
@@ -88,6 +95,7 @@ def batch_likelihoods(model: VLM, rows: list[Row]) -> list[float]:
     wanted = targets != IGNORE
     pieces = zip(hidden[:, : targets.shape[1]][wanted].split(LOGITS), targets[wanted].split(LOGITS))
     losses = [F.cross_entropy(model.decoder.logits(h), ids, reduction="none") for h, ids in pieces]
+    # Sums in double: they have many terms, and the likelihoods of two choices may differ by little.
     nats = torch.zeros(targets.shape, dtype=torch.double, device=targets.device)
     nats[wanted] = -torch.cat(losses).double()
     return nats.sum(1).tolist()

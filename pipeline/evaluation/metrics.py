@@ -1,7 +1,7 @@
-"""Scores of model answers: VQA, GQA, boxes, captions.
+"""Scores of model answers: exact matches, yes and no, boxes.
 
-Pure functions of plain Python values. Every score is a fraction in 0..1, except CIDEr-D, which has its own 0..10
-scale. Empty or mismatched input raises ValueError: a missing answer is never skipped.
+Pure functions of plain Python values. Every score is a fraction in 0..1. Lists of different lengths raise ValueError: a
+missing answer is never skipped.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Box = tuple[float, float, float, float]
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> bool:
-    """Whether a prediction is one of the answers but for case and ASCII punctuation, on both sides.
+    """Whether a prediction is one of the answers; case and ASCII punctuation do not count, on both sides.
 
-    lmms-eval's GQA. Space around a prediction counts, as in `gqa_match`.
+    As lmms-eval scores GQA. Space around a prediction counts, as in `gqa_match`.
     """
     return clean_gqa(prediction) in {clean_gqa(answer.strip()) for answer in answers}
 
@@ -37,7 +37,7 @@ class Detection(NamedTuple):
 
 
 def detection(found: Sequence[bool], true: Sequence[bool]) -> Detection:
-    """Precision, recall and F1 of what was found, 0 where they are of nothing, and the share of all that was found.
+    """Precision, recall and F1 of what was found, 0 where nothing can be counted, and the share that was found.
 
     Of "yes" they are POPE's; F1 of "unanswerable" is VizWiz's. Source: LLaVA's eval_pope.py; vlm-evaluation.
     """
@@ -49,6 +49,7 @@ def detection(found: Sequence[bool], true: Sequence[bool]) -> Detection:
 
 
 def ratio(part: float, whole: float) -> float:
+    """part / whole, and 0 where the whole is 0."""
     return part / whole if whole else 0.0
 
 
@@ -68,9 +69,11 @@ def parse_box(text: str) -> Box | None:
             # The parser warns about odd literals in what a model wrote.
             warnings.simplefilter("ignore")
             value = ast.literal_eval(text)
+        # The comparison raises TypeError for what is no number.
         if not isinstance(value, list) or len(value) != 4 or not all(0 <= number <= 1 for number in value):
             return None
         x1, y1, x2, y2 = map(float, value)
+    # Deeply nested brackets end in MemoryError or RecursionError, and a model may write any text.
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from pipeline.common.squares import Square
 from pipeline.data.records import Question
 from pipeline.data.store import FeatureStore, image_id
+from pipeline.evaluation.job_settings import Evaluate
 from pipeline.evaluation.tasks import shuffled_images
 from pipeline.model.vision import build_encoder, decode_images
 from pipeline.model.vlm import VLM
-from pipeline.settings.types import Encoder
 
 CPU = torch.device("cpu")
-KEPT_BYTES = 1 << 30  # features that a process on the CPU keeps in memory
+KEPT_BYTES = 1 << 30  # of features that a process on the CPU keeps in memory
 
 
 Look = Callable[[list], Tensor]  # what stands for images (n of them) -> their features [n, patches, width] in fp32
@@ -27,10 +27,10 @@ Look = Callable[[list], Tensor]  # what stands for images (n of them) -> their f
 class Viewer:
     """Features of image files: from the study's cache, or from an encoder when they are needed.
 
-    What an encoder gives for an image depends, in the last bit, on the images that it is given along. On the CPU these
-    are the ones that were first looked at (or noted) together, and features stay in memory while there is room. On a
-    GPU, or where a task has more images than there is room for, each batch is looked at `alone` and nothing is kept.
-    Either way the same batches get the same features, whichever of them this process answers.
+    The last bit of an image's features depends on the images that are encoded with it. On the CPU an image is encoded
+    with those that were first looked at (or noted) with it, and features stay in memory while there is room. On a GPU,
+    or where a task has more images than there is room for, each batch is encoded by itself (`alone`) and nothing is
+    kept. Either way a batch gets the same features, whichever batches this process answers.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Viewer:
 
     @torch.inference_mode()
     def look(self, files: list[Path]) -> Tensor:
-        """[n, patches, width] in fp32."""
+        """Features [n, patches, width] in fp32 of n files; a file may come more than once."""
         if self.store is not None:
             self.ids |= {file: image_id(file.read_bytes()) for file in dict.fromkeys(files) if file not in self.ids}
             return torch.from_numpy(self.store.get([self.ids[file] for file in files])).float()
@@ -85,6 +85,7 @@ class Viewer:
         """Remember features, and forget the oldest where there is no room for all."""
         self.kept |= found
         size = next(iter(found.values())).nbytes if found else 0
+        # A dict keeps the order of insertion: the first keys are the oldest.
         for file in list(self.kept)[: max(0, len(self.kept) - KEPT_BYTES // max(size, 1))]:
             del self.kept[file]
 
@@ -96,15 +97,15 @@ class Viewer:
         return total / len(files)
 
 
-def make_viewer(settings: dict, model: VLM, features: Path | None, device: torch.device = CPU) -> Viewer | None:
+def make_viewer(settings: Evaluate, model: VLM, features: Path | None, device: torch.device = CPU) -> Viewer | None:
     """How the model sees images: the study's cache, its own encoder, or the frozen one. None if it looks at none."""
-    looks = settings["captioning"] or set(settings["conditions"]) - {"removed"}
-    if settings["encoder"] is None or not looks:
+    looks, encoder = settings.captioning or set(settings.conditions) - {"removed"}, settings.encoder
+    if encoder is None or not looks:
         return None
-    encoder = Encoder(**settings["encoder"])
     if features is not None:
         return Viewer(encoder.square, FeatureStore(features), None)
     network = build_encoder(encoder) if model.encoder is None else model.encoder
+    # 4 bytes a number: features are kept in fp32.
     return Viewer(encoder.square, None, network.to(device), device, 4 * encoder.patches * encoder.width)
 
 
@@ -118,9 +119,10 @@ def view(
     assert viewer, "only of removed images there is nothing to look at"
     if condition == "mean":
         unique = list(dict.fromkeys(files))
+        # Noted before any is looked at, in the batches in which `mean` will look.
         for start in range(0, len(unique), batch):
             viewer.note(unique[start : start + batch])
-        mean = cache(partial(viewer.mean, files, batch))  # not before it is needed
+        mean = cache(partial(viewer.mean, files, batch))  # computed at the first use: kept answers need none
         return [None] * len(files), lambda shown: mean().expand(len(shown), -1, -1)
     shown: list[Path | None] = [*(files if condition == "normal" else shuffled_images(questions))]
     return shown, viewer.look

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 _NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_NUMBER_WORDS)}
 _ARTICLES = frozenset(("a", "an", "the"))
+# The list of the official scorer: other characters, such as * and #, stay in an answer.
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
@@ -33,6 +34,7 @@ def _contractions() -> dict[str, str]:
         "something'd've there'd've they'd've we'd've who'd've wouldn't've y'all'll y'all'd've you'd've 'ow's'at"
     )
     table = {word.replace("'", ""): word for word in one_apostrophe.split()}
+    # The table has these words with one apostrophe missing, and not with all of them missing.
     for word in two_apostrophes.split():
         for i in (i for i, letter in enumerate(word) if letter == "'"):
             table[word[:i] + word[i + 1 :]] = word
@@ -45,9 +47,9 @@ _CONTRACTIONS = _contractions()
 
 
 def _vizwiz_contractions() -> dict[str, str]:
-    """The table of VizWiz's scorer: most apostrophes are backticks, so that "dont" becomes what no human answer has.
+    """The table of VizWiz's scorer. Most of its apostrophes are backticks: "dont" becomes "don`t", which nobody wrote.
 
-    Its keys with backticks are never met: backticks are punctuation, which goes first.
+    Its keys with backticks never occur in a text here: backticks are punctuation, which is removed first.
     """
     right = {"aint", "arent", "cant", "couldve", "couldnt", "weve", "wheres", "whove"}
     plain = {key: word for key, word in _CONTRACTIONS.items() if "'" not in key}
@@ -67,13 +69,14 @@ def without_punctuation(text: str) -> str:
     grouped_digits = _COMMA_IN_NUMBER.search(text) is not None
     result = text
     for mark in _PUNCTUATION:
-        # The tests look at the original text, so the outcome does not depend on the order of the marks.
+        # The tests look at the text as it came in, so the order of the marks makes no difference.
         detached = f"{mark} " in text or f" {mark}" in text
         result = result.replace(mark, "" if detached or grouped_digits else " ")
     return _PERIOD.sub("", result, count=_PERIODS_REMOVED)
 
 
 def _normalised_words(text: str, contractions: dict[str, str] = _CONTRACTIONS) -> str:
+    # The order of the official scorer: "none" becomes 0 before articles and contractions are looked at.
     words = (_NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)
 
@@ -110,6 +113,7 @@ def _soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Mean over the answers of min(matches among the others / 3, 1)."""
     matches = sum(answer == prediction for answer in answers)
     others = len(answers) - matches
+    # Each human is left out in turn: for one who gave this answer a match less is left.
     return (matches * min((matches - 1) / 3, 1.0) + others * min(matches / 3, 1.0)) / len(answers)
 
 

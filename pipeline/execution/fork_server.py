@@ -1,4 +1,4 @@
-"""Start-up paid once: a process that imports what jobs need when the first of them needs it, and forks one for each job.
+"""A server that imports what jobs need once, when the first job needs it, and forks a process for each job.
 
 Importing Composer alone takes some eight CPU-seconds, more than many a job's own work at the smallest scales. Snakemake
 starts the server on its own machine before its first job; `python -m pipeline run` hands its job over, passes signals

@@ -27,6 +27,7 @@ def visible_gpus() -> list[str]:
         return [name for name in os.environ[VISIBLE].split(",") if name.strip()]
     if not shutil.which("nvidia-smi"):
         return []
+    # Not through torch: CUDA reads CUDA_VISIBLE_DEVICES when it is first used, and that is set later (`take_gpus`).
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
@@ -44,6 +45,7 @@ def take_gpus(count: int, jobs_a_gpu: int, wait_seconds: float = 2.0) -> list[st
         raise ValueError(f"the preset asks for {count} GPUs a job, and this machine has {len(names)}")
     if count > 1 and jobs_a_gpu > 1:
         raise ValueError(f"a job cannot take {count} GPUs and share them with {jobs_a_gpu - 1} others")
+    # A folder for each user: nobody can open another user's files for writing.
     folder = Path(tempfile.gettempdir()) / f"when-images-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     told = False

@@ -1,4 +1,4 @@
-"""Who is at work in this folder: locks of the dead are removed, and nothing outlives the process that it works for.
+"""Which processes are at work in this folder. Locks of dead ones are removed, and no job outlives its Snakemake.
 
 After `kill -9` of Snakemake its jobs would go on, unknown to the next run, and its lock would refuse that run; after
 one of DVC, so would Snakemake. So each job ends with its Snakemake, and Snakemake with its DVC.
@@ -41,7 +41,7 @@ def heeded() -> list[signal.Signals]:
 
 
 def let_go(*descriptors: int) -> None:
-    """Let what is written to terminals that were closed go nowhere: it would be an error, and end who writes."""
+    """Send what is written to closed terminals to /dev/null: writing there is an error that would end the process."""
     for descriptor in descriptors:
         with suppress(OSError):
             if stat.S_ISCHR(os.fstat(descriptor).st_mode):
@@ -72,11 +72,15 @@ class StopRequest:
         self.process = os.getpid()
         for number in heeded():
             signal.signal(number, self.on_signal)
+        # A process inherits its starter's mask: `train` blocks signals while it starts the ranks.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     @contextmanager
     def signals_blocked(self) -> Iterator[None]:
-        """Requests wait while this imports what would answer them in its own way: Composer does from its import on."""
+        """Hold back requests to stop during an import: Composer installs signal handlers of its own when it is imported.
+
+        Ours are put back before the requests come through.
+        """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             yield
@@ -132,6 +136,7 @@ def stop_jobs_below(pid: int, every: float = 0.5) -> None:
         with suppress(psutil.NoSuchProcess):
             for process in psutil.Process(pid).children(recursive=True):
                 with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    # Jobs alone: what stands between them and this process ends when they have ended.
                     if "-m pipeline run" in " ".join(process.cmdline()):
                         process.terminate()
         time.sleep(every)
@@ -140,6 +145,7 @@ def stop_jobs_below(pid: int, every: float = 0.5) -> None:
 def end_with_dvc() -> None:
     """End this process when the `dvc` that started it does, if one did."""
     if "DVC_STAGE" in os.environ:
+        # DVC sets this variable for its commands, but not who it is.
         above = [process for process in psutil.Process().parents() if process.name() not in SHELLS]
         if above:
             end_with(above[0].pid)
@@ -162,6 +168,8 @@ class Presence:
         partial.write_text(
             stable_json({"machine": os.uname().nodename, "pid": os.getpid(), "since": since} | {"command": command})
         )
+        # Locked before the file has its name, so that nobody finds it without its lock and takes it for a dead
+        # process's.
         self.handle = open(partial, "r+")  # noqa: SIM115 (held until the process ends)
         fcntl.flock(self.handle, fcntl.LOCK_EX)
         os.replace(partial, self.file)
@@ -193,6 +201,7 @@ def alone(lock: Path, patience: float = 5.0) -> Iterator[None]:
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     give_up = time.monotonic() + patience
+    # "a+" makes the file if there is none, and keeps what the process that holds it has written.
     with open(lock, "a+") as handle:
         while True:
             try:

@@ -32,6 +32,7 @@ class Progress:
 
     @property
     def title(self) -> str:
+        """The job's place among those to do, its phase and its id: [3/171] finetune b80-..."""
         return f"[{self.position or '-'}] {self.phase} {self.id}"
 
     def begin_at(self, done: float) -> None:
@@ -81,6 +82,7 @@ class Progress:
             self.file.unlink(missing_ok=True)
 
     def done(self, seconds: float) -> None:
+        """Show that the job has ended well, and how long it took."""
         self.say(f"{self.title}  done in {seconds:.0f} s")
 
     def say(self, line: str) -> None:
@@ -105,6 +107,7 @@ def speed(rate: float) -> str:
 
 
 def amount(number: float) -> str:
+    """A number of units, with a decimal if it is not whole."""
     return f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
 
 
@@ -129,9 +132,11 @@ def running(root: Path) -> list[dict]:
 
 def lives(entry: dict) -> bool:
     """Whether the process of an entry is at work: the same one, not a later one with its number."""
+    # Another machine's processes cannot be asked, so a job there counts as dead once it has been silent for long.
     if entry["machine"] != platform.node():
         return time.time() - entry["noted"] < SILENT
     try:
+        # A number is used again after a while, so the time of birth must be the same too, but for rounding.
         return abs(psutil.Process(entry["pid"]).create_time() - entry["born"]) < 2
     except psutil.NoSuchProcess:
         return False

@@ -43,6 +43,7 @@ class Ranks:
 
     @property
     def several(self) -> bool:
+        """Whether more than one process trains."""
         return self.nodes * self.devices > 1
 
 
@@ -63,6 +64,7 @@ def find_ranks(description: dict) -> Ranks:
     if nodes == 1:
         return Ranks(1, devices)
     if nodes_of_step() == nodes:
+        # The port follows from the job, so that all its nodes know it and jobs that share a node rarely meet.
         node, port = int(os.environ["SLURM_NODEID"]), 20_000 + int(os.environ["SLURM_JOB_ID"]) % 20_000
         command = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
         first = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
@@ -86,8 +88,11 @@ def start_on_all_nodes(description: dict, arguments: list[str]) -> None:
 
 def become_srun(nodes: int, cores: int, arguments: list[str]) -> NoReturn:
     """Replace this process by an srun that runs `python -m pipeline ARGUMENTS` once on each node, with all that a job has."""
+    # --overlap: without it this step would wait for the one that it is started from, which holds the job's CPUs.
     command = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+    # --kill-on-bad-exit: the other nodes would wait for one that has failed until a time limit ends them.
     command += ["--kill-on-bad-exit=1", f"--cpus-per-task={cores}"]
+    # Replaced, not started: signals for this process then reach srun, which passes them on.
     os.execvp("srun", [*command, sys.executable, "-m", "pipeline", *arguments])
 
 

@@ -64,10 +64,12 @@ class JobFile:
 
     @property
     def phase(self) -> str:
+        """The name of its phase."""
         return self.card["phase"]
 
     @property
     def settings(self) -> dict:
+        """The settings that it depends on."""
         return self.card["settings"]
 
     @property
@@ -104,6 +106,7 @@ def run_job(file: Path, log: Path | None) -> int:
     except (OSError, ValueError, AttributeError, TypeError) as error:
         print(f"{file}: not a job file ({one_line(error)})", file=sys.stderr)
         return 2
+    # Before anything is locked or written: this may replace the process by `srun`.
     start_on_all_nodes(description, ["run", str(file), *(["--log", str(log)] if log else [])])
     with ExitStack() as held:
         try:
@@ -139,6 +142,7 @@ def carry_out(description: dict, ranks: Ranks, file: Path, log: Path | None) -> 
             take_devices(job)
             train(ranks, file, partial(job), log, screen)
             return 0
+        # A job without a position is current: Snakemake runs it only when it was forced to, and then it is made again.
         if description["position"] and already_made(folder, card):
             write_card(Path(folder), card)
         else:
@@ -165,6 +169,7 @@ def carry_out(description: dict, ranks: Ranks, file: Path, log: Path | None) -> 
         "seconds": seconds,
         "cpu_seconds": round(cpu_seconds() - cpu, 2),
         "startup_cpu_seconds": round(cpu, 2),  # of this process before
+        # Linux counts ru_maxrss in KiB.
         "peak_memory_mb": max(resource.getrusage(who).ru_maxrss for who in WHO) // 1024,
         "host": platform.node(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -200,6 +205,7 @@ def run_rank(file: Path, out: Path, log: Path | None) -> int:
         except Exception as error:
             traceback.print_exc()
             distrust(error)
+            # "x": only the first rank that fails says why. The others fail because of it.
             with suppress(FileExistsError), open(out / ERROR, "x") as first:
                 first.write(f"rank {rank}: {said(error)}\n")
             return 1
@@ -291,7 +297,8 @@ def make(job: JobFile, out: Path, ranks: Ranks, file: Path, log: Path | None) ->
             measured = train(ranks, file, out, log, job.progress.screen)
         else:
             measured = phase_module(job).run(job, out) or {}
-    job.stop.defer()  # what is left takes a moment, and the work is done
+    # From here on a request to stop waits: the work is done, and only its list of files and its card are missing.
+    job.stop.defer()
     if PHASES[job.phase].stage == "prepare":
         measured["licences"] = job.context["licences"]
     write_text(out / MEASURED, stable_json(measured))
@@ -310,10 +317,12 @@ def publish(made: Path, published: Path) -> None:
     """Copy a table's files into results/, which several tables share; the list of what they were made from comes last."""
     results = published.parents[1]
     manifest = read_json(made / artifacts.FILES)
+    # It stays with the artifact: every table has one of this name.
     del manifest["files"]["measured.json"]
     for name in manifest["files"]:
         target = results / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Who looks into results/ meanwhile never sees half a table.
         partial = target.with_name(f".{target.name}.partial")
         shutil.copyfile(made / name, partial)
         os.replace(partial, target)
@@ -322,6 +331,8 @@ def publish(made: Path, published: Path) -> None:
 
 def redirect(log: Path, fresh: bool = True) -> TextIO:
     """Send this process's output to the end of a log file, and return a stream that still reaches the screen."""
+    # Libraries print into standard output and error, which become the log; progress and the one line of an error go
+    # here.
     screen = os.fdopen(os.dup(2), "w", buffering=1)
     log.parent.mkdir(parents=True, exist_ok=True)
     if fresh:

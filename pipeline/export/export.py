@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.common.files import atomic_folder, stable_json, write_text
 from pipeline.data.tokenizer import SPECIAL, Tokenizer, load_tokenizer
-from pipeline.export.made import Made, encoder_of, find_model, made_before
+from pipeline.export.made import Made, encoder_of, find_model, made_before, size_of
 from pipeline.export.model_card import model_card
 from pipeline.model.sizes import DecoderShape
 from pipeline.settings.types import ModelSize
@@ -38,6 +38,7 @@ CHAT = (
 def export(root: Path, target: str, to: Path) -> Path:
     """Write the model that `target` names into the new (or empty) folder `to`. Raises ValueError with one line."""
     model = find_model(root, target)
+    # atomic_folder would replace what is there, and it may be somebody's only copy of something.
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"{to}: already there and not an empty folder; nothing is overwritten")
     root = model.folder.resolve().parents[2]  # root/artifacts/phase/id
@@ -67,7 +68,7 @@ def write_model(model: Made, tokenizer: Tokenizer, out: Path) -> None:
             f"{model.id}: its encoder was trained along (train_encoder: true), and an export has no encoder: nobody could"
             " make the features that this model has learnt to read; export one with a frozen encoder"
         )
-    size = ModelSize(**model.settings["model"])
+    size = size_of(model)
     if size.family and not any(name.startswith("projector.") for name in tensors):
         write_native(size, tokenizer, tensors, out)
     else:
@@ -89,9 +90,11 @@ def write_native(size: ModelSize, tokenizer: Tokenizer, tensors: dict, out: Path
 
     assert size.family, "one of OpenLM's has its own layout"
     settings = network_config(size)
+    # The family's defaults are ids of another tokenizer.
     settings.bos_token_id, settings.eos_token_id, settings.pad_token_id = None, tokenizer.end, None
     network = AutoModelForCausalLM.from_config(settings)
     named = {rename(name.removeprefix("decoder."), *FAMILIES[size.family]): t for name, t in tensors.items()}
+    # Not strict: a tied head has no tensor of its own, and that one alone may be missing.
     missing = network.load_state_dict(named, strict=False)
     tied = {f"{FAMILIES[size.family].head}.weight"} if settings.tie_word_embeddings else set()
     if missing.unexpected_keys or set(missing.missing_keys) - tied:
@@ -101,7 +104,7 @@ def write_native(size: ModelSize, tokenizer: Tokenizer, tensors: dict, out: Path
 
 def config(model: Made, size: ModelSize, tokenizer: Tokenizer) -> dict:
     """config.json of a model whose code is shipped."""
-    shape = DecoderShape.of(model.settings["model"])
+    shape = DecoderShape.of(size)
     made = {
         "model_type": "when_images",
         "architectures": ["WhenImagesForCausalLM"],
@@ -137,9 +140,12 @@ def write_tokenizer(model: Made, tokenizer: Tokenizer, out: Path) -> None:
         "eos_token": SPECIAL[0],
         "pad_token": SPECIAL[0],
         "additional_special_tokens": list(SPECIAL[1:]),
-        "model_max_length": model.settings["model"]["sequence"],
+        "model_max_length": size_of(model).sequence,
+        # Without token_type_ids, which the library's tokenizers add by default and the model's forward refuses.
         "model_input_names": ["input_ids", "attention_mask"],
+        # generate() continues each row at its end, so padding must stand before the text.
         "padding_side": "left",
+        # Otherwise the library takes out blanks before punctuation when it decodes.
         "clean_up_tokenization_spaces": False,
     }
     if model.phase == "finetune":

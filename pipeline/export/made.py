@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.common.files import digest, file_hash, one_line, read_json
-from pipeline.settings.types import Encoder
+from pipeline.settings.types import Encoder, ModelSize
 from pipeline.store import artifacts
+from pipeline.training.job_settings import WithImages, read
 
 TRAINED = ("pretrain", "cooldown", "finetune")
 
@@ -26,6 +27,7 @@ class Made:
 
     @property
     def measured(self) -> dict:
+        """What its job measured: measured.json."""
         return read_json(self.folder / "measured.json")
 
 
@@ -37,6 +39,7 @@ def find_model(root: Path, target: str) -> Made:
     folders = [Path(target)] if (Path(target) / artifacts.CARD).is_file() else []
     here = sorted((root / artifacts.ARTIFACTS).glob("*/*"))
     trained = [folder for folder in here if folder.parent.name in TRAINED]
+    # From the strictest meaning to the widest, so that a whole id wins over a longer one that begins with it.
     folders = folders or [folder for folder in here if folder.name == target]
     folders = folders or [folder for folder in trained if label(folder) == target]
     folders = folders or [folder for folder in trained if target and folder.name.startswith(f"{target}-")]
@@ -68,6 +71,7 @@ def check_whole(model: Made) -> None:
         changed = [name for name in wanted if file_hash(model.folder / name) != wanted[name]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{model.folder}: not whole ({one_line(error)}); pull it, or make it again") from None
+    # Files and card are written one after the other; a process that was ended in between leaves them apart.
     if made_from != digest(model.card):
         raise ValueError(f"{model.folder}: {artifacts.FILES} is of another card")
     if changed:
@@ -94,9 +98,16 @@ def evaluations(root: Path, model: Made) -> Iterator[Made]:
     for file in sorted((root / artifacts.ARTIFACTS / "evaluate").glob(f"*/{artifacts.CARD}")):
         made = Made(file.parent)
         checkpoint = made.card["parents"].get("checkpoint", {})
+        # By the card too: an evaluation of an earlier model of the same id is not this model's.
         if checkpoint.get("id") == model.id and checkpoint.get("card") == digest(model.card):
             yield made
 
 
+def size_of(model: Made) -> ModelSize:
+    return read(model.phase, model.settings).model
+
+
 def encoder_of(model: Made) -> Encoder | None:
-    return Encoder(**model.settings["encoder"]) if model.settings.get("encoder") else None
+    """The image encoder of a model, or None for one that has seen no images."""
+    settings = read(model.phase, model.settings)
+    return settings.encoder if isinstance(settings, WithImages) else None

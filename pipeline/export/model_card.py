@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from pipeline.export.made import TRAINED, Made, encoder_of, evaluations
+from pipeline.data.job_settings import ListedCorpora
+from pipeline.evaluation.job_settings import Evaluate
+from pipeline.export.made import TRAINED, Made, encoder_of, evaluations, size_of
 from pipeline.settings.load import load_settings
-from pipeline.settings.types import Encoder, ModelSize
+from pipeline.settings.types import Encoder
 from pipeline.settings.vision_transformers import VITS
+from pipeline.training.job_settings import Imported, read
 
 DONE = "<|/a|>"  # ends an answer
 COUNTS = {"pieces": "captions or conversations", "sequences": "sequences", "positions": "positions"}
@@ -24,12 +27,14 @@ def model_card(root: Path, model: Made, before: list[Made]) -> str:
 
 
 def front_matter(model: Made) -> str:
+    """What the Hugging Face hub reads of a model card."""
     task = "image-text-to-text" if encoder_of(model) else "text-generation"
     return f"---\nlibrary_name: transformers\npipeline_tag: {task}\nlicense: other\ntags: [when-images]\n---"
 
 
 def about(model: Made) -> str:
-    size, encoder = ModelSize(**model.settings["model"]), encoder_of(model)
+    """What the model is: phase, sizes, encoder."""
+    size, encoder = size_of(model), encoder_of(model)
     made = {"pretrain": "text pre-training", "cooldown": "the image-text cooldown", "finetune": "instruction tuning"}
     kind = size.family or "OpenLM"
     lines = [
@@ -92,7 +97,8 @@ def made_by(part: Encoder) -> str:
 
 
 def usage(model: Made) -> str:
-    size, encoder = ModelSize(**model.settings["model"]), encoder_of(model)
+    """Python code that loads the model and asks it something."""
+    size, encoder = size_of(model), encoder_of(model)
     code = "" if size.family and not encoder else ", trust_remote_code=True"
     question = "What is in the picture?<|/h|>" if model.phase == "finetune" else ""
     lines = [
@@ -139,8 +145,8 @@ def training(before: list[Made]) -> str:
                 *(f"{rates[k]:.3g}" for k in ("first", "peak", "last")),
             ]
         )
-        if checkpoint := made.settings.get("checkpoint"):
-            published.append(f"The text run is not ours: published checkpoint {checkpoint['revision']}.")
+        if isinstance(asked := read(made.phase, made.settings), Imported):
+            published.append(f"The text run is not ours: published checkpoint {asked.checkpoint.revision}.")
     notes = [
         "An image token stands for a patch of an image; text with image is captions and conversations. The loss is taken"
         " at labels alone.",
@@ -151,6 +157,7 @@ def training(before: list[Made]) -> str:
 
 def scores(root: Path, model: Made) -> str:
     """Every task's score with its 95% interval, of the evaluations that are here."""
+    from pipeline.reporting.measures import form_of
     from pipeline.reporting.table_rows import markdown_table
 
     lines, today = ["## Scores"], load_settings(root).tasks
@@ -158,11 +165,13 @@ def scores(root: Path, model: Made) -> str:
     for made in evaluations(root, model):
         rows = []
         for name, estimate in estimates(made, tasks):
-            factor = 1 if name in ("bits_per_byte", "cider") else 100
+            # All other scores are shares, which readers know as percent.
+            _, factor, _ = form_of(name)
             value = f"{factor * estimate.estimate:.2f} ({factor * estimate.low:.2f} to {factor * estimate.high:.2f})"
             chance = f"{100 * tasks[name]['chance']:.1f}" if name in tasks else ""
             rows.append([name.replace("_", " "), value, chance])
-        seen = f"Split {made.settings['split']}" + (", images as they are" if made.settings["vision"] else "")
+        asked = Evaluate.model_validate(made.settings)
+        seen = f"Split {asked.split}" + (", images as they are" if asked.vision else "")
         lines += ["", f"{seen}; percent, but bits a byte and CIDEr-D as they are.", ""]
         lines += markdown_table(["task", "score (95% interval)", "chance"], rows)
     if len(lines) == 1:
@@ -175,12 +184,15 @@ def scores(root: Path, model: Made) -> str:
 def estimates(made: Made, tasks: dict[str, dict]) -> Iterator[tuple]:
     """(name, estimate) of every task and average of an evaluation; `tasks` as today's settings have them, by name."""
     from pipeline.reporting import scores as means
+    from pipeline.reporting.job_settings import ResultSettings
     from pipeline.reporting.table_rows import Rows, stable
 
+    asked = Evaluate.model_validate(made.settings)
     vision, text = made.settings["vision"], made.settings["text"]
-    rows = Rows({"tasks": {"vision": vision, "text": text}}, {})
+    both = {"vision": vision, "text": text}
+    rows = Rows(ResultSettings(make="", split="", preset="", recipe={}, rows=[], tasks=both), {})  # it is no table
     zero = dict.fromkeys(stable({name: tasks[name] for name in vision if name in tasks}), 0.0)
-    if vision and "normal" in made.settings["conditions"]:
+    if vision and "normal" in asked.conditions:
         normal = partial(rows.estimate, [made.folder], "vision.csv", condition="normal")
         for name in vision:
             yield name, normal(partial(means.average, chance={name: 0.0}))
@@ -202,6 +214,7 @@ def data(before: list[Made]) -> str:
     for made in before:
         for one in made.measured.get("licences", []):
             row = [one["name"], one["used_for"], one["licence"]]
+            # Several artifacts note the same licence, which is shown once.
             rows.setdefault(tuple(row), row)
     licences = markdown_table(["what", "used for", "licence"], rows.values())
     streams = [
@@ -218,16 +231,19 @@ def origin(shards: Made, before: list[Made]) -> list[str]:
     """What a stream is made from: corpora with their revisions, or the module that composes it."""
     parent = shards.card["parents"]["source"]["id"]
     settings = next((made.settings for made in before if made.id == parent), {"source": parent})
-    corpora = settings.get("corpora", {})
-    return [f"{name} {corpus['revision']}" for name, corpus in corpora.items()] or [settings["source"]]
+    if settings["source"] != "corpora":
+        return [settings["source"]]
+    corpora = ListedCorpora.model_validate(settings).corpora
+    return [f"{name} {corpus['revision']}" for name, corpus in corpora.items()]
 
 
 def limits(model: Made) -> str:
+    """What the model is not for."""
     encoder = encoder_of(model)
     lines = [
         "A model of a study of training recipes, made to be compared, not to be used: it has had no safety training, and",
         "what it says may be false, offensive or copied from its training data.",
-        f"It has never seen more than {model.settings['model']['sequence']} positions at once"
+        f"It has never seen more than {size_of(model).sequence} positions at once"
         + (", images among them." if encoder else ", nor an image."),
     ]
     if model.phase != "finetune":

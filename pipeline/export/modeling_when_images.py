@@ -59,10 +59,13 @@ class WhenImagesConfig(PretrainedConfig):
         self.intermediate_size, self.language_model = intermediate_size, language_model
         self.image_width, self.image_patches, self.image_token_id = image_width, image_patches, image_token_id
         self.projector_layers, self.use_cache = projector_layers, use_cache
+        # The library would tie head and embedding by default. Here the decoder itself says whether they are one.
         super().__init__(**(others | {"tie_word_embeddings": False}))
 
 
 class Norm(nn.Module):
+    """LayerNorm with a gain and no bias."""
+
     def __init__(self, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
@@ -81,6 +84,8 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
+    """Causal attention whose queries and keys are normed over the full width before they are cut into heads."""
+
     def __init__(self, config: WhenImagesConfig, layer: int):
         super().__init__()
         width = config.hidden_size
@@ -92,6 +97,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         past = cache.get_seq_length(self.layer) if cache is not None else 0
         q, k, v = self.in_proj(x).chunk(3, dim=-1)
+        # Under autocast a norm gives fp32, and attention wants one type for all three.
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         q, k = rotate(q, positions), rotate(k, positions)
@@ -104,6 +110,8 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """SwiGLU."""
+
     def __init__(self, config: WhenImagesConfig):
         super().__init__()
         self.w12 = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
@@ -115,6 +123,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and feed-forward, each after a norm and with a residual."""
+
     def __init__(self, config: WhenImagesConfig, layer: int):
         super().__init__()
         self.attention_norm, self.ffn_norm = Norm(config.hidden_size), Norm(config.hidden_size)
@@ -181,6 +191,7 @@ class LibraryDecoder(nn.Module):
         return tuple(found.hidden_states) if every else (found.last_hidden_state,)
 
     def logits(self, hidden: Tensor) -> Tensor:
+        # fp32 logits: a softmax over tens of thousands of ids loses too much in bf16.
         return F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight).float()
 
 
@@ -193,6 +204,7 @@ class Projector(nn.Module):
     def __init__(self, config: WhenImagesConfig):
         super().__init__()
         features = config.image_width or 0
+        # In the state dictionary, as training saves them: features mean nothing without these statistics.
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(()))
         inner = [4 * features] if config.projector_layers == 3 else []
@@ -209,6 +221,8 @@ class Projector(nn.Module):
 
 
 class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):
+    """The language model, with a projector if it takes images."""
+
     config_class = WhenImagesConfig
     _supports_sdpa = True
 
@@ -293,6 +307,7 @@ class WhenImagesForCausalLM(PreTrainedModel, GenerationMixin):
         x = inputs_embeds if input_ids is None else self.embed(input_ids, image_features, past)
         every = bool(config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         states = self.decoder(x, attention_mask, cache, every)
+        # The library's convention: 0 keeps all, as slice(-0, None) does.
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.decoder.logits(states[-1][:, kept])
         loss: Any = None

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from pipeline.model.sizes import DecoderShape
 
+# Constants and not settings: an OpenLM checkpoint whose config has other values is refused
+# (pipeline/training/checkpoints.py).
 EPS = 1e-5
 ROPE_BASE = 10_000.0
 
@@ -31,8 +33,11 @@ class Norm(nn.Module):
 
 def rope_tables(positions: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines [T, head_width] for `positions` [T], in fp32."""
+    # In fp32 whatever the precision of the model: bfloat16 has each whole number up to 256 only, and positions go
+    # further.
     rates = ROPE_BASE ** (-torch.arange(0, head_width, 2, device=positions.device).float() / head_width)
     angles = torch.outer(positions.float(), rates)
+    # Rotate-half pairs number i of a head with number i + head_width / 2: both halves have the same angles.
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
@@ -44,6 +49,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
+    """Causal self-attention: queries and keys are normalised over the full width and turned by RoPE."""
+
     def __init__(self, shape: DecoderShape):
         super().__init__()
         self.heads = shape.heads
@@ -53,14 +60,22 @@ class Attention(nn.Module):
         self.k_norm = Norm(shape.width)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: list | None) -> Tensor:
+        """[B, T, D] of x [B, T, D].
+
+        `rope`: the tables of `rope_tables`. `mask`: bool or additive, broadcast to [B, H, T, keys]; None is plain
+        causal attention. `cache`: this layer's, extended in place.
+        """
         rows, length, width = x.shape
         q, k, v = self.in_proj(x).chunk(3, dim=-1)
-        # QK-norm spans all heads at once, before the head split and before RoPE.
+        # QK-norm spans all heads at once, before the head split and before RoPE. Autocast on a GPU makes norms fp32,
+        # and attention takes queries, keys and values of one type only: hence the conversion.
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         q, k, v = (t.view(rows, length, self.heads, -1).transpose(1, 2) for t in (q, k, v))
         q, k = rotate(q, *rope), rotate(k, *rope)
         if cache is not None:
             k, v = cache_append(cache, k, v)
+        # `is_causal` aligns its triangle to the top left. A single position after a prefix would then see the first key
+        # alone; it may see all keys, so it gets no mask.
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and length > 1)
         return self.out_proj(y.transpose(1, 2).reshape(rows, length, width))
 
@@ -74,8 +89,12 @@ def cache_append(cache: list, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class FeedForward(nn.Module):
+    """SwiGLU: [B, T, D] -> [B, T, D], through `shape.hidden` numbers."""
+
     def __init__(self, shape: DecoderShape):
         super().__init__()
+        # Both factors in one matrix, under these names: OpenLM has its checkpoints like this, and layers are read
+        # without renaming (pipeline/training/checkpoints.py).
         self.w12 = nn.Linear(shape.width, 2 * shape.hidden, bias=False)
         self.w3 = nn.Linear(shape.hidden, shape.width, bias=False)
 
@@ -85,6 +104,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
+    """One layer: attention, then the feed-forward part. Each reads a normalised x and adds to it (pre-norm)."""
+
     def __init__(self, shape: DecoderShape):
         super().__init__()
         self.attention_norm = Norm(shape.width)
@@ -104,12 +125,18 @@ def segment_mask(segments: Tensor) -> Tensor:
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What `scaled_dot_product_attention` makes of a boolean mask: 0 or minus infinity, to be added."""
+    """A boolean mask as numbers to add to attention scores: 0, or minus infinity.
+
+    `scaled_dot_product_attention` makes the same of a boolean mask by itself, in every call.
+    """
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -math.inf)
 
 
 class Decoder(nn.Module):
-    """From input vectors to hidden states; `logits` applies the head to whichever of them matter."""
+    """From input vectors to hidden states; `logits` applies the head to those that the caller picks.
+
+    Raises ValueError for a width that RoPE cannot divide into pairs in every head.
+    """
 
     def __init__(self, shape: DecoderShape):
         super().__init__()
@@ -129,6 +156,8 @@ class Decoder(nn.Module):
         draw(self.embedding.weight, d**-0.5)
         draw(self.head.weight, d**-0.5)
         for index, block in enumerate(self.layers):
+            # Each layer adds to the stream twice. Smaller additions in deeper layers keep its size in bounds at the
+            # start.
             depth = math.sqrt(2 * (index + 1))
             draw(block.attention.in_proj.weight, d**-0.5)
             draw(block.attention.out_proj.weight, d**-0.5 / depth)
@@ -140,7 +169,7 @@ class Decoder(nn.Module):
         return [[] for _ in self.layers]
 
     def select_rows(self, cache: list[list], rows: Tensor) -> None:
-        """Make these rows [N] of a filled cache, which may come more than once, its rows."""
+        """Replace a filled cache's rows by its rows number `rows` [N], in place. A number may come more than once."""
         for layer in cache:
             layer[:] = [filled[rows] for filled in layer]
 
@@ -160,7 +189,10 @@ class Decoder(nn.Module):
             keys = torch.arange(past + x.shape[1], device=x.device)
             mask = keys[None, :] <= positions[:, None]
         if mask is not None and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-            mask = additive(mask, x.dtype)  # once, and not again in every layer
+            # Once a step and not once a layer, with the same bits: a fine-tuning step takes 0.985 times as long, and
+            # one copy is kept for the backward pass (benchmarks/NOTES.md). Measured, and so done, on the CPU in fp32
+            # only.
+            mask = additive(mask, x.dtype)
         for index, block in enumerate(self.layers):
             x = block(x, rope, mask, None if cache is None else cache[index])
         return x
@@ -171,4 +203,5 @@ class Decoder(nn.Module):
 
 
 def draw(weight: Tensor, std: float) -> None:
+    """Fill a weight, in place, from a normal distribution cut at 3 standard deviations."""
     nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)

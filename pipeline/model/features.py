@@ -11,9 +11,11 @@ import numpy as np
 from pipeline.common.files import stable_json, write_text
 from pipeline.common.job_context import Job
 from pipeline.data.store import image_id
+from pipeline.model.job_settings import FeatureSettings
 
-# A full batch is encoded in halves, which stay in a core's cache: the same bits as whole (with AVX-512; the networks'
-# convolutions go another way below 16 images), in less time. What is left in the end has other bits if it is divided.
+# A full batch is encoded in two halves, which stay in a core's cache. This takes less time and gives the same bits as
+# the whole batch. The bits would differ below 16 images, where the networks' convolutions take another way (with
+# AVX-512); the images that are left at the end are therefore never divided.
 BATCH, HALF = 32, 16
 
 
@@ -35,22 +37,29 @@ def images(part: str, source: Path) -> Iterator[bytes]:
 
 
 def run(job: Job, out: Path) -> dict:
-    """Phase "features": encode the part's images."""
+    """Phase "features": encode the different images of a part; returns their number.
+
+    Writes `features.npy` and `ids.json` into `out` (see pipeline/data/store.py). Raises ValueError for features beyond
+    the range of half precision.
+    """
     import torch
 
     from pipeline.model.vision import build_encoder, decode_image
-    from pipeline.settings.types import Encoder
 
-    torch.set_num_threads(1)  # part of the bits: another number of threads sums in another order
-    settings = Encoder(**job.settings["encoder"], cache=True)
+    torch.set_num_threads(1)  # another number of threads sums in another order and gives other bits
+    asked = FeatureSettings.model_validate(job.settings)
+    settings, part, source = asked.encoder, asked.part, job.inputs["source"]
     encoder = build_encoder(settings)
-    part, source = job.settings["part"], job.inputs["source"]
+    # An id is a hash of the content: an image that several samples show is encoded once.
     ids = list(dict.fromkeys(map(image_id, images(part, source))))
     shape = (len(ids), settings.patches, settings.width)
     store = np.lib.format.open_memmap(out / "features.npy", mode="w+", dtype=np.float16, shape=shape)
-    with open(out / "features.npy", "r+b") as file:  # a full disk is an error now, and the process's end later
+    # The file has holes until its pages are written. On a full disk that would end the process with SIGBUS; asked for
+    # the space now, the system answers with an error that can be read.
+    with open(out / "features.npy", "r+b") as file:
         os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
-    # Read a second time, so that no more than a batch of images is in memory.
+    # The images are read a second time: to keep them from the first would take memory for all of them, not for one
+    # batch.
     left, chunk, done = set(ids), [], 0
     for data in images(part, source):
         if (name := image_id(data)) not in left:
@@ -60,6 +69,7 @@ def run(job: Job, out: Path) -> dict:
         if len(chunk) == BATCH or not left:
             size = HALF if len(chunk) == BATCH else len(chunk)
             features = torch.cat([encoder(part) for part in torch.stack(chunk).split(size)]).half()
+            # Half precision ends at 65,504; what is larger has become infinite.
             if not features.isfinite().all():
                 raise ValueError(f"features of {part} do not fit half precision: set the encoder's cache to false")
             store[done : done + len(chunk)] = features.numpy()

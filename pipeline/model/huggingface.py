@@ -74,7 +74,8 @@ PLAIN: dict[str, Any] = {
 }
 # Keys of RoPE's that a family calls by names of its own.
 OWN_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
-# Ways to stretch RoPE that are the same for rows of any length, with their numbers; and the families that have them.
+# Ways to stretch RoPE, with their numbers, and the families that have them. Only ways that treat rows of any length
+# alike are here: others would read a packed piece otherwise than the same piece alone.
 SCALINGS = {
     "linear": {"factor"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
@@ -110,6 +111,7 @@ def spelled_alike(found: dict[str, Any], family: str) -> dict[str, Any]:
     rope = found.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise ValueError(f"rope_parameters: found {one_line(repr(rope))}, wanted a mapping")
+    # Version 4 has these two as keys of their own, beside `rope_scaling`.
     alone = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
     said = [*((key, value) for key, value in found.items() if key != "rope_parameters"), *alone.items()]
     if rope:
@@ -118,6 +120,7 @@ def spelled_alike(found: dict[str, Any], family: str) -> dict[str, Any]:
     for key, value in said:
         name = OWN_NAMES.get(family, {}).get(key, key)
         meant = rope_scaling(value, family) if name == "rope_scaling" else value
+        # A file may say the same thing in both ways, as long as the two agree.
         if name in spelled and spelled[name] != meant:
             raise ValueError(f"{name}: found both {one_line(repr(spelled[name]))} and {one_line(repr(meant))}")
         spelled[name] = meant
@@ -126,6 +129,7 @@ def spelled_alike(found: dict[str, Any], family: str) -> dict[str, Any]:
 
 def config_keys(config: PretrainedConfig) -> set[str]:
     """The keys of an architecture's config that say what is computed."""
+    # From the signature: as attributes a config also has the keys that every config of the library has.
     return set(signature(type(config).__init__).parameters) - {"self", "kwargs"} - IDLE
 
 
@@ -157,8 +161,8 @@ def effective(config: PretrainedConfig) -> dict[str, Any]:
 class HuggingFaceDecoder(nn.Module):
     """An architecture of `transformers` behind the interface of `pipeline.model.decoder.Decoder`.
 
-    Its network stops at the hidden states; the head is applied to whichever of them matter. A head that is tied to the
-    embedding has no weights of its own. Fresh weights are drawn as the library draws them.
+    Its network stops at the hidden states; the caller picks those that `logits` applies the head to. A head that is
+    tied to the embedding has no weights of its own. Fresh weights are drawn as the library draws them.
     """
 
     def __init__(self, size: ModelSize):
@@ -166,8 +170,10 @@ class HuggingFaceDecoder(nn.Module):
 
         super().__init__()
         config = network_config(size)
-        self.shape = DecoderShape.of(size.model_dump())
+        self.shape = DecoderShape.of(size)
+        # With "sdpa" a mask of four dimensions is used as it is given: that is how packed pieces are kept apart.
         self.network = AutoModel.from_config(config, attn_implementation="sdpa")
+        # A tied head is the embedding. A second copy of it would be trained apart from it, and saved twice.
         self.head = None
         if not config.tie_word_embeddings:
             self.head = nn.Linear(size.width, size.vocabulary, bias=False)
@@ -175,10 +181,12 @@ class HuggingFaceDecoder(nn.Module):
 
     @property
     def embedding(self) -> nn.Embedding:
+        """Token vectors, under the name that `Decoder` has for them."""
         return self.network.get_input_embeddings()
 
     @property
     def layers(self) -> nn.ModuleList:
+        """The network's blocks, which are compiled, recomputed and sharded one by one."""
         return self.network.layers
 
     def new_cache(self) -> Cache:
@@ -188,7 +196,7 @@ class HuggingFaceDecoder(nn.Module):
         return DynamicCache(config=self.network.config)
 
     def select_rows(self, cache: Cache, rows: Tensor) -> None:
-        """As `Decoder.select_rows`."""
+        """Replace a cache's rows by its rows number `rows` [N], in place. A number may come more than once."""
         cache.batch_select_indices(rows)
 
     def forward(self, x: Tensor, segments: Tensor | None = None, cache: Cache | None = None) -> Tensor:
@@ -208,4 +216,4 @@ class HuggingFaceDecoder(nn.Module):
 
 def build_decoder(size: ModelSize) -> Decoder | HuggingFaceDecoder:
     """The decoder that the section "model" of a job's settings describes, with fresh weights."""
-    return HuggingFaceDecoder(size) if size.family else Decoder(DecoderShape.of(size.model_dump()))
+    return HuggingFaceDecoder(size) if size.family else Decoder(DecoderShape.of(size))

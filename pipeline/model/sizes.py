@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.settings.types import ModelSize
+
 
 @dataclass(frozen=True)
 class DecoderShape:
@@ -25,12 +27,12 @@ class DecoderShape:
     tied: bool = False
 
     @classmethod
-    def of(cls, size: Mapping[str, Any]) -> DecoderShape:
-        """The shape that the section "model" of a job's settings describes."""
-        sizes = (size["vocabulary"], size["layers"], size["heads"], size["width"])
-        config = size.get("config") or {}
-        gated, tied = size.get("family") != "gpt_neox", config.get("tie_word_embeddings", False)
-        return cls(*sizes, config.get("intermediate_size"), gated, tied)
+    def of(cls, size: ModelSize) -> DecoderShape:
+        """The shape of a model of that size."""
+        config: Mapping[str, Any] = size.config or {}
+        gated, tied = size.family != "gpt_neox", config.get("tie_word_embeddings", False)
+        hidden = config.get("intermediate_size")
+        return cls(size.vocabulary, size.layers, size.heads, size.width, hidden, gated, tied)
 
     @property
     def hidden(self) -> int:
@@ -40,12 +42,13 @@ class DecoderShape:
     @property
     def matrices(self) -> int:
         """Numbers in the matrices of one layer."""
+        # Queries, keys, values and the output are width x width each; then up and down, and the gate if there is one.
         return 4 * self.width**2 + (3 if self.gated else 2) * self.width * self.hidden
 
     def parameters(self, features: int | None = None, projector: int = 2) -> int:
-        """All of the decoder's numbers, its embedding and head among them, and its projector's for that encoder width.
+        """The number of parameters: of the decoder with embedding and head, and of a projector.
 
-        `projector` is how many layers that has.
+        `features` is the encoder's width (None: no projector), `projector` the number of the projector's layers.
         """
         d = self.width
         layer = self.matrices + 4 * d  # and the gains of four norms
@@ -69,13 +72,15 @@ def training_flops(
 ) -> float:
     """Floating-point operations of training (forward and backward: 3 x forward) on what `counts` says was seen.
 
-    Two a multiply-add: the layers' matrices and causal attention on all positions, the head on labels, the projector
-    (of as many layers) on image positions. `counts` has "positions", "labels" and "image". The encoder is not in it, frozen or trained.
+    A multiply-add counts as two operations. Counted are the layers' matrices and causal attention at all positions, the
+    head at labels, and the projector (of `projector` layers) at image positions. `counts` has "positions", "labels" and
+    "image". An encoder is not counted, frozen or trained.
     """
     d = shape.width
     matrices = shape.layers * shape.matrices
     attention = shape.layers * sequence * d  # QK and AV, half of the square each
     images = sum(rows * columns for rows, columns in projector_layers(features, d, projector))
     forward = counts["positions"] * (matrices + attention)
+    # Labels and not positions: the model computes no other logits.
     forward += counts["labels"] * d * shape.vocabulary + counts["image"] * images
     return 3 * 2 * forward

@@ -1,7 +1,7 @@
 """Image encoders behind one interface: encoded image files -> pixels -> patches [n, patches, width].
 
-Encoders are deterministic, frozen unless asked to be trained. Weights come from an installed package, a folder or a
-safetensors file; loading runs no code, and there is no encoder without its weights.
+Encoders are deterministic, and frozen unless they are asked to be trained. Weights come from an installed package, a
+folder or a safetensors file. Loading them runs no code. Missing weights are an error: no encoder has random ones.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from torch import Tensor, nn
 from pipeline.common.images import decode
 from pipeline.common.squares import Square
 from pipeline.common.torch_file import read_torch
-from pipeline.settings.types import Encoder, find_weights
+from pipeline.settings.types import FeatureEncoder, find_weights
 from pipeline.settings.vision_transformers import VITS, ViT, find_fault
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
-PLACE_SCALE = 4.0  # among 1280 channels of unit variance, a place in ones would go unnoticed
+# A place written with ones would be too small to notice beside 1280 channels of unit variance.
+PLACE_SCALE = 4.0
 
 
 class Grid(nn.Module):
     """Cells of a square grid -> patches, row by row.
 
-    Each patch says its row and column (one-hot), as a vision transformer's do and a convolution's cells do not.
+    The row and the column of a patch are appended to its channels (one-hot). A vision transformer's patches carry their
+    place in their features; the cells of a convolution do not.
     """
 
     place: Tensor
@@ -44,6 +46,7 @@ class Grid(nn.Module):
         side = math.isqrt(patches)
         row, column = torch.arange(side).repeat_interleave(side), torch.arange(side).repeat(side)
         place = torch.cat((F.one_hot(row, side), F.one_hot(column, side)), dim=1)
+        # Not persistent: it follows from the settings, so no saved state has it.
         self.register_buffer("place", PLACE_SCALE * place.float(), persistent=False)
 
     def forward(self, cells: Tensor) -> Tensor:
@@ -63,7 +66,7 @@ class EfficientNetLite(nn.Module):
     The last layer's output is taken before its activation.
     """
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: FeatureEncoder):
         super().__init__()
         from efficientnet_lite_pytorch import EfficientNet
 
@@ -72,7 +75,8 @@ class EfficientNetLite(nn.Module):
         assert folders, "pipeline.settings.load.check_encoders has looked"
         (file,) = sorted(folders[0].rglob("*.pth"))
         self.network.load_state_dict(read_torch(file))
-        self.network._fc = nn.Identity()  # the classifier is never asked
+        # The classifier is never used: as a part of a trained encoder it would be saved with each state.
+        self.network._fc = nn.Identity()
         # Channels-last halves the time of its small convolutions on CPU.
         self.network.to(memory_format=torch.channels_last)
         self.grid = Grid(encoder.patches)
@@ -99,6 +103,7 @@ def make_transformer(vit: ViT, pixels: int) -> VisionTransformer:
     """
     from timm.models.vision_transformer import VisionTransformer
 
+    # No memory and no random draws for weights that the file replaces.
     with torch.device("meta"):
         return VisionTransformer(
             img_size=pixels,
@@ -146,13 +151,14 @@ class Transformer(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: FeatureEncoder):
         super().__init__()
         vit = VITS[encoder.kind]
         assert encoder.weights, "Encoder.belongs_to_the_kind has looked"
         self.network = make_transformer(vit, encoder.pixels)
         grid = self.network.patch_embed.grid_size
         weights = read_transformer(Path(encoder.weights), vit, grid, encoder.sha256)
+        # `assign`: a parameter on the meta device has no memory to copy into.
         self.network.load_state_dict(weights, assign=True)
         for name in ("mean", "deviation"):
             value = torch.tensor(getattr(vit, name)).view(3, 1, 1)
@@ -160,6 +166,7 @@ class Transformer(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[n, patches, width] in fp32 of uint8 pixels [n, 3, side, side]; in bf16 on a GPU, if it is frozen."""
+        # A frozen encoder is an input and may be rounded. One that is trained keeps the precision of the run.
         frozen = not next(self.network.parameters()).requires_grad
         with torch.autocast("cuda", torch.bfloat16) if frozen and pixels.is_cuda else nullcontext():
             x = self.network.forward_features((pixels.float() / 255 - self.mean) / self.deviation)
@@ -169,7 +176,7 @@ class Transformer(nn.Module):
 class Patch(nn.Module):
     """No network at all: a patch's numbers are its pixels and its place, and the projector learns to project them."""
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: FeatureEncoder):
         super().__init__()
         self.cell = encoder.pixels // math.isqrt(encoder.patches)
         self.grid = Grid(encoder.patches)
@@ -182,8 +189,9 @@ class Patch(nn.Module):
 class Concatenated(nn.Module):
     """Several encoders side by side: every patch has the numbers of each of them (the paper's SigLIP + DINO)."""
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: FeatureEncoder):
         super().__init__()
+        # Each part gets raw pixels, as each normalises them in its own way.
         self.parts = nn.ModuleList(ENCODERS[part.kind](part) for part in encoder.parts)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -200,7 +208,7 @@ ENCODERS = {
 }
 
 
-def build_encoder(encoder: Encoder, trained: bool = False) -> nn.Module:
+def build_encoder(encoder: FeatureEncoder, trained: bool = False) -> nn.Module:
     """An encoder with the weights of its release, in evaluation mode; frozen, or with gradients to be trained."""
     return ENCODERS[encoder.kind](encoder).eval().requires_grad_(trained)
 
@@ -215,5 +223,6 @@ def decode_image(image: bytes | Path, square: Square) -> Tensor:
 
 def decode_images(images: Iterable[bytes | Path], square: Square) -> Tensor:
     """uint8 pixels [n, 3, side, side] of encoded images (or files), on as many threads as PyTorch may use."""
+    # Threads are enough: Pillow releases the interpreter lock while it decodes.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return torch.stack(list(pool.map(lambda image: decode_image(image, square), images)))

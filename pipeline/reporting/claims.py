@@ -20,11 +20,12 @@ import pandas as pd
 from pipeline.common.files import write_text
 from pipeline.reporting import scores
 from pipeline.reporting.experiment_tables import title
-from pipeline.reporting.table_rows import Rows, markdown_table, plain, stable, write_table
+from pipeline.reporting.measures import VISION, measure_of, tasks_of
+from pipeline.reporting.table_list import TABLES
+from pipeline.reporting.table_rows import Rows, markdown_table, plain, write_table
 from pipeline.statistics import estimates
 from pipeline.statistics.verdicts import (
     ALPHA,
-    BITS,
     MIN_SEEDS,
     MIN_SPREAD_DF,
     NOT_RUN,
@@ -39,7 +40,6 @@ from pipeline.statistics.verdicts import (
 )
 
 INTEREST = 0.02  # the effect for which power is given, where the paper reports none
-UNITS = {"bits_per_byte": BITS, "cider": Unit("CIDEr-D", 1, 3)}  # all others: points
 Arm = tuple[str, str]  # a cell and a condition
 
 
@@ -55,7 +55,7 @@ class Effect:
     seeds_needed: int | None = None
 
 
-class Results:
+class RunScores:
     """Scores of all runs: by arm and seed as one number, and item by item."""
 
     def __init__(self, rows: Rows):
@@ -69,12 +69,13 @@ class Results:
 
     def asked(self, arm: Arm, seed: int, metric: str) -> bool:
         """Whether a run was asked for what a metric is the mean of: not every suite wants captions."""
-        return (self.rows.folder(self.cells[arm[0]].runs[seed]) / file_of(metric, self.rows.tasks)).exists()
+        return (self.rows.folder(self.cells[arm[0]].runs[seed]) / measure_of(metric, self.rows.tasks).file).exists()
 
     def read_items(self, arm: Arm, seed: int, metric: str) -> pd.DataFrame:
         """What a metric is the mean of: group (task), id, cluster and value of every item, sorted."""
         folder = self.rows.folder(self.cells[arm[0]].runs[seed])
-        found = metric_items(folder, metric, arm[1], self.rows.tasks)
+        found = scores.items(folder, metric, arm[1], self.rows.tasks)
+        # Arms are compared item by item, so all of them need one order.
         return found.sort_values(["group", "id"], ignore_index=True)
 
     def score(self, arm: Arm, seed: int, metric: str) -> float:
@@ -83,7 +84,7 @@ class Results:
 
     def read_grid(self, metric: str, evaluated: str) -> list[tuple[Arm, int]]:
         """All runs of one state under normal conditions: what a fit pools."""
-        file = file_of(metric, self.rows.tasks)
+        file = measure_of(metric, self.rows.tasks).file
         return [
             ((cell.name, "normal"), seed)
             for cell in self.cells.values()
@@ -96,14 +97,15 @@ class Results:
         """Whether an arm is surely above answering without looking (vision) or chance (text stable score)."""
         folders = [self.rows.folder(self.cells[arm[0]].runs[seed]) for seed in seeds]
         if is_vision(metric, self.rows.tasks):
+            # Answers without the right image are what the prior is made of: they cannot beat it.
             if self.cells[arm[0]].evaluated == "blind" or arm[1] != "normal":
                 return False
             chance = dict.fromkeys(tasks_of(metric, self.rows.tasks), 0.0)
-            found = scores.read_scores(folders, "vision.csv")
-            pairs = scores.paired(found[found["condition"] == "normal"], self.rows.prior)
-            return scores.average(pairs.assign(gain=pairs["score"] - pairs["prior_score"]), chance, "gain").low > 0
-        if metric == "text_stable":
-            return self.rows.text(folders)["text_stable_low"] > 0
+            found = scores.read_scores(folders, VISION)
+            pairs = scores.gains(found[found["condition"] == "normal"], self.rows.prior)
+            return scores.average(pairs, chance, "gain").low > 0
+        if measure_of(metric).less == "chance":
+            return self.rows.estimate_of(folders, metric).low > 0
         return True
 
 
@@ -123,62 +125,32 @@ RULES = (
     " beats answering without looking (for text: chance), or runs too few for an interval. What is none of these is"
     " **inconclusive**.",
 )
-FILES = {"bits_per_byte": "heldout.csv", "cider": "captions.csv"}
 
 
 def is_vision(metric: str, tasks: dict) -> bool:
-    return metric == "vision_average" or metric in tasks["vision"]
-
-
-def file_of(metric: str, tasks: dict) -> str:
-    return "vision.csv" if is_vision(metric, tasks) else FILES.get(metric, "text.csv")
-
-
-def tasks_of(metric: str, tasks: dict) -> list[str]:
-    """The tasks that a metric averages."""
-    wholes = {"vision_average": tasks["vision"], "text_stable": tasks["text"]}
-    return list(stable(wholes[metric])) if metric in wholes else [metric]
-
-
-def metric_items(folder: Path, metric: str, condition: str, tasks: dict) -> pd.DataFrame:
-    """group, id, cluster, value of the items of a metric in one evaluation. Raises ValueError if there are none."""
-    file = file_of(metric, tasks)
-    found = scores.read_table(folder / file)
-    if file == "heldout.csv":
-        share = found["nats"] / math.log(2) / found["bytes"].mean()
-        made = pd.DataFrame({"group": "all", "id": found["id"], "cluster": found["id"], "value": share})
-    elif file == "captions.csv":
-        made = pd.DataFrame({"group": "all", "id": found["id"], "cluster": found["image"], "value": found["score"]})
-    else:
-        found = found[found["task"].isin(tasks_of(metric, tasks))]
-        if file == "vision.csv":
-            found = found[found["condition"] == condition]
-        chance = stable(tasks["text"]) if metric == "text_stable" else {}
-        value = (found["score"] - found["task"].map(lambda task: chance.get(task, 0.0))) * found.get("weight", 1.0)
-        cluster = found["image"] if file == "vision.csv" else found["task"] + "/" + found["id"]
-        made = pd.DataFrame({"group": found["task"], "id": found["id"], "cluster": cluster, "value": value})
-    if not len(made):
-        raise ValueError(f"{folder / file}: nothing of {metric} ({condition})")
-    return made
+    return measure_of(metric, tasks).file == VISION
 
 
 # --- effects ---------------------------------------------------------------------------------------------------------
 
 
-def measure(results: Results, contrast: dict, interest: float) -> Effect:
+def measure(results: RunScores, contrast: dict, interest: float) -> Effect:
     """The evidence for a contrast. Arms that are not in the study leave it not run."""
     weights: dict[Arm, float] = {}
     for sign, arms in ((1.0, contrast["plus"]), (-1.0, contrast["minus"])):
         for arm in arms:
             key = (arm["cell"], arm["condition"])
+            # A claim may name an arm more than once: its weights add up.
             weights[key] = weights.get(key, 0.0) + sign
     metric, seeds = contrast["metric"], sorted(set.intersection(*(results.seeds(arm) for arm in weights)))
+    # Nobody can say then whether any arm looks at its images.
     if is_vision(metric, results.rows.tasks) and results.rows.no_prior:
         return Effect(NOT_RUN)
     if not seeds or not all(results.asked(arm, seed, metric) for arm in weights for seed in seeds):
         return Effect(NOT_RUN)
     differences, frame = item_differences(results, weights, seeds, metric)
     items = estimates.mean_of_means(differences.mean(0), frame["group"].tolist(), frame["cluster"].tolist())
+    # Two models that both guess differ by nothing that a claim could be about.
     at_floor = not any(results.beats_prior(arm, seeds, metric) for arm in weights)
     runs = min(len(results.seeds(arm)) for arm in weights)
     fit = pooled_fit(results, weights, metric)
@@ -201,7 +173,7 @@ def measure(results: Results, contrast: dict, interest: float) -> Effect:
 
 
 def item_differences(
-    results: Results, weights: dict[Arm, float], seeds: list[int], metric: str
+    results: RunScores, weights: dict[Arm, float], seeds: list[int], metric: str
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """The contrast of every item in every seed [seeds, items], and the items. Raises ValueError if arms differ in them."""
     frame = results.items(next(iter(weights)), seeds[0], metric)[["group", "id", "cluster"]]
@@ -215,11 +187,12 @@ def item_differences(
     return found, frame
 
 
-def pooled_fit(results: Results, weights: dict[Arm, float], metric: str) -> estimates.BlockFit:
+def pooled_fit(results: RunScores, weights: dict[Arm, float], metric: str) -> estimates.BlockFit:
     """The fit over every run of the study that is evaluated as the arms are, and the arms' own.
 
     Blind models, which guess, say nothing of the scatter of those that look: they count only as arms.
     """
+    # More runs give the scatter more degrees of freedom than the few seeds of the arms alone.
     kinds = {results.cells[cell].evaluated for cell, _ in weights} - {"blind"}
     runs = [run for kind in sorted(kinds) for run in results.grid(metric, kind)]
     runs += [(arm, seed) for arm in weights for seed in sorted(results.seeds(arm))]
@@ -228,7 +201,7 @@ def pooled_fit(results: Results, weights: dict[Arm, float], metric: str) -> esti
     return estimates.block_fit([arm for arm, _ in runs], [seed for _, seed in runs], values)
 
 
-def measure_spread(results: Results, agreement: dict) -> Effect:
+def measure_spread(results: RunScores, agreement: dict) -> Effect:
     """How far two seeds differ over some cells: root mean square of the difference."""
     first, second = agreement["seeds"]
     cells = [cell for cell in agreement["cells"] if {first, second} <= results.seeds((cell, "normal"))]
@@ -249,7 +222,8 @@ def measure_spread(results: Results, agreement: dict) -> Effect:
 
 
 def make(rows: Rows, out: Path) -> None:
-    results, claims = Results(rows), rows.settings["claims"]
+    results, claims = RunScores(rows), rows.settings.claims
+    # All effects come before the first verdict: p-values are adjusted over the whole family.
     effects = [list(effects_of(results, claim)) for claim in claims]
     judgements = judge([tested_claim(claim, found) for claim, found in zip(claims, effects, strict=True)])
     table = pd.DataFrame(
@@ -263,7 +237,7 @@ def make(rows: Rows, out: Path) -> None:
     write_text(out / "claims.md", markdown(rows, table))
 
 
-def effects_of(results: Results, claim: dict) -> Iterator[Effect]:
+def effects_of(results: RunScores, claim: dict) -> Iterator[Effect]:
     """The effects of a claim's parts, in order."""
     for contrast in claim["contrasts"]:
         yield measure(results, contrast, interest(claim))
@@ -294,7 +268,8 @@ def tested_claim(claim: dict, effects: list[Effect]) -> Tested:
 
 
 def unit_of(metric: str) -> Unit:
-    return UNITS.get(metric, POINTS)
+    measure = measure_of(metric)
+    return POINTS if measure.unit == POINTS.name else Unit(measure.unit, measure.factor, 3)
 
 
 def part_name(contrast: dict) -> str:
@@ -306,7 +281,7 @@ def part_name(contrast: dict) -> str:
     return f"{contrast['metric'].replace('_', ' ')}: {arms(contrast['plus'])} less {arms(contrast['minus'])}"
 
 
-def failed_runs(results: Results, claim: dict) -> str:
+def failed_runs(results: RunScores, claim: dict) -> str:
     """What failed of the runs that a claim needs, in a sentence of their own; nothing where all is well."""
     arms = [arm["cell"] for contrast in claim["contrasts"] for arm in (*contrast["plus"], *contrast["minus"])]
     arms += claim["agreement"]["cells"] if claim.get("agreement") else []
@@ -358,7 +333,7 @@ def line(claim: dict, number: int, effect: Effect, judgement: Judgement, failed:
 def markdown(rows: Rows, table: pd.DataFrame) -> str:
     """The claims for reading, the paper's first; a line a claim and one below it for each further part."""
     lines = [
-        title(rows, "What these runs say of each claim"),
+        title(rows, TABLES["claims"].title),
         "",
         *(f"- {rule}" for rule in RULES),
         "",

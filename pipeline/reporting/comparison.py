@@ -33,11 +33,11 @@ COLUMNS = [
 
 
 def make(rows: Rows, out: Path) -> None:
-    named = {figure["cell"] for figure in rows.settings["published"]}
+    named = {figure["cell"] for figure in rows.settings.published}
     found = rows.table(cell for cell in rows.cells(evaluated="model") if cell.name in named)
     table = beside(rows, found)
     write_table(table, out / "comparison.csv")
-    heading = f"# The paper's figures beside this study's (preset `{rows.settings['preset']}`)"
+    heading = f"# The paper's figures beside this study's (preset `{rows.settings.preset}`)"
     text = [heading, "", *comparison_lines(table)]
     write_text(out / "comparison.md", "\n".join(text))
 
@@ -46,11 +46,13 @@ def beside(rows: Rows, found: pd.DataFrame) -> pd.DataFrame:
     """The published figures of a table with our values from its rows."""
     ours = {row["cell"]: row for _, row in found.iterrows()} if "cell" in found else {}
     made = []
-    for figure in rows.settings["published"]:
+    for figure in rows.settings.published:
         row = ours.get(figure["cell"], {}) if figure["column"] else {}
         value: Any = row.get(figure["column"])
         run = value is not None and value == value
+        # A failed run has a row without figures. Why it failed says more than `not_run`.
         failed = row["status"] if figure["column"] and len(row) and not row["seeds"] else None
+        # The paper prints some scores as fractions; differences are taken in one unit.
         points = figure["value"] * (100 if figure["unit"] == "fraction" else 1)
         made.append(
             {

@@ -13,6 +13,8 @@ import pandas as pd
 from pipeline.common.files import write_text
 from pipeline.reporting import scores
 from pipeline.reporting.experiment_tables import title
+from pipeline.reporting.measures import CONDITIONS, VISION
+from pipeline.reporting.table_list import TABLES
 from pipeline.reporting.table_rows import (
     Cell,
     Rows,
@@ -20,13 +22,11 @@ from pipeline.reporting.table_rows import (
     interval,
     made,
     markdown_table,
-    percent,
     plain,
+    score_text,
     stable,
     write_table,
 )
-
-CONDITIONS = ("normal", "removed", "mean", "shuffled")
 
 
 def make(rows: Rows, out: Path) -> None:
@@ -37,11 +37,12 @@ def make(rows: Rows, out: Path) -> None:
     write_table(by_type, out / "question_types.csv")
     failed = failed_lines("cell", [cell.name for cell in cells], [cell.status for cell in cells])
     names = [cell.name for cell in cells]
+    titles = {sheet.name: sheet.title for sheet in TABLES["conditions"].sheets}
     write_text(
         out / "conditions.md",
         "\n".join(
             [
-                title(rows, "What the answers owe to the image"),
+                title(rows, titles["conditions"]),
                 "",
                 "Vision average in percent with 95% intervals. Removed: the prompt alone. Mean: the mean of all images'",
                 "features. Shuffled: another image of the same task and question type.",
@@ -52,13 +53,14 @@ def make(rows: Rows, out: Path) -> None:
             ]
         ),
     )
+    # For reading alone: tasks share names of kinds, which the CSV keeps in a column of their own.
     if "kind" in by_type:
         by_type["kind"] = by_type["task"] + ": " + by_type["kind"]
     write_text(
         out / "question_types.md",
         "\n".join(
             [
-                title(rows, "Scores by question type"),
+                title(rows, titles["question_types"]),
                 "",
                 "Percent correct with 95% intervals, with the image.",
                 "",
@@ -70,6 +72,7 @@ def make(rows: Rows, out: Path) -> None:
     )
     measures = pd.DataFrame([row for cell in cells for row in measure_rows(rows, cell)] or [{"status": "not_run"}])
     write_table(measures, out / "measures.csv")
+    # Models are used with their images; the CSV has the other conditions too.
     shown = measures[measures["condition"].isin(["", "normal"])].copy() if "measure" in measures else measures
     if "measure" in shown:
         kinds = shown["kind"].map(lambda kind: f", {kind}" if kind else "")
@@ -117,7 +120,7 @@ def condition_rows(rows: Rows, cell: Cell) -> list[dict]:
         {"cell": cell.name, "condition": condition, "seeds": len(folders)}
         | interval(
             "score",
-            rows.estimate(folders, "vision.csv", partial(scores.average, chance=zero), condition=condition),
+            rows.estimate(folders, VISION, partial(scores.average, chance=zero), condition=condition),
         )
         for condition in CONDITIONS
     ]
@@ -128,7 +131,8 @@ def type_rows(rows: Rows, cell: Cell) -> list[dict]:
     if not cell.runs:
         return [without_figures(cell)]
     folders = [rows.folder(run) for run in cell.runs.values()]
-    asked = scores.read_scores(folders[:1], "vision.csv")
+    # All seeds are asked the same questions, so one of them says how many there are of a kind.
+    asked = scores.read_scores(folders[:1], VISION)
     kinds = asked[asked["condition"] == "normal"].groupby(["task", "kind"], sort=True).size()
     return [
         {"cell": cell.name, "task": task, "kind": kind, "questions": int(count), "seeds": len(folders)}
@@ -136,7 +140,7 @@ def type_rows(rows: Rows, cell: Cell) -> list[dict]:
             "score",
             rows.estimate(
                 folders,
-                "vision.csv",
+                VISION,
                 partial(scores.average, chance={task: 0.0}),
                 condition="normal",
                 task=task,
@@ -159,6 +163,10 @@ def pivot(table: pd.DataFrame, key: str, names: list[str], *more: str) -> list[l
         part = table[table[key] == value].set_index("cell")
         extra = [f"{part[column].iloc[0]:.0f}" for column in more]
         lines.append(
-            [plain(value), *extra, *(percent(part.loc[name] if name in part.index else {}, "score") for name in names)]
+            [
+                plain(value),
+                *extra,
+                *(score_text(part.loc[name] if name in part.index else {}, "score") for name in names),
+            ]
         )
     return lines

@@ -13,8 +13,10 @@ import pandas as pd
 
 from pipeline.common.files import write_text
 from pipeline.reporting import scores
-from pipeline.reporting.experiment_tables import CONTROLS, SCORES, title
+from pipeline.reporting.experiment_tables import title
 from pipeline.reporting.figures import sweep_figure
+from pipeline.reporting.measures import MEASURES, VISION, form_of
+from pipeline.reporting.table_list import TABLES, axis_of
 from pipeline.reporting.table_rows import (
     Cell,
     Rows,
@@ -22,8 +24,8 @@ from pipeline.reporting.table_rows import (
     interval,
     made,
     markdown_table,
-    percent,
     runs_of,
+    score_text,
     write_table,
 )
 
@@ -31,11 +33,12 @@ from pipeline.reporting.table_rows import (
 def make(rows: Rows, out: Path) -> None:
     recipe = next((cell for cell in rows.cells(evaluated="model") if cell.name == "recipe"), None)
     parts, lines = {}, []
-    for name, question in CONTROLS.items():
+    for name, part in TABLES["controls"].parts.items():
         cells = rows.cells(name)
+        # The recipe continues its rate: without it nothing says what re-warming changes.
         with_recipe = [recipe] if recipe and name == "rewarm" and cells else []
         parts[name] = pd.DataFrame([{"control": name, **row(rows, cell)} for cell in (*with_recipe, *cells)])
-        lines += ["", f"## {question}", "", *section(rows, parts[name])]
+        lines += ["", f"## {part.title}", "", *section(rows, parts[name])]
     records = [row for part in parts.values() for row in part.to_dict("records")] or [{"status": "not_run"}]
     write_table(pd.DataFrame(records), out / "controls.csv")
     write_text(out / "controls.md", "\n".join([title(rows, "Controls"), *lines, ""]))
@@ -47,10 +50,11 @@ def row(rows: Rows, cell: Cell) -> dict:
     columns = rows.row(cell)
     if cell.evaluated != "blind" or not cell.runs:
         return columns
+    # `Rows.row` has no scores of vision tasks for it: with images it would be asked what it never learned.
     folders = [rows.folder(run) for run in cell.runs.values()]
     for task in rows.tasks["vision"]:
         right = partial(scores.average, chance={task: 0.0})
-        columns |= interval(task, rows.estimate(folders, "vision.csv", right, condition="removed"))
+        columns |= interval(task, rows.estimate(folders, VISION, right, condition="removed"))
     return columns
 
 
@@ -60,13 +64,11 @@ def section(rows: Rows, part: pd.DataFrame) -> list[str]:
         return ["Not run."]
     if part["control"].iloc[0] == "blind":
         tasks = rows.tasks["vision"]
-        blind = [[r["cell"], runs_of(r), *(percent(r, task) for task in tasks)] for _, r in part.iterrows()]
+        blind = [[r["cell"], runs_of(r), *(score_text(r, task) for task in tasks)] for _, r in part.iterrows()]
         return markdown_table(["", "seeds", *tasks], blind)
-    shown = [name for name in SCORES if name in part and part[name].notna().any()]
-    lines = [
-        [r["cell"], runs_of(r), *(percent(r, name, *SCORES[name][1:]) for name in shown)] for _, r in part.iterrows()
-    ]
-    return markdown_table(["", "seeds", *(SCORES[name][0] for name in shown)], lines)
+    shown = [name for name in MEASURES if name in part and part[name].notna().any()]
+    lines = [[r["cell"], runs_of(r), *(score_text(r, name) for name in shown)] for _, r in part.iterrows()]
+    return markdown_table(["", "seeds", *(form_of(name)[0] for name in shown)], lines)
 
 
 def draw(rows: Rows, parts: dict[str, pd.DataFrame], out: Path) -> None:
@@ -75,13 +77,14 @@ def draw(rows: Rows, parts: dict[str, pd.DataFrame], out: Path) -> None:
     if len(rewarm):
         names = [f"{row['branch_percent']:g}%\n{row['cooldown_peak_lr']:.2g}" for _, row in rewarm.iterrows()]
         rewarm = rewarm.assign(branch=names)
+    # As in the paper, the end of the text run stands apart: there is no rate left to continue.
     hollow = [] if not len(rewarm) else list(rewarm.loc[rewarm["branch_percent"] >= 100, "branch"])
     (out / "figures").mkdir(exist_ok=True)
     sweep_figure(
         rewarm,
         x="branch",
-        x_label="branch, and its highest learning rate",
-        title=CONTROLS["rewarm"],
+        x_label=axis_of("branch").label,
+        title=TABLES["controls"].parts["rewarm"].title,
         file=out / "figures/rewarm.png",
         hollow=hollow,
     )

@@ -12,6 +12,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import EngFormatter
 
 from pipeline.reporting.figures import GREY, canvas, heading, save
+from pipeline.reporting.job_settings import TableSettings
 from pipeline.reporting.table_rows import Rows, write_table
 from pipeline.training.schedule import Schedule
 
@@ -27,11 +28,11 @@ def make(rows: Rows, out: Path) -> None:
         pipeline_figure(rows.settings, out / f"figures/pipeline.{ending}")
 
 
-def schedule_curves(settings: dict) -> pd.DataFrame:
+def schedule_curves(settings: TableSettings) -> pd.DataFrame:
     """branch ("text run", "80%", ...), tokens (of text run and cooldown together) and learning_rate."""
-    a_step = settings["tokens_a_step"]
-    parts = [curve("text run", Schedule(**settings["main"]), 0, a_step["main"])]
-    branches = sorted(settings["branches"].items(), key=lambda branch: (branch[1]["step"], branch[0]))
+    a_step = settings.tokens_a_step
+    parts = [curve("text run", Schedule(**settings.main), 0, a_step["main"])]
+    branches = sorted(settings.branches.items(), key=lambda branch: (branch[1]["step"], branch[0]))
     for name, branch in branches:
         schedule = Schedule(**{key: value for key, value in branch.items() if key != "step"})
         parts.append(curve(name, schedule, branch["step"] * a_step["main"], a_step["cooldown"]))
@@ -39,6 +40,7 @@ def schedule_curves(settings: dict) -> pd.DataFrame:
 
 
 def curve(name: str, schedule: Schedule, start: int, tokens_a_step: int) -> pd.DataFrame:
+    # A curve needs no more points than the eye sees, and the CSV stays small.
     steps = np.unique(np.linspace(0, schedule.steps - 1, CURVE).round().astype(int))
     rates = [schedule.rate(int(step)) for step in steps]
     return pd.DataFrame({"branch": name, "tokens": start + steps * tokens_a_step, "learning_rate": rates})
@@ -76,16 +78,17 @@ def schedules_figure(curves: pd.DataFrame, file: Path) -> None:
     save(figure, file)
 
 
-def pipeline_figure(settings: dict, file: Path) -> None:
+def pipeline_figure(settings: TableSettings, file: Path) -> None:
     """What is trained from what, as a picture, with the number of jobs of each kind."""
-    counts = settings["counts"]
+    counts = settings.counts
     figure, ((axis,),) = canvas(9.5, 4.2)
     axis.set(xlim=(0, 100), ylim=(0, 44))
     axis.set_axis_off()
     box(axis, 4, 33, 72, 6, TEXT, f"text pre-training   ({counts.get('pretrain', 0)} states)")
     axis.annotate("", (80, 36), (76, 36), arrowprops={"arrowstyle": "->", "color": GREY})
     axis.text(81, 36, "100% of the\ntext tokens", va="center", fontsize=8, color="0.3")
-    middle = [name for name in settings["branches"] if "," not in name]
+    # A re-warmed control leaves the text run where its branch does: one mark is enough.
+    middle = [name for name in settings.branches if "," not in name]
     for name in middle:
         x = 4 + 0.72 * float(name.rstrip("%"))
         axis.plot([x], [33], "o", color="black", markersize=5)

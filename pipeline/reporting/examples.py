@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from pipeline.common.images import decode
-from pipeline.data.records import Question
 from pipeline.evaluation.metrics import parse_box
 from pipeline.evaluation.tasks import ask
 from pipeline.reporting import scores
 from pipeline.reporting.figures import canvas, fitted, heading, notice, save
+from pipeline.reporting.measures import VISION
 from pipeline.reporting.table_rows import Rows, write_table
 
 RIGHT, WRONG = 2, 2
@@ -28,21 +28,23 @@ GREEN, RED = "#1b7837", "#b2182b"
 
 def make(rows: Rows, out: Path) -> None:
     cell = next(cell for cell in rows.cells(evaluated="model") if cell.name == "recipe")
+    # A failed run still leaves all files of its table, since engines wait for them.
     if not cell.runs:
         write_table(pd.DataFrame([{"cell": cell.name, "status": cell.status}]), out / "figures/examples.csv")
         notes = ["There are no answers to show:", "the recommended model's run failed"]
         return notice(notes, out / "figures/examples.png")
-    answers = scores.read_scores([rows.folder(next(iter(cell.runs.values())))], "vision.csv")
+    answers = scores.read_scores([rows.folder(next(iter(cell.runs.values())))], VISION)
     examples = pick(answers[answers["condition"] == "normal"], RIGHT, WRONG)
-    asked = questions(rows, set(zip(examples["task"], examples["id"])))
     keys = list(zip(examples["task"], examples["id"]))
-    examples["question"] = [ask(rows.tasks["vision"][task], asked[task, name]) for task, name in keys]
+    asked = rows.chosen_questions(set(keys))
+    examples["question"] = [ask(rows.vision_tasks[task], asked[task, name]) for task, name in keys]
     write_table(examples, out / "figures/examples.csv")
     return contact_sheet(examples, {key: asked[key].image for key in keys}, out / "figures/examples.png")
 
 
 def pick(rows: pd.DataFrame, right: int, wrong: int) -> pd.DataFrame:
     """Of every task `right` examples that score at least a half and `wrong` others, by the hash of their ids."""
+    # A hash picks without taste: neither the best answers nor the first images of the data.
     order = rows["id"].map(lambda name: hashlib.sha256(name.encode()).hexdigest())
     rows = rows.assign(order=order, right=rows["score"] >= 0.5).sort_values(["task", "right", "order"])
     parts = [
@@ -51,16 +53,6 @@ def pick(rows: pd.DataFrame, right: int, wrong: int) -> pd.DataFrame:
         for is_right, count in ((True, right), (False, wrong))
     ]
     return pd.concat(parts).drop(columns=["order", "valid"], errors="ignore").reset_index(drop=True)
-
-
-def questions(rows: Rows, keys: set[tuple[str, str]]) -> dict[tuple[str, str], Question]:
-    """The questions of these tasks and ids."""
-    return {
-        (name, question.id): question
-        for name, task in rows.tasks["vision"].items()
-        for question in rows.questions(name, task["format"])
-        if (name, question.id) in keys
-    }
 
 
 def contact_sheet(examples: pd.DataFrame, images: dict[tuple[str, str], Path], file: Path) -> None:

@@ -18,20 +18,14 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import text_to_path
 
+from pipeline.reporting.measures import DRAWN, MEASURES
+from pipeline.reporting.table_list import axis_of
 from pipeline.reporting.table_rows import covered, made, setting_names
 
 plt.rcParams["svg.hashsalt"] = "study"  # the names inside an SVG would be random
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:olive")
 COLOUR, GREY = COLOURS[0], "0.4"
 AIR = 0.1  # inches around every panel
-PERCENT = ("image_fraction", "instruction_share")  # fractions that are drawn in per cent
-PANELS = {  # column -> label and factor
-    "vision_average": ("vision average (% correct)", 100.0),
-    "text_stable": ("text stable score\n(accuracy minus chance, points)", 100.0),
-    "bits_per_byte": ("held-out text, bits per byte\n(lower is better)", 1.0),
-}
-
-
 LONGEST_LINE = 400  # signs; more than any figure has room for
 
 
@@ -79,6 +73,7 @@ def fitted(text: str, width: float, size: float, most: int = 99) -> str:
 def save(figure: Figure, file: Path) -> None:
     """Write a figure without anything that differs from run to run."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    # A date or a version inside would give other bytes with every run.
     metadata = {"Date": None, "Creator": None} if file.suffix == ".svg" else {"Software": None}
     figure.savefig(file, dpi=130, metadata=metadata)
     plt.close(figure)
@@ -126,11 +121,9 @@ def timing_figure(rows: pd.DataFrame, text: pd.DataFrame, file: Path) -> None:
         return notice([title, "its runs failed"], file)
     figure, ((*axes,),) = canvas(11, 3.8, columns=3)
     x = rows["branch_percent"].to_numpy(float)
-    panels = {"vision_stable": ("vision stable score\n(accuracy minus chance, points)", 100.0)} | PANELS
-    del panels["vision_average"]
-    for axis, (score, (label, factor)) in zip(axes, panels.items()):
-        points(axis, x, rows, score, factor, x >= 100)
-        axis.set(xlabel="text run before images come in (%)", ylabel=label)
+    for axis, score in zip(axes, ("vision_stable", "text_stable", "bits_per_byte")):
+        points(axis, x, rows, score, MEASURES[score].factor, x >= 100)
+        axis.set(xlabel=axis_of("branch_percent").label, ylabel=MEASURES[score].axis)
         tidy(axis)
     prior = 100 * (rows["vision_stable"] - rows["vision_gain"]).iloc[0]
     if np.isfinite(prior):
@@ -156,16 +149,17 @@ def sweep_figure(
     """Scores by the value of a setting, with 95% intervals: the study's Figures 5 to 8 and its controls.
 
     rows: a row a cell, with the setting in column `x` (words stand apart, numbers are joined) and the columns of
-    `PANELS` that it has, in fractions. lines: further settings that differ between rows; numbers are joined only where
+    `DRAWN` that it has, in fractions. lines: further settings that differ between rows; numbers are joined only where
     all of these are the same. Without rows the figure says that the experiment was not run.
     """
     rows = made(rows)
-    shown = {score: form for score, form in PANELS.items() if score in rows and rows[score].notna().any()}
+    shown = {score: measure for score, measure in DRAWN.items() if score in rows and rows[score].notna().any()}
     if not shown:
         return notice([title, "not run"], file)
     numeric = pd.api.types.is_numeric_dtype(rows[x])
+    # Numbers are joined from left to right; words keep the order of params.yaml.
     rows = rows.sort_values(x, kind="stable") if numeric else rows
-    rows = rows.assign(place=rows[x] * (100.0 if x in PERCENT else 1.0) if numeric else np.arange(len(rows)) + 0.0)
+    rows = rows.assign(place=rows[x] * axis_of(x).factor if numeric else np.arange(len(rows)) + 0.0)
     series = [("", rows)]
     if numeric and lines:
         parts = rows.groupby(list(lines), sort=True, dropna=False)
@@ -176,11 +170,11 @@ def sweep_figure(
     names = [f"{place:g}" for place in places] if numeric else [words(str(name), room) for name in rows[x]]
     height = 3.8 + 0.13 * max(name.count("\n") for name in names)
     figure, ((*axes,),) = canvas(width * len(shown), height, columns=len(shown))
-    for axis, (score, (label, factor)) in zip(axes, shown.items()):
+    for axis, (score, measure) in zip(axes, shown.items()):
         for (name, part), colour in zip(series, cycle(COLOURS)):
             apart = part[x].isin(list(hollow)).to_numpy()
-            points(axis, part["place"].to_numpy(float), part, score, factor, apart, numeric, colour, name)
-        axis.set(xlabel=fitted(x_label, width - 1, 10), ylabel=label)
+            points(axis, part["place"].to_numpy(float), part, score, measure.factor, apart, numeric, colour, name)
+        axis.set(xlabel=fitted(x_label, width - 1, 10), ylabel=measure.axis)
         axis.set_xticks(places, names, parse_math=False)
         if not numeric:
             axis.tick_params(axis="x", labelsize=8)

@@ -2,7 +2,7 @@
 
 A row is about a cell (a model whatever its seed) or a state of the text run; a column says whether it was measured in
 the evaluation, in training, or is a setting. All that is needed stands in the settings of the report's job
-(`Study.report`), so it is the same for a finished study and for results whose artifacts are elsewhere.
+(`pipeline/study/tables.py:report_job`), so it is the same for a finished study and for results whose artifacts are elsewhere.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from pipeline.reporting.job_settings import ReportSettings
+from pipeline.reporting.measures import AFTER_COOLDOWN, PREFIX, measure_of
+from pipeline.reporting.table_list import TABLES
+
 STEPS = {  # phase and role -> what a step on the way is called
     ("finetune", "checkpoint"): "checkpoint: fine-tuning",
     ("cooldown", "checkpoint"): "checkpoint: cooldown",
@@ -18,7 +22,6 @@ STEPS = {  # phase and role -> what a step on the way is called
     ("cooldown", "branch"): "branch: cooldown",
     ("pretrain", "branch"): "text run",
 }
-AFTER_COOLDOWN = ("cooldown_cider", "cooldown_text_stable", "cooldown_bits_per_byte")
 TRAINING = {  # columns measured in training, by the phase whose measured.json has them
     "text_run": ("pretrain",),
     "cooldown": ("cooldown",),
@@ -27,6 +30,8 @@ TRAINING = {  # columns measured in training, by the phase whose measured.json h
     "parameters": ("finetune", "cooldown", "pretrain"),
     "training_flops": ("finetune", "cooldown", "pretrain"),
 }
+
+ROWS_ABOUT = {csv: about for table in TABLES.values() for csv, about in table.rows_about.items()}
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,10 @@ class Lineage:
     settings: those of the report's job.
     """
 
-    def __init__(self, settings: Mapping):
+    def __init__(self, settings: ReportSettings):
         self.settings = settings
-        self.jobs: dict[str, dict] = settings["lineage"]["jobs"]
-        self.sections: dict[str, dict] = settings["lineage"]["sections"]
+        self.jobs: dict[str, dict] = settings.lineage["jobs"]
+        self.sections: dict[str, dict] = settings.lineage["sections"]
 
     @cached_property
     def subjects(self) -> dict[str, dict[str, str]]:
@@ -56,12 +61,12 @@ class Lineage:
         Cells by their names; states of the text run as "text run at 80%". A state that no table evaluates is its own.
         """
         found: dict[str, dict[str, str]] = {}
-        for row in self.settings["rows"]:
+        for row in self.settings.rows:
             found.setdefault(row["cell"], {})[f"seed {row['seed']}"] = f"evaluate/{row['run']}"
         evaluated = {
             job["parents"]["checkpoint"]: key for key, job in self.jobs.items() if "checkpoint" in job["parents"]
         }
-        for run, state in self.settings["text"].items():
+        for run, state in self.settings.text.items():
             key = f"pretrain/{run}"
             found[state_name(state)] = {"": evaluated.get(key, key)}
         return found
@@ -71,16 +76,18 @@ class Lineage:
 
         row: a row of the table's CSV as text. number: for claims, which part of its claim it is.
         """
-        if table == "claims":
-            return self.arms(self.settings["claims"][row["claim"]], number)
-        if table == "loss":
+        about = ROWS_ABOUT.get(table)
+        if about == "claims":
+            return self.arms(self.settings.claims[row["claim"]], number)
+        if about == "curves":
             timing = [cell["cell"] for cell in self.rows("timing") if cell["evaluated"] == "model"]
             return list(dict.fromkeys(timing)) if column != "text run" else [self.last_state]
-        if table in ("examples", "schedules"):
-            return ["recipe"] if table == "examples" else []
+        # A schedule is computed from settings: no run is behind it.
+        if about in ("the recipe", "nothing"):
+            return ["recipe"] if about == "the recipe" else []
         if row.get("stage", "").startswith("text, ") or row.get("model") == "text only" or "phase" in row:
             return self.text_state(row)
-        if table == "timing":
+        if about == "branch points":
             percent = float(row["branch_percent"])
             found = [c for c in self.rows("timing") if c["settings"]["branch_percent"] == percent]
             cell = next((c["cell"] for c in found if c["evaluated"] == "model"), "")
@@ -91,15 +98,13 @@ class Lineage:
         return [cell] if cell in self.subjects else []
 
     def rows(self, experiment: str) -> list[dict]:
-        return [row for row in self.settings["rows"] if experiment in row["experiments"]]
+        return [row for row in self.settings.rows if experiment in row["experiments"]]
 
     @property
     def last_state(self) -> str:
         """The end of the recipe's text run."""
-        recipe = self.settings["recipe"]
-        same = [
-            s for s in self.settings["text"].values() if all(s[key] == recipe[key] for key in ("size", "text_budget"))
-        ]
+        recipe = self.settings.recipe
+        same = [s for s in self.settings.text.values() if all(s[key] == recipe[key] for key in ("size", "text_budget"))]
         return state_name(max(same, key=lambda state: state["percent"]))
 
     def text_state(self, row: Mapping[str, str]) -> list[str]:
@@ -110,7 +115,7 @@ class Lineage:
             return [cell] if cell in self.subjects else []
         words = phase or row.get("stage", "")
         percent = row["branch_percent"] if row.get("model") else words.rpartition(" ")[2].removesuffix("%")
-        recipe = self.settings["recipe"]
+        recipe = self.settings.recipe
         state = {"percent": float(percent), "size": row.get("size") or recipe["size"]}
         budget = row.get("text_budget") or recipe["text_budget"]
         name = state_name(state | {"text_budget": float(budget)})
@@ -157,26 +162,22 @@ class Lineage:
     def found_in(self, column: str) -> str:
         """The same for a column that is a measure or a setting."""
         stem = column.removesuffix("_low").removesuffix("_high")
-        tasks = self.settings["tasks"]
+        # First, since these scores are named like the columns that training measures in the cooldown.
         if stem in AFTER_COOLDOWN:
-            return self.found_in(stem.removeprefix("cooldown_"))
+            return self.found_in(stem.removeprefix(PREFIX))
         if stem in ("seeds", "status"):
             return "how many runs the row is of, and what is said of those that it lacks"
-        if any(stem in row["settings"] for row in self.settings["rows"][:1]):
+        # Before the columns of training: the recipe has a key `cooldown`, as their names begin.
+        if any(stem in row["settings"] for row in self.settings.rows[:1]):
             return "a setting of the row"
         for start, phases in TRAINING.items():
             if stem.startswith(start):
                 return f"measured in training: measured.json of {', '.join(phases)}"
-        if stem in ("vision_gain", "language_prior"):
-            return (
-                f"scores in vision.csv of the evaluation, and of the blind model's (evaluate/{self.settings['prior']})"
-            )
-        if stem in tasks["text"] or stem == "text_stable":
-            return "scores in text.csv of the evaluation"
-        files = {"bits_per_byte": "heldout.csv", "cider": "captions.csv"}
-        if stem in files:
-            return f"scores in {files[stem]} of the evaluation"
-        return "scores in vision.csv of the evaluation"
+        measure = measure_of(stem, self.settings.tasks)
+        text = f"scores in {measure.file} of the evaluation"
+        if measure.less == "prior" or stem == "language_prior":
+            text += f", and of the blind model's (evaluate/{self.settings.prior})"
+        return text
 
 
 def state_name(state: Mapping) -> str:

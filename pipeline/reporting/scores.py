@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ import pandas as pd
 from pipeline.common.files import read_rows
 from pipeline.data.records import Conversation, Question
 from pipeline.evaluation.tasks import ask, asked, majority_answers, score_answer
+from pipeline.reporting.measures import HELDOUT, TEXT, VISION, Measure, measure_of, stable, tasks_of
+from pipeline.settings.tasks import AskedVisionTask
 from pipeline.statistics.estimates import Estimate, mean_of_means, wilson
 
 KEY = ["task", "id"]
@@ -45,6 +48,7 @@ def read_scores(folders: list[Path], file: str) -> pd.DataFrame:
     scores = []
     for folder, frame in zip(folders, frames):
         frame = frame.set_index(key).sort_index()
+        # An average over other examples would look like one over seeds.
         if not frame.index.equals(first.index) or frame.index.has_duplicates:
             raise ValueError(f"{folder / file}: not the same examples as {folders[0] / file}")
         scores.append(frame["score"] if "score" in frame else frame["nats"])
@@ -59,12 +63,16 @@ def mean(rows: pd.DataFrame) -> Estimate:
 
 def bits(rows: pd.DataFrame) -> Estimate:
     """Bits a byte of held-out documents: all their bits over all their bytes."""
-    share = rows["score"].to_numpy() / math.log(2) / rows["bytes"].mean()
-    return mean_of_means(share, ["all"] * len(rows), rows["id"].tolist())
+    return mean_of_means(bits_of(rows), ["all"] * len(rows), rows["id"].tolist())
+
+
+def bits_of(rows: pd.DataFrame) -> np.ndarray:
+    """What each document adds to the bits a byte, so that the mean over documents is all bits over all bytes."""
+    return rows["score"].to_numpy() / math.log(2) / rows["bytes"].mean()
 
 
 def majority_scores(
-    tasks: Mapping[str, dict],
+    tasks: Mapping[str, AskedVisionTask],
     questions: Callable[[str, str], Iterable[Question]],
     conversations: Iterable[Conversation],
 ) -> pd.DataFrame:
@@ -75,7 +83,7 @@ def majority_scores(
     answers = majority_answers(conversations)
     rows = []
     for name, task in tasks.items():
-        for question in asked(task, questions(name, task["format"])):
+        for question in asked(task, questions(name, task.format)):
             guess = answers.get(ask(task, question), "")
             rows.append((name, question.id, score_answer(task, question, guess)[1]))
     return pd.DataFrame(rows, columns=[*KEY, "score"])
@@ -86,6 +94,7 @@ def language_prior(majority: pd.DataFrame, blind: pd.DataFrame) -> pd.DataFrame:
     chosen = []
     for name, rows in majority.groupby("task", sort=True):
         other = blind[blind["task"] == name]
+        # The stronger of the two, task by task: a model has to beat whatever needs no image.
         best, label = (rows, "majority") if rows["score"].mean() >= other["score"].mean() else (other, "blind")
         chosen.append(best[[*KEY, "score"]].assign(prior=label))
     return pd.concat(chosen, ignore_index=True)
@@ -106,15 +115,77 @@ def average(rows: pd.DataFrame, chance: Mapping[str, float], column: str = "scor
     one trial a cluster. Raises ValueError for a task without rows.
     """
     rows = rows[rows["task"].isin(list(chance))]
+    # A mean over fewer tasks would be another measure under the same name.
     missing = set(chance) - set(rows["task"])
     if missing:
         raise ValueError(f"no rows of {', '.join(sorted(missing))}")
-    values = rows[column] - rows["task"].map(chance)
-    if "weight" in rows:  # relative to the rows at hand, which may be of one kind alone
-        values *= rows["weight"] / rows.groupby("task")["weight"].transform("mean")
+    values = weighted(rows, chance, column)
     result = mean_of_means(values.to_numpy(), rows["task"].tolist(), rows[cluster].tolist())
     if rows[column].nunique() == 1 and rows[column].iloc[0] in (0, 1):
         trials, level = rows[cluster].nunique(), sum(chance.values()) / len(chance)
         low, high = wilson(int(rows[column].iloc[0]) * trials, trials)
         result = result._replace(low=low - level, high=high - level)
     return result
+
+
+def weighted(rows: pd.DataFrame, less: Mapping[str, float], column: str = "score") -> pd.Series:
+    """What each row adds to its task's mean: its score less what `less` has for the task, with the row's weight."""
+    values = rows[column] - rows["task"].map(less)
+    if "weight" in rows:  # relative to the rows at hand, which may be of one kind alone
+        values *= rows["weight"] / rows.groupby("task")["weight"].transform("mean")
+    return values
+
+
+def one_item_one_task(rows: pd.DataFrame) -> pd.Series:
+    """The cluster of each row of a text task: an item belongs to one task, and its id alone may recur in another."""
+    return rows["task"] + "/" + rows["id"]
+
+
+# --- measures --------------------------------------------------------------------------------------------------------
+
+
+def estimator(
+    measure: Measure, tasks: Mapping[str, Mapping], prior: Callable[[], pd.DataFrame]
+) -> Callable[[pd.DataFrame], Estimate]:
+    """What makes a measure's estimate of the rows of its file. prior: called by a measure that is less the prior."""
+    if not measure.averages:
+        return bits if measure.file == HELDOUT else mean
+    chance = stable(tasks[measure.averages])
+    zero = dict.fromkeys(chance, 0.0)
+    if measure.less == "prior":
+        return lambda rows: average(gains(rows, prior()), zero, "gain")
+    taken = chance if measure.less == "chance" else zero
+    if measure.file == TEXT:
+        return lambda rows: average(rows.assign(item=one_item_one_task(rows)), taken, cluster="item")
+    return partial(average, chance=taken)
+
+
+def gains(rows: pd.DataFrame, prior: pd.DataFrame) -> pd.DataFrame:
+    """Rows with their gain over the prior. Raises ValueError unless both have the same examples."""
+    pairs = paired(rows, prior)
+    return pairs.assign(gain=pairs["score"] - pairs["prior_score"])
+
+
+def items(folder: Path, name: str, condition: str, tasks: Mapping[str, Mapping]) -> pd.DataFrame:
+    """group, id, cluster, value of what a measure is the mean of in one evaluation. Raises ValueError if there is nothing.
+
+    The mean over groups of the mean over their items is the column of the same name in tables: claims, which compare
+    item by item, weigh as the tables do.
+    """
+    measure = measure_of(name, tasks)
+    rows = read_scores([folder], measure.file)
+    if measure.file in (VISION, TEXT):
+        rows = rows[rows["task"].isin(tasks_of(name, tasks))]
+        if measure.file == VISION:
+            rows = rows[rows["condition"] == condition]
+        chance = stable(tasks[measure.averages]) if measure.less == "chance" else {}
+        group = rows["task"]
+        cluster = one_item_one_task(rows) if measure.file == TEXT else rows["image"]
+        value = weighted(rows, {task: chance.get(task, 0.0) for task in group.unique()})
+    elif measure.file == HELDOUT:
+        group, cluster, value = "all", rows["id"], bits_of(rows)
+    else:
+        group, cluster, value = "all", rows["image"], rows["score"]
+    if not len(rows):
+        raise ValueError(f"{folder / measure.file}: nothing of {name} ({condition})")
+    return pd.DataFrame({"group": group, "id": rows["id"], "cluster": cluster, "value": value})

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from pipeline.common.files import stable_json, write_text
 from pipeline.reporting.experiment_tables import title
 from pipeline.reporting.figures import timing_figure
-from pipeline.reporting.table_rows import Rows, failed_lines, made, markdown_table, number, percent, write_table
+from pipeline.reporting.measures import BEFORE_TUNING, MEASURES, PREFIX, WITHOUT_IMAGE
+from pipeline.reporting.table_list import heading_of
+from pipeline.reporting.table_rows import Rows, failed_lines, made, markdown_table, number, score_text, write_table
+
+HEADLINE = ("vision_stable", "vision_gain", "text_stable", "bits_per_byte")  # what one compares between studies
 
 
 def make(rows: Rows, out: Path) -> None:
@@ -23,8 +26,8 @@ def make(rows: Rows, out: Path) -> None:
     cells = sorted(rows.cells("timing", "model"), key=lambda cell: cell.settings["branch_percent"])
     models = rows.table(cells).assign(model="vlm")
     after = {c.settings["branch_percent"]: rows.row(c) for c in rows.cells("timing", "cooldown")}
-    for name in ("cider", "text_stable", "bits_per_byte"):
-        models[f"cooldown_{name}"] = [after.get(p, {}).get(name) for p in models["branch_percent"]]
+    for name in BEFORE_TUNING:
+        models[f"{PREFIX}{name}"] = [after.get(p, {}).get(name) for p in models["branch_percent"]]
     table = pd.concat([text, models], ignore_index=True)
     table = table[ordered(list(table.columns), rows.tasks)]
     write_table(table, out / "table1.csv")
@@ -38,7 +41,7 @@ def make(rows: Rows, out: Path) -> None:
 
 def text_states(rows: Rows) -> pd.DataFrame:
     """A row a state of the text run."""
-    states = rows.settings["text"]
+    states = rows.settings.text
     found = []
     for run in sorted(states, key=lambda run: states[run]["percent"]):
         found.append({"model": "text only", "branch_percent": states[run]["percent"]} | rows.text_state(run))
@@ -47,28 +50,31 @@ def text_states(rows: Rows) -> pd.DataFrame:
 
 def ordered(columns: list[str], tasks: dict) -> list[str]:
     """Columns with the scores that matter in front."""
-    stems = ("vision_stable", "text_stable", "vision_average", "vision_gain", *tasks["vision"], *tasks["text"])
-    first = ["model", "branch_percent", "seeds", *(f"{stem}{end}" for stem in stems for end in ("", "_low", "_high"))]
-    first[15:15] = ["language_prior", *(f"vision_average_{c}" for c in ("removed", "mean", "shuffled"))]
+    without_looking = ["language_prior", *(f"vision_average_{c}" for c in WITHOUT_IMAGE)]
+    first = [
+        *("model", "branch_percent", "seeds"),
+        *with_ends("vision_stable", "text_stable", "vision_average", "vision_gain"),
+        *without_looking,
+        *with_ends(*tasks["vision"], *tasks["text"]),
+    ]
     return list(dict.fromkeys([*(name for name in first if name in columns), *columns]))
 
 
 def headline(models: pd.DataFrame) -> dict:
     """The scores that one compares between experiments, in points, by branch point ("80%")."""
-    points = dict.fromkeys(("vision_stable", "vision_gain", "text_stable"), 100) | {"bits_per_byte": 1}
     return {
         name: {
-            f"{r['branch_percent']:g}%": round(factor * r[name], 3)
+            f"{r['branch_percent']:g}%": round(MEASURES[name].factor * r[name], 3)
             for _, r in models.iterrows()
             if r.get(name) == r.get(name) and r.get(name) is not None
         }
-        for name, factor in points.items()
+        for name in HEADLINE
     }
 
 
 def loss_curves(rows: Rows, cells: list, points: int = 50) -> pd.DataFrame:
     """Training loss by percent of each phase: of the text run, and of the table's models on average."""
-    states = rows.settings["text"]
+    states = rows.settings.text
     runs = {"text run": [f"pretrain/{max(states, key=lambda run: states[run]['percent'])}"]}
     models = [run for cell in cells for run in cell.runs.values()]
     runs |= {phase: [f"{phase}/{run}" for run in models] for phase in ("cooldown", "finetune")}
@@ -78,6 +84,7 @@ def loss_curves(rows: Rows, cells: list, points: int = 50) -> pd.DataFrame:
         if not files:
             continue
         losses = pd.concat([pd.read_csv(file) for file in files])
+        # Runs have different numbers of steps: they are averaged at the same part of the way.
         part = (losses["step"] * points / losses["step"].max()).apply(math.ceil)
         curves[label] = losses.groupby(part)["loss"].mean()
     table = pd.DataFrame(curves)
@@ -86,9 +93,12 @@ def loss_curves(rows: Rows, cells: list, points: int = 50) -> pd.DataFrame:
 
 def timing_points(models: pd.DataFrame) -> pd.DataFrame:
     """The timing figure's data: a row a branch point, what is plotted and its intervals."""
-    stems = ("vision_stable", "vision_gain", "text_stable", "bits_per_byte")
-    columns = ["branch_percent", "seeds", *(f"{stem}{end}" for stem in stems for end in ("", "_low", "_high"))]
-    return models.reindex(columns=columns)
+    return models.reindex(columns=["branch_percent", "seeds", *with_ends(*HEADLINE)])
+
+
+def with_ends(*names: str) -> list[str]:
+    """The columns of measures: each with the two ends of its interval."""
+    return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
 
 
 def markdown(table: pd.DataFrame, rows: Rows) -> str:
@@ -101,42 +111,43 @@ def markdown(table: pd.DataFrame, rows: Rows) -> str:
     over |= {min(seeds) > 1: f"those of the models cover their {min(seeds)} or more training seeds too."}
     over |= {max(seeds) == 1: "they do not cover training seeds."}
     percents = [f"{p:g}%" for p in models["branch_percent"]]
+    # Models are compared with what the text run itself knows at its end.
     reference = text.iloc[-1]
     shown = None if rows.no_prior else rows.prior.groupby("task").agg(score=("score", "mean"), prior=("prior", "first"))
 
-    def row(label: str, stem: str, chance: str = "", other: str = "", **form: Any) -> list[str]:
-        cells = [percent(r, stem, **form) for _, r in models.iterrows()]
-        return [label, *cells, percent(reference, stem, **form), chance, other]
+    def row(label: str, column: str, chance: str = "", other: str = "") -> list[str]:
+        cells = [score_text(r, column) for _, r in models.iterrows()]
+        return [label, *cells, score_text(reference, column), chance, other]
 
     lines = [row("**vision stable score**", "vision_stable"), row("**text stable score**", "text_stable")]
     lines += [
-        row("vision average", "vision_average", "", percent(next(iter(made(models).iloc), {}), "language_prior")),
+        row("vision average", "vision_average", "", score_text(next(iter(made(models).iloc), {}), "language_prior")),
         row("**gain over the language prior**", "vision_gain"),
     ]
     for name, task in tasks["vision"].items():
         label = name.replace("_", " ") + ("" if task["stable"] else " (not in the score)") + rows.left_out.get(name, "")
         other = "" if shown is None else f"{100 * shown.score[name]:.1f} ({shown.prior[name]})"
         lines.append(row(label, name, f"{100 * task['chance']:g}", other))
-    for condition in ("removed", "mean", "shuffled"):
+    for condition in WITHOUT_IMAGE:
         lines.append(row(f"vision average, image {condition}", f"vision_average_{condition}"))
     for name, task in tasks["text"].items():
         lines.append(row(name.replace("_", " ") + rows.left_out.get(name, ""), name, f"{100 * task['chance']:g}"))
-    lines.append(row("captions (CIDEr-D, 0 to 10) after the cooldown", "cooldown_cider", factor=1, digits=2))
-    lines.append(row("held-out bits per byte after the cooldown", "cooldown_bits_per_byte", factor=1, digits=3))
-    lines.append(row("held-out bits per byte", "bits_per_byte", factor=1, digits=3))
+    lines.append(row("captions (CIDEr-D, 0 to 10) after the cooldown", "cooldown_cider"))
+    lines.append(row("held-out bits per byte after the cooldown", "cooldown_bits_per_byte"))
+    lines.append(row("held-out bits per byte", "bits_per_byte"))
     flops = [number(r, "training_flops", ".2e") for r in (*models.iloc, reference)]
     lines.append(["training FLOPs", *flops, "", ""])
     on_its_way = [
         [
             f"{number(r, 'text_run_tokens', ',.0f')} ({r['branch_percent']:g}%)".strip(),
-            percent(r, "bits_per_byte", 1, 3),
-            percent(r, "text_stable"),
+            score_text(r, "bits_per_byte"),
+            score_text(r, "text_stable"),
         ]
         for _, r in text.iterrows()
     ]
     return "\n".join(
         [
-            title(rows, "Table 1: when should images come in?"),
+            title(rows, heading_of("table1")),
             "",
             "Each column is a model whose cooldown with images started after that share of the text run. Percent correct",
             "(stable scores: less chance; the gain: less the language prior; captions, bits per byte and FLOPs in their own",

@@ -25,7 +25,14 @@ from pipeline.common.files import read_json, write_rows
 from pipeline.data.questions import read_task, read_turns
 from pipeline.data.records import Question
 from pipeline.reporting import scores
+from pipeline.reporting.job_settings import ResultSettings, TableSettings
+from pipeline.reporting.measures import HELDOUT, MEASURES, TEXT, VISION, WITHOUT_IMAGE, form_of
+from pipeline.reporting.measures import stable as stable
+from pipeline.reporting.table_list import key_words
+from pipeline.settings.tasks import VisionTask
 from pipeline.statistics.estimates import Estimate, with_runs
+
+UNKNOWN = Estimate(*[np.nan] * len(Estimate._fields))
 
 
 @dataclass(frozen=True)
@@ -66,15 +73,20 @@ class Cell:
 class Rows:
     """What a table's job knows of its runs: cells, score files and costs."""
 
-    def __init__(self, settings: dict, inputs: dict[str, Path], context: dict | None = None):
-        self.settings, self.inputs, self.context = settings, inputs, context or {}
-        self.tasks = settings["tasks"]
+    def __init__(self, told: ResultSettings, inputs: dict[str, Path], context: dict | None = None):
+        self.told, self.inputs, self.context = told, inputs, context or {}
+        self.tasks = told.tasks
         self.last: dict[tuple, tuple[pd.DataFrame, list[pd.DataFrame]]] = {}  # what `scored` has read last
+
+    @property
+    def settings(self) -> TableSettings:
+        assert isinstance(self.told, TableSettings), "the report has other settings"
+        return self.told
 
     def cells(self, experiment: str | None = None, evaluated: str | None = None) -> list[Cell]:
         """The cells in the order of the study; of one experiment, or of one state."""
         found: dict[str, Cell] = {}
-        for row in self.settings["rows"]:
+        for row in self.told.rows:
             if experiment not in (None, *row["experiments"]) or evaluated not in (None, row["evaluated"]):
                 continue
             cell = found.setdefault(row["cell"], Cell(row["cell"], row["evaluated"], row["settings"], {}))
@@ -92,9 +104,22 @@ class Rows:
     def folder(self, run: str) -> Path:
         return self.inputs[f"scores/{run}"]
 
+    @cached_property
+    def vision_tasks(self) -> dict[str, VisionTask]:
+        return {name: VisionTask.model_validate(task) for name, task in self.tasks["vision"].items()}
+
     def questions(self, task: str, format: str) -> Iterator[Question]:
         """What a task's models were asked."""
-        return read_task(self.inputs["evaluation"], self.settings["split"], task, format, self.context)
+        return read_task(self.inputs["evaluation"], self.told.split, task, format, self.context)
+
+    def chosen_questions(self, keys: set[tuple[str, str]]) -> dict[tuple[str, str], Question]:
+        """The questions of these tasks and ids."""
+        return {
+            (name, question.id): question
+            for name, task in self.tasks["vision"].items()
+            for question in self.questions(name, task["format"])
+            if (name, question.id) in keys
+        }
 
     @cached_property
     def no_prior(self) -> str | None:
@@ -117,9 +142,9 @@ class Rows:
     @cached_property
     def prior(self) -> pd.DataFrame:
         """Task by task what answering without looking scores: the stronger of majority and blind-trained."""
-        blind = scores.read_scores([self.inputs["blind"]], "vision.csv")
+        blind = scores.read_scores([self.inputs["blind"]], VISION)
         turns = read_turns(self.inputs["instructions"], self.context)
-        majority = scores.majority_scores(self.tasks["vision"], self.questions, turns)
+        majority = scores.majority_scores(self.vision_tasks, self.questions, turns)
         return scores.language_prior(majority, blind)
 
     def estimate(
@@ -134,6 +159,7 @@ class Rows:
 
         averaged, each = self.scored(folders, file)
         whole = of(averaged)
+        # One run says nothing of how runs differ.
         if len(each) == 1:
             return whole
         runs = [of(rows).estimate for rows in each]
@@ -159,6 +185,7 @@ class Rows:
         """All columns of a cell."""
         folders = [self.folder(run) for run in cell.runs.values()]
         columns: dict = {"cell": cell.name, "status": cell.status, "seeds": len(folders), **cell.settings}
+        # Empty columns, not a missing row: the table still shows that the model was to be made.
         if not folders:
             return columns
         if cell.evaluated == "model" and self.no_prior:
@@ -166,7 +193,7 @@ class Rows:
         if cell.evaluated == "model":
             columns |= self.vision(folders)
         if cell.evaluated != "blind":
-            columns |= self.text(folders) | self.captions(folders)
+            columns |= self.text(folders) | self.optional(folders)
         return columns | self.cost(next(iter(cell.runs.values())))
 
     def table(self, cells: Iterable[Cell]) -> pd.DataFrame:
@@ -179,58 +206,64 @@ class Rows:
             return {"status": f"failed: {failed}", "seeds": 0}
         return {"seeds": 1, **self.text([self.folder(run)]), **self.cost(run)}
 
+    def estimate_of(self, folders: list[Path], name: str) -> Estimate:
+        """A measure of some evaluations; nothing but NaN for what is less a prior that failed."""
+        measure = MEASURES[name]
+        if measure.less == "prior" and self.no_prior:
+            return UNKNOWN
+        condition = {"condition": "normal"} if measure.file == VISION else {}
+        return self.estimate(folders, measure.file, self.estimator(name), **condition)
+
+    def estimator(self, name: str) -> Callable[[pd.DataFrame], Estimate]:
+        """What makes a measure's estimate of rows of its file."""
+        return scores.estimator(MEASURES[name], self.tasks, lambda: self.prior)
+
+    def measures(self, folders: list[Path], *files: str) -> dict:
+        """The columns of all measures of these files."""
+        columns: dict = {}
+        for name, measure in MEASURES.items():
+            if measure.file not in files:
+                continue
+            # A file that is not optional and not there is a damaged evaluation: reading it raises the error.
+            if measure.optional and not all((folder / measure.file).exists() for folder in folders):
+                continue
+            if measure.less == "prior":
+                columns |= {"language_prior": self.prior_average()}
+            columns |= interval(name, self.estimate_of(folders, name))
+        return columns
+
     def text(self, folders: list[Path]) -> dict:
-        """Accuracy of every text task, the text stable score, and bits per byte of held-out text."""
+        """Accuracy of every text task, and the measures that need no image to be asked."""
         columns: dict = {}
         for name in self.tasks["text"]:
             accuracy = partial(scores.average, chance={name: 0.0}, cluster="id")
-            columns |= interval(name, self.estimate(folders, "text.csv", accuracy))
-
-        def stable_score(rows: pd.DataFrame) -> Estimate:
-            # An item belongs to one task; its id alone may recur in another.
-            rows = rows.assign(item=rows["task"] + "/" + rows["id"])
-            return scores.average(rows, stable(self.tasks["text"]), cluster="item")
-
-        columns |= interval("text_stable", self.estimate(folders, "text.csv", stable_score))
-        return columns | interval("bits_per_byte", self.estimate(folders, "heldout.csv", scores.bits))
+            columns |= interval(name, self.estimate(folders, TEXT, accuracy))
+        return columns | self.measures(folders, TEXT, HELDOUT)
 
     def vision(self, folders: list[Path]) -> dict:
-        """Accuracy of every vision task, the stable score, conditions, and the gain over the language prior."""
-
-        def normal(value: Callable[[pd.DataFrame], Estimate]) -> Estimate:
-            return self.estimate(folders, "vision.csv", value, condition="normal")
-
-        chance = stable(self.tasks["vision"])
-        zero = dict.fromkeys(chance, 0.0)
-        unknown = Estimate(*[np.nan] * len(Estimate._fields))
-
-        def gain(rows: pd.DataFrame) -> Estimate:
-            pairs = scores.paired(rows, self.prior)
-            return scores.average(pairs.assign(gain=pairs["score"] - pairs["prior_score"]), zero, "gain")
-
+        """Accuracy of every vision task, the measures of all of them, and the average under each other condition."""
         columns: dict = {}
         for name in self.tasks["vision"]:
-            columns |= interval(name, normal(partial(scores.average, chance={name: 0.0})))
-        columns |= interval("vision_stable", normal(partial(scores.average, chance=chance)))
-        columns |= interval("vision_average", normal(partial(scores.average, chance=zero)))
-        columns |= {"language_prior": self.prior_average(zero)}
-        columns |= interval("vision_gain", unknown if self.no_prior else normal(gain))
-        for condition in ("removed", "mean", "shuffled"):
-            other = self.estimate(folders, "vision.csv", partial(scores.average, chance=zero), condition=condition)
+            accuracy = partial(scores.average, chance={name: 0.0})
+            columns |= interval(name, self.estimate(folders, VISION, accuracy, condition="normal"))
+        columns |= self.measures(folders, VISION)
+        for condition in WITHOUT_IMAGE:
+            other = self.estimate(folders, VISION, self.estimator("vision_average"), condition=condition)
             columns[f"vision_average_{condition}"] = other.estimate
-        rows, _ = self.scored(folders, "vision.csv")
-        asked = rows[(rows["condition"] == "normal") & rows["task"].isin(list(chance))]
+        rows, _ = self.scored(folders, VISION)
+        asked = rows[(rows["condition"] == "normal") & rows["task"].isin(list(stable(self.tasks["vision"])))]
         return columns | {"valid_answers": float(asked["valid"].mean())}
 
-    def prior_average(self, zero: dict[str, float]) -> float:
+    def prior_average(self) -> float:
         """The language prior's score, averaged over tasks."""
-        return np.nan if self.no_prior else scores.average(self.prior.assign(image=self.prior["id"]), zero).estimate
+        if self.no_prior:
+            return np.nan
+        # The prior is of questions, not of images; only the mean is used, which no cluster changes.
+        return self.estimator("vision_average")(self.prior.assign(image=self.prior["id"])).estimate
 
-    def captions(self, folders: list[Path]) -> dict:
-        """CIDEr-D of captions of the evaluation images, where captions were asked for."""
-        if not all((folder / "captions.csv").exists() for folder in folders):
-            return {}
-        return interval("cider", self.estimate(folders, "captions.csv", scores.mean))
+    def optional(self, folders: list[Path]) -> dict:
+        """What not every suite asks for, such as CIDEr-D of captions, where it was asked for."""
+        return self.measures(folders, *(measure.file for measure in MEASURES.values() if measure.optional))
 
     def cost(self, run: str) -> dict:
         """Tokens by kind and FLOPs of a run's whole ancestry."""
@@ -257,11 +290,6 @@ class Rows:
 def interval(name: str, estimate: Estimate) -> dict[str, float]:
     """Three columns: the estimate and its interval's ends."""
     return {name: estimate.estimate, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
-def stable(tasks: dict) -> dict[str, float]:
-    """Chance level of each task of a stable score."""
-    return {name: task["chance"] for name, task in tasks.items() if task["stable"]}
 
 
 def write_table(table: pd.DataFrame, file: Path, float_format: str = "%.6g") -> None:
@@ -309,19 +337,15 @@ def setting_names(settings: Mapping) -> str:
     return ", ".join(f"{key_words(key)} {value}" for key, value in shown.items())
 
 
-def key_words(key: str) -> str:
-    """A key of the recipe or of the preset for reading: "image fraction", "cooldown tokens"."""
-    return key.removeprefix("scale.").replace(".", " ").replace("_", " ")
-
-
-def percent(row: pd.Series | dict, stem: str, factor: float = 100.0, digits: int = 1) -> str:
-    """`41.2 (38.0 to 44.4)`: a score in percent (or times another factor) with its interval, or nothing."""
-    value = row.get(stem)
+def score_text(row: pd.Series | dict, column: str) -> str:
+    """`41.2 (38.0 to 44.4)`: a score with its interval in the form of its measure, or nothing."""
+    value = row.get(column)
     if value is None or not np.isfinite(value):
         return ""
+    _, factor, digits = form_of(column)
     text = f"{factor * value:.{digits}f}"
-    low: Any = row.get(f"{stem}_low")
-    high: Any = row.get(f"{stem}_high")
+    low: Any = row.get(f"{column}_low")
+    high: Any = row.get(f"{column}_high")
     if low is None or not np.isfinite(low):
         return text
     return f"{text} ({factor * low:.{digits}f} to {factor * high:.{digits}f})"

@@ -53,6 +53,7 @@ class Checkpoints(Section):
     @field_validator("family")
     @classmethod
     def belongs_to_the_layout(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """A family is an architecture of transformers; OpenLM's layout has one architecture."""
         if (value is not None) != (info.data.get("layout") == "huggingface"):
             raise PydanticCustomError("layout", "a family for layout 'huggingface', and for no other")
         return value
@@ -86,6 +87,7 @@ def with_published_run(scale: dict, checkpoints: Checkpoints) -> dict:
     """A preset's contents with a published run's architecture and schedule; batches are in the preset's sequences."""
     model = dict(scale["model"]) if isinstance(scale.get("model"), dict) else {}
     sequence, schedule = model.get("sequence"), checkpoints.schedule.model_dump()
+    # The preset is checked after this, so anything may stand there yet.
     if isinstance(sequence, int) and sequence > 0:
         schedule["batch"] = checkpoints.step_tokens // sequence  # check_checkpoints refuses a remainder
     model |= {"family": checkpoints.family, "config": checkpoints.config or None}
@@ -98,12 +100,14 @@ def check_checkpoints(checkpoints: Checkpoints, params: Params, scale: Scale, na
     if checkpoints.step_tokens % scale.model.sequence:
         divisor = f"a divisor of the {checkpoints.step_tokens} tokens of a step of {name}"
         raise ConfigError(scale_file, "model.sequence", scale.model.sequence, divisor)
+    # The text run of a larger model would have to be published too, and a run has one size.
     if scale.larger is not None:
         raise ConfigError(scale_file, "larger", "a size", f"null: {name} has one size")
     for key, allowed in (("size", "base"), ("text_budget", 1)):
         for where, value in given(params, key):
             if value != allowed:
                 raise ConfigError("params.yaml", where, value, f"{allowed}: {name} was trained once, by others")
+    # A varied key of the text run would ask for a second text run, which nobody has published.
     for own, experiment in params.experiments.items():
         for key, values in experiment.vary.items():
             if key.startswith((f"{PRESET}text.", f"{PRESET}model.")):

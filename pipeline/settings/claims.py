@@ -14,6 +14,7 @@ from pipeline.settings.yaml_file import load_yaml
 
 Metric = Annotated[str, Field(description="a column of the results' tables, such as vision_average")]
 Arm = Annotated[
+    # Any: keys may be of the recipe, of the preset, or say what is looked at. pipeline/study/claims.py checks them.
     dict[str, Any],
     Field(
         description="a cell: what differs from params.yaml's recipe or from the preset (scale.SECTION.KEY); `evaluated` model | blind | cooldown and"
@@ -52,6 +53,8 @@ class Agreement(Section):
 
 
 class Published(Section):
+    """What the paper reports of a finding."""
+
     effect: float = Field(description="the effect that the paper reports, in the unit")
     unit: str
 
@@ -74,6 +77,7 @@ class Claim(Section):
 
     @property
     def kind(self) -> str:
+        """Which of the four kinds it is: the name of the key that is set."""
         return next(kind for kind in ("contrast", "all_of", "optimum", "agreement") if getattr(self, kind) is not None)
 
     @property
@@ -123,6 +127,8 @@ def load_claims(root: Path, names: dict[str, str]) -> dict[str, Claim]:
     for name, value in load_yaml(root / file, root).items():
         if not isinstance(value, dict):
             raise ConfigError(file, name, value, "a mapping of keys to values")
+        # Asked here and not by the model: "exactly one of four keys" is no rule of a single key, and the line shall
+        # name the claim.
         given = [kind for kind in kinds if value.get(kind) is not None]
         if len(given) != 1:
             raise ConfigError(file, name, given, f"exactly one of {', '.join(kinds)}")
@@ -137,11 +143,13 @@ def load_published(root: Path, names: dict[str, str]) -> list[PublishedFigure]:
     """configs/published.csv: the paper's numbers; `names` of columns take the place of others."""
     file = "configs/published.csv"
     try:
+        # Spreadsheets save a byte order mark, which would become part of the first column's name.
         with open(root / file, encoding="utf-8-sig", newline="") as table:
             rows = list(csv.DictReader(table))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(file, "(file)", str(error), "a readable CSV table") from None
     found = []
+    # Line 1 has the names of the columns.
     for number, row in enumerate(rows, 2):
         try:
             row = row | {"value": float(row["value"]), "column": names.get(row["column"], row["column"])}

@@ -70,10 +70,12 @@ def bounds(model: type[Section], where: list) -> str:
     """' (from 0 to 1)' for a key whose declaration has both bounds, else nothing."""
     names = [part for part in where if isinstance(part, str)]
     field = section_at(model, names[:-1]).model_fields.get(names[-1]) if names else None
+    # A bound stands in the metadata of its key; of `Percent | None` it stands in that of the union's member.
     limits: dict[str, Any] = {}
     metadata = list(field.metadata) if field else []
     for inner in get_args(field.annotation) if field else ():
         metadata += getattr(inner, "__metadata__", ())
+    # pydantic keeps a Field's bounds as objects of annotated_types, each with one of these four attributes.
     for constraint in metadata:
         for item in getattr(constraint, "metadata", [constraint]):
             limits |= {name: getattr(item, name) for name in ("ge", "gt", "le", "lt") if hasattr(item, name)}

@@ -94,6 +94,7 @@ def check_experiments(params: Params, scale: Scale, file: str) -> None:
                 if name not in PAPER and value in values[:place]:
                     raise ConfigError(file, f"{where}.vary.{key}.{place}", value, "each value once")
                 try:
+                    # One key at a time, so that the message can name the very value that is wrong.
                     with_changes(params.recipe, scale, {key: value}, file)
                 except ConfigError as error:
                     raise ConfigError(file, f"{where}.vary.{key}.{place}", value, error.allowed) from None
@@ -101,9 +102,11 @@ def check_experiments(params: Params, scale: Scale, file: str) -> None:
 
 def check_size(where: str, experiment: Experiment, file: str) -> None:
     """An experiment has no more models than a study can plan, and its seeds are said in one place. Raises ConfigError."""
+    # `repeats` has a default, so only whether it was written says that the two contradict each other.
     if "seed" in experiment.vary and "repeats" in experiment.model_fields_set:
         raise ConfigError(file, f"{where}.repeats", experiment.repeats, "nothing, as `vary` has the seeds")
     repeats = experiment.repeats if isinstance(experiment.repeats, int) and "seed" not in experiment.vary else 1
+    # Counted before the grid is made: seven lists of twenty values would be a billion models.
     if (models := prod(map(len, experiment.vary.values())) * repeats) > MOST_MODELS:
         raise ConfigError(file, where, f"{models:,} models", f"at most {MOST_MODELS:,}")
 

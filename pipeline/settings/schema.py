@@ -25,6 +25,7 @@ def schema() -> str:
         key: {"type": "array", "items": {"$ref": f"#/$defs/Recipe/properties/{key}"}} for key in recipe
     }
     vary["vary"]["patternProperties"] = {r"^scale\.[a-z]+\.[a-z_0-9]+$": vary["vary"]["additionalProperties"]}
+    # A misspelt key is then marked in the editor, as it would be refused later.
     vary["vary"]["additionalProperties"] = False
     return json.dumps(described, indent=1, sort_keys=True) + "\n"
 

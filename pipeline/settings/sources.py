@@ -21,6 +21,8 @@ from pipeline.settings.types import Count, Fraction, Section
 
 
 class Licence(Section):
+    """Under which licence something is used, and for what."""
+
     name: str
     used_for: str
     licence: str
@@ -41,12 +43,16 @@ class Located(Section):
 
 
 class TextCorpus(Located):
+    """Documents, or lists of tokens, to train on."""
+
     format: Literal["dclm_raw", "dclm_tokenized"] = Field(
         description="documents in files of JSON (.jsonl or .json, also .gz, .zst, .zstd), or token lists in tars with a manifest.jsonl"
     )
 
 
 class CaptionCorpus(Located):
+    """Images with captions."""
+
     format: Literal["img2dataset", "datacompdr"] = Field(
         description="tars of images with captions, or of synthetic captions for the images of other tars, by uid"
     )
@@ -65,6 +71,8 @@ class CaptionCorpus(Located):
 
 
 class InstructionCorpus(Located):
+    """Conversations about images, in LLaVA's JSON."""
+
     format: Literal["llava"]
     file: str = Field(description="the JSON file, relative to the path")
     images: str = Field(description="the folder that image names are relative to, relative to the path")
@@ -72,6 +80,8 @@ class InstructionCorpus(Located):
 
 
 class Benchmark(Located):
+    """The official files of a vision benchmark."""
+
     format: VisionFormat
     files: dict[str, str] = Field(description="the annotation files, by role, relative to the path")
     images: str = Field(description="the folder that image names are relative to, relative to the path")
@@ -80,6 +90,8 @@ class Benchmark(Located):
 
 
 class Evaluation(Section):
+    """The vision benchmarks, by split."""
+
     root: str | None = Field(default=None, description="the local folder that paths start from; null: the corpora's")
     test: dict[str, Benchmark] = Field(description="by the task's name: what results are reported on")
     validation: dict[str, Benchmark] = Field(default={}, description="what settings are chosen on")
@@ -126,6 +138,8 @@ class Corpora(Section):
         """Where all of it lies, by the keys that lead to it."""
         found = {}
         for keys, part in self.parts():
+            # Benchmarks may have a root of their own: corpora can be on S3, and images of questions must be on a local
+            # disk.
             root = (keys[0] == "evaluation" and self.evaluation.root) or self.root
             found[keys] = join_root(root, part.path)
         return found
@@ -141,11 +155,15 @@ class Corpora(Section):
         return made
 
 
+# Tags in parentheses, because `errors.explain` drops such parts from the key that it names.
 def kind_of_source(value: object) -> str:
+    """The tag of a form of `source`: a name, or a mapping."""
     return "(corpora)" if isinstance(value, dict | Corpora) else "(name)"
 
 
 class DataSource(Section):
+    """A file of configs/data/: where the data comes from."""
+
     source: Annotated[
         Annotated[Literal["scenes"], Tag("(name)")] | Annotated[Corpora, Tag("(corpora)")],
         Discriminator(kind_of_source),
@@ -160,6 +178,7 @@ class DataSource(Section):
 
     @property
     def every_licence(self) -> list[Licence]:
+        """The licences of the file itself and of all of its corpora."""
         parts = self.source.parts() if isinstance(self.source, Corpora) else ()
         named = [(f"{keys[-1]} {part.revision}", ".".join(keys), part.licence) for keys, part in parts]
         return [*self.licences, *(Licence(name=name, used_for=key, licence=own) for name, key, own in named)]
@@ -182,6 +201,7 @@ def check_data(data: DataSource, params: Params, scale: Scale, tasks: Tasks) -> 
             key = f"source.evaluation.{params.split}.{name}"
             raise ConfigError(file, key, found, f"the benchmark of configs/tasks/{params.tasks}.yaml: {task.format}")
     for keys, place in source.places().items():
+        # A question names its image by a local path (`Question.image`).
         if keys[0] == "evaluation" and "://" in place:
             raise ConfigError(file, f"source.{'.'.join(keys)}.path", place, "a local folder (see evaluation.root)")
     tokenizer = find_tokenizer(source)
@@ -198,5 +218,6 @@ def check_paths(data: DataSource, file: str, keys: set[str]) -> None:
         if "://" in place:
             if place.startswith("s3://") and find_spec("s3fs") is None:
                 raise ConfigError(file, f"source.{key}.path", place, "a local path, or `uv sync --extra s3` first")
+        # A bucket is not asked: a plan must work, and be quick, on a machine without network.
         elif not Path(place).exists():
             raise ConfigError(file, f"source.{key}.path", place, "an existing folder or file")

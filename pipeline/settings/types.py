@@ -23,11 +23,15 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class Section(BaseModel):
+    """A mapping of a settings file: the keys that it may have, with their types and ranges."""
+
+    # extra: a misspelt key is an error, not a default. strict: nothing is converted, so a card has what the file has.
+    # NaN and infinity have no form in JSON, which cards are.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def added_key(default: Any, **options: Any) -> Any:
-    """A key that jobs did not have at first: at its default it stays out of their settings, and so of their identity."""
+    """A key that was added after jobs had been made. Its default stays out of cards, so adding it made no job stale."""
     return Field(default=default, exclude_if=lambda value: value == default, **options)
 
 
@@ -41,6 +45,8 @@ Family = Literal["gpt_neox", "olmo", "llama"]
 
 
 class ModelSize(Section):
+    """The sizes of a decoder, and of one of transformers' architectures what else its config says."""
+
     vocabulary: int = Field(ge=300, le=1 << 20, description="tokens in the tokenizer")
     layers: Count
     heads: Count
@@ -54,11 +60,10 @@ class ModelSize(Section):
     )
 
 
-class Optimisation(Section):
-    """AdamW and its schedule; budgets are in tokens (positions), batches in sequences."""
+class AdamW(Section):
+    """The optimizer and the end of its schedule; batches are in sequences."""
 
     batch: Count = Field(description="sequences a step")
-    peak_lr: Rate
     floor_lr: float = Field(ge=0, le=1)
     weight_decay: float = Field(ge=0, le=10)
     decay_vectors: bool = Field(description="whether weight decay applies to biases and gains too")
@@ -69,13 +74,52 @@ class Optimisation(Section):
     z_loss: float = Field(ge=0, le=1)
 
 
+class Optimisation(AdamW):
+    """A phase's optimisation with its highest learning rate; budgets are in tokens (positions)."""
+
+    peak_lr: Rate
+
+
 class TextPhase(Optimisation):
+    """The text run."""
+
     tokens: Count = Field(description="tokens of the whole text run (100%)")
     warmup_steps: int = Field(ge=0)
 
 
-class Encoder(Section):
-    """An image encoder: a network, several of them side by side ("concatenated"), or bare pixels ("patch")."""
+class FinetunePhase(Optimisation):
+    """Fine-tuning on visual instructions; its tokens follow from the passes over the data."""
+
+    warmup_fraction: Fraction
+
+
+class Device(Section):
+    """What any job computes on, as far as the bits depend on it."""
+
+    device: Literal["cpu", "gpu"]
+    threads: Count = Field(description="CPU threads a process; results are the same bits for the same number")
+
+
+class TrainingDevice(Device):
+    """What a training job computes on, as far as the bits depend on it: the number of devices does not count."""
+
+    microbatch: Count = Field(description="sequences a device's forward pass; the rest of the batch accumulates")
+    precision: Literal["bf16"] | None = optional_key("of training; bf16: matrix products in bfloat16; null: fp32")
+    compile: bool = added_key(False, description="whether training compiles the decoder's blocks with torch.compile")
+
+
+class Batches(Section):
+    """How an evaluation asks: what is computed together, and how exactly."""
+
+    batch: Count = Field(description="prompts a batch, at most")
+    batch_tokens: Count | None = optional_key(
+        "positions a batch, at most: images, prompts and answers; null: any number"
+    )
+    precision: Literal["bf16"] | None = optional_key("bf16: matrix products in bfloat16; null: fp32")
+
+
+class FeatureEncoder(Section):
+    """What features are computed by: a network, several of them side by side ("concatenated"), or bare pixels ("patch")."""
 
     kind: Literal[
         "efficientnet_lite0",
@@ -107,17 +151,6 @@ class Encoder(Section):
     )
     patches: Count = Field(description="image tokens")
     width: Count = Field(description="numbers a patch")
-    cache: bool = Field(description="compute every image's features once for the whole study")
-    projector: Literal[2, 3] = added_key(2, description="layers from features to image tokens")
-    calibrate: bool = added_key(
-        True, description="whether features are centred and scaled with the statistics of the first training images"
-    )
-    tflops_an_image: float = Field(
-        default=0.0, ge=0, description="1e12 operations of a forward pass of one image; for the plan alone"
-    )
-    trained_rate: Rate = Field(
-        default=0.1, description="learning rate of a trained encoder, as a multiple of the model's"
-    )
 
     @property
     def square(self) -> Square:
@@ -140,6 +173,7 @@ class Encoder(Section):
     @field_validator("sha256")
     @classmethod
     def is_of_a_file(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """Only a vision transformer has one file of weights; the others' are in packages or folders."""
         kind = info.data.get("kind")
         if value is not None and kind not in VITS:
             raise PydanticCustomError("kind", f"nothing for kind '{kind}'")
@@ -168,6 +202,7 @@ class Encoder(Section):
             if side**2 != value or pixels % side:
                 raise PydanticCustomError("pixels", f"the square of a divisor of the {pixels} pixels")
         elif pixels and kind == "patch" and patches:
+            # The 3 colours of each pixel, and the patch's row and column, each as one number of `side` that is not 0.
             side = math.isqrt(patches)
             wanted = 3 * (pixels // side) ** 2 + 2 * side
         if value != wanted:
@@ -175,7 +210,23 @@ class Encoder(Section):
         return value
 
 
-def find_weights(encoder: Encoder) -> list[Path] | None:
+class Encoder(FeatureEncoder):
+    """An image encoder as a model uses it."""
+
+    cache: bool = Field(description="compute every image's features once for the whole study")
+    projector: Literal[2, 3] = added_key(2, description="layers from features to image tokens")
+    calibrate: bool = added_key(
+        True, description="whether features are centred and scaled with the statistics of the first training images"
+    )
+    tflops_an_image: float = Field(
+        default=0.0, ge=0, description="1e12 operations of a forward pass of one image; for the plan alone"
+    )
+    trained_rate: Rate = Field(
+        default=0.1, description="learning rate of a trained encoder, as a multiple of the model's"
+    )
+
+
+def find_weights(encoder: FeatureEncoder) -> list[Path] | None:
     """The folders of all the weights that an encoder needs, or None if one is missing. Imports nothing of a package.
 
     A vision transformer's is a file; whether it is there is `check_weights`'s to say, before jobs run.
@@ -187,10 +238,12 @@ def find_weights(encoder: Encoder) -> list[Path] | None:
         return [folder for folders in found for folder in folders] if len(found) == len(encoder.parts) else None
     if encoder.weights is None:
         return []
+    # Not looked for here: what a study costs can be asked before gigabytes are downloaded.
     if encoder.kind in VITS:
         return [Path(encoder.weights)]
     if "/" in encoder.weights:
         folder = Path(encoder.weights)
         return [folder] if folder.is_dir() else None
+    # For a dotted name find_spec would import the packages above it.
     spec = find_spec(encoder.weights) if encoder.weights.isidentifier() else None
     return [Path(spec.submodule_search_locations[0])] if spec and spec.submodule_search_locations else None

@@ -81,6 +81,7 @@ def find_fault(file: Path, vit: ViT) -> str | None:
             for name, shape in vit.tensors().items():
                 if name not in held:
                     return f"{file}: has no tensor {name} of shape {list(shape)}"
+                # A slice knows its shape from the header; get_tensor would read gigabytes.
                 found = opened.get_slice(name).get_shape()
                 if tuple(found) != shape:
                     return f"{file}: tensor {name} is of shape {found}, not {list(shape)}"

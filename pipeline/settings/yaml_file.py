@@ -19,6 +19,7 @@ MOST_VALUES = 100_000  # in a file
 
 
 def load_yaml(path: Path, root: Path) -> dict:
+    """The mapping that a settings file holds, references resolved. Raises ConfigError, which names it relative to `root`."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -26,8 +27,10 @@ def load_yaml(path: Path, root: Path) -> dict:
     file = path.relative_to(root)
     try:
         text = path.read_text(encoding="utf-8")
+        # Ten lines of aliases of aliases stand for billions of values, and OmegaConf would write them all out.
         if "*" in text and (size := written_out(text)) > MOST_VALUES:
             raise ValueError(f"{size:,} values, aliases (*NAME) written out: more than {MOST_VALUES:,}")
+        # OmegaConf's loader refuses a key that occurs twice; PyYAML's own would keep the last one.
         written = OmegaConf.load(path)
         if "${" in text:  # most files have none, and nothing is to be looked for
             refuse_references(OmegaConf.to_container(written), file)

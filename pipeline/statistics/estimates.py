@@ -58,6 +58,7 @@ def t_estimate(estimate: float, se: float, df: float, alpha: float = 0.05) -> Es
     _check_alpha(alpha)
     if not df > 0:
         return Estimate(estimate, math.nan, df, math.nan, math.nan, math.nan)
+    # Without error there is nothing to test: an estimate of exactly zero agrees with zero, any other does not.
     if se > 0:
         p = 2 * float(stdtr(df, -abs(estimate) / se))
     else:
@@ -94,6 +95,7 @@ def holm(p: ArrayLike) -> np.ndarray:
         raise ValueError("p-values must be in 0..1")
     order = np.argsort(values, kind="stable")
     stepped = np.maximum.accumulate(values[order] * np.arange(values.size, 0, -1))
+    # `stepped` never falls: an adjusted p must not be smaller than that of a test with a smaller raw p.
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(stepped, 1.0)
     return adjusted
@@ -145,8 +147,11 @@ class BlockFit:
         for cell, weight in weights.items():
             columns[self.cells[cell]] = weight
         runs = columns @ self.inverse
+        # A contrast can be estimated if some combination of runs has exactly its columns. Otherwise the minimum-norm
+        # fit would still give a number, for cells that no shared seed compares.
         if not np.allclose(runs @ self.design, columns, atol=1e-8):
             raise ValueError("the cells of the contrast are not linked by shared seeds")
+        # More seeds make the first part smaller and never the second: all runs answer the same questions.
         se = math.sqrt(self.variance * float(runs @ runs) + item_se**2)
         return t_estimate(float(runs @ self.scores), se, float(self.df), alpha)
 
@@ -162,6 +167,7 @@ def block_fit(cells: Sequence[Hashable], seeds: Sequence[Hashable], scores: Arra
     scores = _vector(scores, "scores")
     cell_codes, cell_index = _codes(cells, scores.size, "cells")
     seed_codes, seed_index = _codes(seeds, scores.size, "seeds")
+    # The same run counted twice would make the error look smaller than it is.
     if len(set(zip(cell_codes.tolist(), seed_codes.tolist()))) != scores.size:
         raise ValueError("a cell has two runs of one seed")
     design = np.hstack([np.eye(len(cell_index))[cell_codes], np.eye(len(seed_index))[seed_codes]])
@@ -169,6 +175,8 @@ def block_fit(cells: Sequence[Hashable], seeds: Sequence[Hashable], scores: Arra
     inverse = np.linalg.pinv(design)
     centred = scores - scores.mean()
     residual = centred - design @ (inverse @ centred)
+    # The columns of the cells and those of the seeds both add up to ones, so the rank is at least one below their
+    # number.
     df = scores.size - int(np.linalg.matrix_rank(design))
     variance = float(residual @ residual) / df if df else math.nan
     return BlockFit(variance, df, cell_index, design, inverse, centred)
@@ -319,6 +327,7 @@ def hierarchical_bootstrap(
         images = _multiplicities(rng, size, shape[0])
         runs = _multiplicities(rng, size, seeds) / seeds
         totals = np.einsum("ds,dsg->dg", runs, np.tensordot(images, sums, axes=(1, 1)))
+        # A draw may hold no item of some group: 0 / 0 is NaN, and such draws are left out below.
         with np.errstate(invalid="ignore"):
             means[start : start + size] = (totals / (images @ counts)).mean(axis=1)
     means = means[np.isfinite(means)]
@@ -338,6 +347,7 @@ def mean_of_means(
     group of n items among k groups weighs 1 / (n k). Raises ValueError on empty or mismatched input.
     """
     values = _vector(values, "values")
+    # Unweighted: a task with more questions than another must not count for more.
     codes, names = _codes(groups, values.size, "groups")
     sizes = np.bincount(codes)
     means = np.bincount(codes, weights=values) / sizes

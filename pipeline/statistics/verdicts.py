@@ -47,6 +47,7 @@ Kind = Literal["contrast", "agreement", "all_of", "optimum"]
 Family = Literal["primary", "control"]
 
 ALPHA = 0.05
+# Half a point. A difference that is surely smaller than this refutes a claim, even if it is surely above zero.
 TRIVIAL = 0.005
 MIN_SEEDS = 3
 MIN_SPREAD_DF = 2
@@ -113,9 +114,11 @@ class Unit(NamedTuple):
     digits: int
 
     def text(self, value: float) -> str:
+        """A number with the name of its unit."""
         return f"{self.number(value)} {self.name}"
 
     def number(self, value: float) -> str:
+        """A number in this unit, without the name."""
         return f"{self.scale * value:.{self.digits}f}"
 
 
@@ -190,6 +193,7 @@ def judge(claims: Sequence[Tested]) -> list[Judgement]:
     """Verdicts of claims that are judged together, in the order given, with Holm's adjustment within each family."""
     findings = [_weigh_all(claim) for claim in claims]
     # NaN as soon as one part has none: such a claim is not a test of its family, whatever the other parts say.
+    # np.max and not max, which keeps or drops NaN according to its place in the list.
     p = np.array([np.max([finding.p for finding in parts]) for parts in findings])
     adjusted = np.full(len(claims), math.nan)
     for family in get_args(Family):
@@ -256,6 +260,8 @@ def _weigh_greater(part: Part, share: int) -> Finding:
         level = f" at {1 - ALPHA / share:.1%}"
     if top < part.trivial:
         return Finding("refuted", p, f"the interval{level} ends at {text(top)}, below the trivial {text(part.trivial)}")
+    # The second condition is for an optimum: its wider top may reach the trivial effect where the part's own interval
+    # does not, and then nothing is shown.
     if evidence.low > 0 and evidence.high >= part.trivial:
         return Finding("supported", p, f"the interval starts at {text(evidence.low)}, above 0")
     reason = f"the interval reaches from {part.unit.number(evidence.low)} to {text(evidence.high)}"
@@ -265,6 +271,7 @@ def _weigh_greater(part: Part, share: int) -> Finding:
 def _weigh_no_worse(part: Part) -> Finding:
     evidence, bound, text = part.evidence, -part.margin, part.unit.text
     shifted = t_estimate(evidence.estimate - bound, evidence.se, evidence.df)
+    # One-sided: half of the two-sided p on the claimed side, the rest of the probability on the other.
     p = shifted.p / 2 if shifted.estimate > 0 else 1 - shifted.p / 2
     if evidence.high < bound:
         return Finding("refuted", p, f"the interval ends at {text(evidence.high)}, below {text(bound)}")
@@ -277,6 +284,7 @@ def _weigh_within(part: Part) -> Finding:
     from scipy.special import chdtr
 
     evidence, margin, text = part.evidence, part.margin, part.unit.text
+    # The chance of a spread this small or smaller if the true one were just the margin.
     p = float(chdtr(evidence.df, evidence.df * (evidence.estimate / margin) ** 2))
     spread = "the interval of the spread"
     if evidence.low > margin:

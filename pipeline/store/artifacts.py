@@ -57,8 +57,10 @@ def acceptances(file: Path) -> list[dict]:
 def give_card(root: Path, folder: str, published: str | None, card: dict, accepted: list[dict]) -> None:
     """Give a whole artifact another card. Its files stay as they are.
 
-    The lists of its files name the card as well, and come first: who is ended in between finds the old card and goes on.
+    The lists of its files name the card too, and are written first: after a stop in between the old card is still there,
+    and the same command goes on.
     """
+    # A table's list in results/ names the card too.
     for place, manifest in ((folder, f"{folder}/{FILES}"), ("results", published)):
         if manifest:
             write_text(root / manifest, stable_json(read_json(root / manifest) | {"card": digest(card)}))
@@ -104,9 +106,11 @@ def find_fault(root: Path, folder: str, manifest_file: str, card_digest: str) ->
         manifest = read_json(root / manifest_file)
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
         made_from = manifest["card"]
+        # The list may come from a remote, and its names must not lead out of the folder.
         if any(map(path_fault, files)):
             raise ValueError("a file elsewhere")
         look = stat_signature(root / folder, list(files), root / manifest_file)
+        # Asked before any file is read: other artifacts' gigabytes need not be hashed.
         if made_from != card_digest:
             return f"{own} is of another card"
         known = last_verified(root, manifest_file).get("looks", {})
@@ -164,6 +168,7 @@ def set_aside(root: Path, phase: str, ids: set[str]) -> list[Path]:
             os.replace(folder, aside)
         else:
             shutil.rmtree(folder)
+        # With this note the artifact would count as deleted, not as never made, once the study has it again.
         (root / SEEN / folder.relative_to(root) / FILES).unlink(missing_ok=True)
     return left
 
@@ -178,6 +183,7 @@ def take_back(root: Path, folder: str, card: dict) -> None:
     except (OSError, ValueError):
         wanted = False
     if wanted:
+        # What stands there has no list of files: it is a card alone, or what an interrupted job left.
         shutil.rmtree(place, ignore_errors=True)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(aside, place)
@@ -193,11 +199,13 @@ def tidy(root: Path, ids: set[str], waiting: Mapping[str, str]) -> None:
 
     A waiting job keeps two states: its own, and the newest that it has of other code or parents, which may come back.
     """
+    # Nobody is at work here (see `Ledger.tidy`), so these files are of jobs that were killed.
     shutil.rmtree(root / PROGRESS, ignore_errors=True)
     for folder in (root / PARTIAL).glob("*"):
         if folder.name.removesuffix(".old") not in waiting:
             shutil.rmtree(folder, ignore_errors=True)
     states = resumable(root)
+    # A setting that is tried and taken back should not cost a half-finished run its state.
     others: dict[str, list[Path]] = {}
     for folder, owner in states.items():
         if folder.name != f"{owner}-{waiting.get(owner)}":

@@ -46,6 +46,7 @@ def read_kept(root: Path) -> dict[str, dict[str, str]]:
         raise ConfigError(FILE, "(file)", " ".join(str(error).split()), "JSON") from None
     for run, entry in kept.items() if isinstance(kept, dict) else [("(file)", kept)]:
         texts = isinstance(entry, dict) and all(isinstance(value, str) for value in entry.values())
+        # The file is committed and may be edited by hand, so it is checked like any setting.
         if not texts or set(entry) != {"card", "reason"} or run.partition("/")[0] not in RUNS:
             raise ConfigError(FILE, run, entry, 'PHASE/ID: {"card": ..., "reason": ...} as `keep-failed` writes it')
     return kept
@@ -57,6 +58,7 @@ def failure(ledger: Ledger, job: Job) -> dict[str, str] | None:
     if job.phase not in RUNS or ledger.is_current(job) or not file.exists():
         return None
     entry = read_json(file)
+    # A note of another card is of an earlier attempt with other settings or other code.
     return entry if entry["card"] == ledger.digest(job) else None
 
 

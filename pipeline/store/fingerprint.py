@@ -17,6 +17,7 @@ DOCUMENTED = ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef | ast.Module
 
 @cache
 def module_file(root: Path, name: str) -> Path | None:
+    """The file of a module of this package, or None if there is none of this name."""
     base = root.joinpath(*name.split("."))
     for file in (base.with_suffix(".py"), base / "__init__.py"):
         if file.exists():
@@ -32,6 +33,7 @@ def known_modules(root: Path) -> dict[str, dict]:
     nothing to do.
     """
     try:
+        # Notes of another version of this file may mean something else, so they count only if it is the same.
         known = read_json(root / MODULES)
         return known["modules"] if known["reader"] == file_hash(Path(__file__)) else {}
     except (OSError, ValueError, KeyError, TypeError):
@@ -39,6 +41,7 @@ def known_modules(root: Path) -> dict[str, dict]:
 
 
 def keep_known_modules(root: Path) -> None:
+    """Write down what was read of modules, for the next process."""
     known = {"reader": file_hash(Path(__file__)), "modules": known_modules(root)}
     write_if_changed(root / MODULES, json.dumps(known, sort_keys=True))
 
@@ -73,6 +76,8 @@ def parse_module(name: str, text: str) -> dict[str, str | list[str]]:
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            # Types of arguments and results say nothing about what is computed; a class's own annotations do (pydantic,
+            # dataclasses).
             node.returns = None
         elif isinstance(node, ast.arg):
             node.annotation = None
@@ -80,6 +85,8 @@ def parse_module(name: str, text: str) -> dict[str, str | list[str]]:
             imports |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             package = name.split(".")[: -node.level] if node.level else []
+            # Whether an imported name is a module or something in one is not asked here: `read_module` looks for the
+            # file.
             base = ".".join([*package, *([node.module] if node.module else [])])
             imports |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     inside = sorted(other for other in imports if other.split(".")[0] == "pipeline")
@@ -89,6 +96,7 @@ def parse_module(name: str, text: str) -> dict[str, str | list[str]]:
 def dump(node: object) -> str:
     """A syntax tree as text. Unlike ast.dump's it is the same for every version of Python that parses the same code."""
     if isinstance(node, ast.AST):
+        # Empty fields are left out: newer versions of Python add such fields, as 3.12 did with `type_params`.
         fields = (f"{name}={dump(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
         return f"{type(node).__name__}({', '.join(fields)})"
     if isinstance(node, list):
@@ -117,6 +125,7 @@ def code_fingerprint(root: Path, phase: str) -> dict[str, str]:
         name = waiting.pop()
         if name not in found:
             found[name], imports = read_module(root, name)
+            # A template or a style sheet decides what a job writes as much as its code does.
             found |= files_beside(root, name)
             waiting += imports
     return dict(sorted(found.items()))

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.files import clamp_future_mtime, digest, stable_json, write_text
+from pipeline.data.job_settings import ListedCorpora
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.places import find_tokenizer
-from pipeline.settings.sources import Corpora, check_paths
-from pipeline.settings.types import ModelSize
+from pipeline.settings.sources import Corpora
 from pipeline.store import artifacts
 from pipeline.store.changed_corpora import find_changed, listed
 from pipeline.store.failed_runs import read_kept
 from pipeline.store.fingerprint import code_fingerprint, keep_known_modules, write_if_changed
-from pipeline.store.foreign_files import check_tokenizer
 from pipeline.study.job import Job, lineage
 from pipeline.study.phases import STAGES
 from pipeline.study.study import Study
@@ -51,8 +50,10 @@ class Ledger:
             card = {
                 "phase": job.phase,
                 "id": job.id,
-                "settings": job.settings,
+                "settings": job.card_settings,
                 "code": code_fingerprint(self.root, job.phase),
+                # What a job continues is no parent: it is an earlier state of the same run, and any way to it gives the
+                # same bits.
                 "parents": {
                     role: {"phase": parent.phase, "id": parent.id, "card": self.digest(parent)}
                     for role, parent in sorted(job.parents.items())
@@ -66,6 +67,7 @@ class Ledger:
         if not self.kept or job.phase == "tables":
             return {}
         for earlier in self.inputs(job):
+            # What descends from a failed run cannot be made, and its card says why.
             if "failed" in self.card(earlier):
                 return {"failed": self.card(earlier)["failed"]}
         entry = self.kept.get(f"{job.phase}/{job.id}")
@@ -110,9 +112,11 @@ class Ledger:
 
     @cached_property
     def faults(self) -> dict[tuple[str, str], str | None]:
+        """What is wrong with each job's artifact, by the job's key; None for a current one. Each is looked at once."""
         return {job.key: self.fault(job) for job in self.jobs}
 
     def is_current(self, job: Job) -> bool:
+        """Whether the artifact is there, whole, and has today's card."""
         return self.faults[job.key] is None
 
     @cached_property
@@ -131,9 +135,11 @@ class Ledger:
         return lineage(*self.study.tables.values())
 
     def stage_jobs(self, stage: str) -> list[Job]:
+        """The jobs of a stage of dvc.yaml, parents first."""
         return [job for job in self.jobs if job.phase in STAGES[stage]]
 
     def job_file(self, job: Job) -> Path:
+        """Where the job's file is, which `python -m pipeline run` reads."""
         return self.root / JOBS / job.phase / f"{job.id}.json"
 
     def inputs(self, job: Job) -> list[Job]:
@@ -210,6 +216,7 @@ class Ledger:
                 for path in outputs:
                     clamp_future_mtime(path)
             elif made is not None and file.stat().st_mtime_ns <= made:
+                # Later than the artifact even where this machine's clock is behind the one that dated it.
                 now = max(time.time_ns(), made + 10**9)
                 os.utime(file, ns=(now, now))
         keep_known_modules(self.root)
@@ -221,6 +228,7 @@ class Ledger:
 
     def used_by(self, job: Job) -> dict[str, list[str]]:
         """For a job that is logged to Weights & Biases: the experiments that it is part of."""
+        # Without logging nothing needs the names, and a job's file stays as it is when an experiment is added.
         if self.study.settings.params.wandb == "disabled":
             return {}
         return {"experiments": [name for name, jobs in self.study.experiment_jobs.items() if job.key in jobs]}
@@ -253,8 +261,8 @@ class Ledger:
 
     def check_unchanged(self) -> None:
         """Refuse corpora of which a file was changed after it was listed. Raises ConfigError."""
-        for job in (job for job in self.jobs if job.phase == "sources" and "corpora" in job.settings):
-            if self.is_current(job):
+        for job in self.jobs:
+            if isinstance(job.settings, ListedCorpora) and self.is_current(job):
                 folder, where = self.root / job.folder, self.context["corpora"]
                 if found := find_changed(self.root, folder, listed(folder, job.settings, where)):
                     place, keys = found
@@ -263,57 +271,3 @@ class Ledger:
                         section = section[key]
                     allowed = f"another one, as {place} has changed since it was indexed; increase it and rerun"
                     raise ConfigError(where["file"], f"source.{'.'.join(keys)}.revision", section["revision"], allowed)
-
-    def check_foreign(self) -> None:
-        """Refuse what others have made and does not fit, if it is here and a job is left that reads it.
-
-        That is the config of a checkpoint, and a tokenizer. Raises ConfigError.
-        """
-        self.check_tokenizer()
-        checkpoints = self.study.settings.checkpoints
-        for job in (job for job in self.jobs if "checkpoint" in job.settings and not self.is_current(job)):
-            from pipeline.training.checkpoints import check_config  # PyTorch's seconds, for such a study alone
-
-            assert checkpoints
-            revision = job.settings["checkpoint"]["revision"]
-            path = Path(str(checkpoints.places()[revision]["path"]))
-            try:
-                if path.exists():
-                    check_config(checkpoints.layout, path, ModelSize(**job.settings["model"]))
-            except ValueError as error:
-                file = f"configs/scale/{self.study.settings.params.preset}.yaml"
-                raise ConfigError(
-                    file, f"text.from: {revision}", str(path), f"a checkpoint that fits; {error}"
-                ) from None
-
-    def check_tokenizer(self) -> None:
-        """Refuse a tokenizer that is here and cannot be taken, if it is to be read. Raises ConfigError."""
-        given = self.study.given_tokenizer
-        if given is None or not any(job.phase == "tokenizer" and not self.is_current(job) for job in self.jobs):
-            return
-        if find_tokenizer(given).exists():
-            name, room = self.study.settings.params, self.study.settings.scale.model.vocabulary
-            of_data = isinstance(given, Corpora)
-            file = f"configs/data/{name.data}.yaml" if of_data else f"configs/scale/{name.preset}.yaml"
-            check_tokenizer(given, room, file, "source.tokenizer" if of_data else "text.from: tokenizer")
-
-    def check_paths(self) -> None:
-        """Refuse corpora and checkpoints that are not there, if any job is left that reads them. Raises ConfigError."""
-        for job in (job for job in self.jobs if "checkpoint" in job.settings and not self.is_current(job)):
-            checkpoints = self.study.settings.checkpoints
-            assert checkpoints
-            place = checkpoints.places()[job.settings["checkpoint"]["revision"]]
-            for path in (path for path in place.values() if path and not Path(path).exists()):
-                key = f"text.from: {job.settings['checkpoint']['revision']}"
-                file = f"configs/scale/{self.study.settings.params.preset}.yaml"
-                raise ConfigError(file, key, path, "an existing folder or file (see configs/checkpoints)")
-        self.check_foreign()
-        readers = [job for job in self.jobs if job.phase in ("sources", "shards", "evaluate")]
-        if all(self.is_current(job) for job in readers):
-            return
-        keys = {"heldout", "choices"}
-        for job in (job for job in readers if job.phase == "sources" and "corpora" in job.settings):
-            group = f"evaluation.{job.settings['split']}" if "split" in job.settings else job.settings["part"]
-            keys |= {f"{group}.{name}" for name in job.settings["corpora"]}
-        settings = self.study.settings
-        check_paths(settings.data, f"configs/data/{settings.params.data}.yaml", keys)

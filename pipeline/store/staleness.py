@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.common.files import digest
+from pipeline.reporting.table_list import TABLES
 from pipeline.store import artifacts
 from pipeline.store.artifacts import ARTIFACTS, ASIDE, CARD
 from pipeline.store.ledger import Ledger
 from pipeline.study.job import Job, lineage
-from pipeline.study.tables import TABLES
 
 
 def why(ledger: Ledger, target: str) -> str:
@@ -28,6 +28,7 @@ def why(ledger: Ledger, target: str) -> str:
         if target in results_of(job) and (names := artifacts.other_bytes(ledger.root, job.folder, job.published or "")):
             more = f", but {', '.join(names)}: other bytes than in {job.folder}; one of them was made elsewhere"
         return f"{target}: up to date (card {ledger.digest(job)}){more}{accepted(ledger, job)}"
+    # Only what is stale for a reason of its own: everything below it is stale because of it.
     roots = [j for j in lineage(job) if is_root(ledger, j)]
     first = job if job in roots else roots[0]
     name = "" if first is job else f"{first.phase} {first.id}: "
@@ -37,6 +38,7 @@ def why(ledger: Ledger, target: str) -> str:
 
 def find(ledger: Ledger, target: str) -> Job:
     """The job that makes a file, a folder or an id."""
+    # A folder or a file in one names its artifact by a part of its path.
     parts = Path(target).parts
     for job in ledger.jobs:
         if job.id in parts or target in results_of(job):
@@ -113,14 +115,15 @@ def reason(ledger: Ledger, job: Job) -> str:
     found = differences(old, card, ledger) if old else nearest(ledger, job)
     if not found:
         return "not made yet"
+    # One line: the card of another study differs in dozens of settings.
     return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def nearest(ledger: Ledger, job: Job) -> list[str]:
-    """In what a job that was never made differs from the artifact here that is most like it.
+    """How a job that was never made differs from the artifact here that is most like it: see `differences`.
 
-    That is one of the same kind (a model that sees images is no sibling of a blind one) and one that has left the study,
-    which a changed setting has replaced, if there is such a one; none explains a job whose like the study still has all of.
+    One of the same kind is preferred (a model that sees images is unlike a blind one), then one that has left the study,
+    as a changed setting has replaced it. Empty if no artifact has left the study.
     """
     today = {other.id for other in ledger.jobs}
     found = [
@@ -128,6 +131,7 @@ def nearest(ledger: Ledger, job: Job) -> list[str]:
         for card in cards_here(ledger, job.phase)
         if (lines := differences(card, ledger.card(job), ledger))
     ]
+    # If no artifact has left the study, no setting was changed: the job is simply new.
     left = [entry for entry in found if not entry[1]]
     return min(found, default=(0, 0, 0, []))[3] if left else []
 
@@ -155,6 +159,7 @@ def read_card(file: Path) -> dict | None:
 
 
 def is_card(card: object) -> bool:
+    """Whether a JSON value has the parts of a card."""
     return isinstance(card, dict) and {"id", "settings", "code", "parents"} <= card.keys()
 
 
@@ -170,6 +175,7 @@ def differences(old: dict, new: dict, ledger: Ledger) -> list[str]:
     for role in changed(old["parents"], new["parents"]):
         before, after = (parent_card(ledger, card["parents"].get(role)) for card in (old, new))
         inner = differences(before, after, ledger) if before and after else []
+        # One "parent" is enough: the one in which the change itself lies.
         lines += [line if line.startswith("parent ") else f"parent {role}: {line}" for line in inner]
         lines += [] if inner else [f"parent {role} changed"]
     return list(dict.fromkeys(lines))
@@ -213,4 +219,5 @@ def by_name(value: object) -> object:
 
 
 def shown(value: object, there: bool) -> str:
+    """A setting's value as messages have it; "nothing" for a key that is not there."""
     return "a section" if isinstance(value, dict) else repr(value) if there else "nothing"

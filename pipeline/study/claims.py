@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pipeline.reporting.measures import CONDITIONS, MEASURES, VISION, measure_of
 from pipeline.settings.claims import Claim, PublishedFigure
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.experiments import PRESET
+from pipeline.study.comparisons import FACTORS, FILE, factors_of, lint
 
 if TYPE_CHECKING:
     from pipeline.study.cells import Cell
     from pipeline.study.study import Study
-from pipeline.study.comparisons import FACTORS, FILE, factors_of, lint
 
-METRICS = ("vision_average", "text_stable", "bits_per_byte", "cider")  # and every task
-STATES, CONDITIONS = ("model", "blind", "cooldown"), ("normal", "removed", "mean", "shuffled")
+METRICS = tuple(
+    name for name, measure in MEASURES.items() if measure.in_claims
+)  # besides these, every task is a metric
+STATES = ("model", "blind", "cooldown")
 
 
 def resolve(study: Study) -> list[dict]:
@@ -25,6 +28,7 @@ def resolve(study: Study) -> list[dict]:
 
 
 def resolve_claim(study: Study, name: str, claim: Claim) -> dict:
+    """A claim with the names and conditions of its arms' cells. Raises ConfigError."""
     factors = factors_of(study.settings.scale)
     unknown = [factor for factor in claim.may_differ if factor not in factors]
     if unknown:
@@ -67,23 +71,26 @@ def arm_of(study: Study, name: str, arm: dict[str, Any], file: str = FILE) -> tu
         raise ConfigError(file, f"{name}: seed", changes["seed"], "no seed: arms are compared seed by seed")
     try:
         return study.cell(changes, evaluated, file), condition
+    # The error names the key alone; the reader must also know which claim has it.
     except ConfigError as error:
         raise ConfigError(file, f"{name}: {error.key}", error.found, error.allowed) from None
 
 
 def check_metric(study: Study, name: str, metric: str, arms: list[tuple[Cell, str]]) -> None:
-    """Refuse a metric that there is not, or that is not measured of an arm. Raises ConfigError."""
+    """Raises ConfigError for an unknown metric, and for one that is not measured of an arm."""
     tasks = study.settings.tasks
     if metric not in (*METRICS, *tasks.vision, *tasks.text):
         raise ConfigError(FILE, f"{name}: metric", metric, ", ".join((*METRICS, *tasks.vision, *tasks.text)))
-    vision = metric == "vision_average" or metric in tasks.vision
+    measure = measure_of(metric, {"text": tasks.text})
+    vision = measure.file == VISION
     for cell, condition in arms:
         seen = cell.evaluated == "model" or cell.recipe.image_fraction > 0
         if vision:
+            # A blind model was trained without images: it is asked without them, and about nothing else.
             fits = cell.evaluated == "model" or (cell.evaluated == "blind" and condition == "removed")
         else:
-            fits = cell.evaluated != "blind" and condition == "normal" and (metric != "cider" or seen)
+            fits = cell.evaluated != "blind" and condition == "normal" and (seen or not measure.needs_images)
         if not fits:
             allowed = "a model, or a blind one with condition removed" if vision else "a model or cooldown, as it is"
-            allowed += ", that has seen images" if metric == "cider" else ""
+            allowed += ", that has seen images" if measure.needs_images else ""
             raise ConfigError(FILE, f"{name}: {metric} of", f"{cell.evaluated} ({condition})", allowed)

@@ -15,6 +15,7 @@ from pipeline.settings.claims import Claim
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.experiments import PRESET, keys_to_vary
 from pipeline.settings.scale import Scale
+from pipeline.training.job_settings import Cooldown
 from pipeline.training.schedule import planned_cooldown
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ PRESET_KEYS = {
     "data": ("sources/*.{}",),
     "hardware": ("*.hardware.{}",),
 }
-# What steps are counted from changes the step of a branch.
+# A branch leaves at a percent of the text run's steps: keys that change their number change the step of a branch.
 STEP_KEYS = (f"{PRESET}text.tokens", f"{PRESET}text.batch", f"{PRESET}model.sequence")
 STEPS = ("pretrain.stop", "pretrain.optimisation.tokens", "cooldown.branch_step")
 # Without any image there is no encoder, no caption and no instruction in a cooldown, and no caption to ask for.
@@ -75,7 +76,7 @@ NO_IMAGES = (
     *("evaluate.encoder*", "evaluate.train_encoder", "evaluate.captioning*", "evaluate.split", "sources/evaluation"),
     *("shards/instructions", "sources/instructions", "sources/captions"),
 )
-# What a cooldown's schedule comes from, which has facts of its own; of the text run, the text run has them.
+# Settings that a cooldown's schedule is made from. `facts` has the rates that follow from them instead.
 RATES = ("cooldown.main.", "cooldown.optimisation.peak_lr", "cooldown.optimisation.warmup_steps")
 
 
@@ -94,8 +95,10 @@ def lint(study: Study, name: str, claim: Claim, arms: list[tuple[Cell, str]]) ->
     """Compare the arms' runs seed by seed. Arms that the study does not have are left out. Raises ConfigError."""
     known = factors_of(study.settings.scale)
     allowed = [pattern for factor in claim.may_differ for pattern in known[factor]]
+    # Without images a cooldown lacks all that comes with them. A claim should not have to name each such key.
     if "image_fraction" in claim.may_differ and any(cell.recipe.image_fraction == 0 for cell, _ in arms):
         allowed += NO_IMAGES
+    # Only seeds that all arms have are compared; arms of a smaller study may share none.
     seeds = [study.seeds_run.get(arm, set()) for arm, _ in arms]
     for seed in sorted(set.intersection(*seeds)):
         first, *others = (facts(study.all_runs[arm, seed]) for arm, _ in arms)
@@ -113,6 +116,7 @@ def lint(study: Study, name: str, claim: Claim, arms: list[tuple[Cell, str]]) ->
 
 
 def brief(value: object) -> str:
+    """A value as an error shows it."""
     return f"{value:.3g}" if isinstance(value, float) else repr(value)
 
 
@@ -120,11 +124,14 @@ def facts(scores: Job) -> dict[str, object]:
     """All settings behind an evaluation: PHASE.setting -> value, PHASE -> "used", and the rates of its cooldown."""
     found: dict[str, object] = {}
     for job in jobs_behind(scores):
-        phase = f"{job.phase}/{job.settings['part']}" if "part" in job.settings else job.phase
+        part = getattr(job.settings, "part", None)  # of the data phases
+        phase = f"{job.phase}/{part}" if part else job.phase
         found[phase] = "used"
-        own = {f"{phase}.{key}": value for key, value in leaves(job.settings)}
+        # The settings of a schedule say little by themselves: two branches of one text run share them and start at
+        # other rates. The rates that follow are compared in their place.
+        own = {f"{phase}.{key}": value for key, value in leaves(job.card_settings)}
         found |= {key: value for key, value in own.items() if not key.startswith(RATES)}
-        if phase == "cooldown":
+        if isinstance(job.settings, Cooldown):
             schedule = planned_cooldown(job.settings)
             found["cooldown.first_rate"], found["cooldown.peak_rate"] = schedule.rate(0), schedule.peak
             found["cooldown.warmup_steps"] = schedule.warmup
@@ -132,7 +139,7 @@ def facts(scores: Job) -> dict[str, object]:
 
 
 def differences(one: dict[str, object], other: dict[str, object]) -> dict[str, tuple]:
-    """Keys whose values differ; of a phase that only one of the runs has, the phase alone."""
+    """Keys whose values differ, with both values; of a phase that only one of the runs has, the phase alone."""
     only = {key for key in one.keys() ^ other.keys() if "." not in key}
     keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
     inside = [key for key in keys if key in only or key.split(".")[0] not in only]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pipeline.common.files import digest
+from pipeline.settings.types import Section
 
 
 @dataclass(frozen=True)
@@ -14,20 +15,33 @@ class Job:
 
     phase: str
     label: str
-    settings: dict
+    settings: Section
     parents: dict[str, Job] = field(default_factory=dict)  # by role, e.g. {"tokenizer": ..., "text": ...}
-    continues: Job | None = None  # an earlier state of the same run to start from: saves time, changes no bit
+    # An earlier state of the same run to start from. It saves time and changes no bit, so it is no part of the
+    # identity.
+    continues: Job | None = None
+
+    @cached_property
+    def card_settings(self) -> dict:
+        """The settings as cards have them: the keys that the study gave, without defaults.
+
+        A new key with a default therefore leaves the settings of older cards as they are.
+        """
+        return self.settings.model_dump(exclude_unset=True)
 
     @cached_property
     def identity(self) -> str:
-        return digest([self.phase, self.settings, {role: job.identity for role, job in self.parents.items()}])
+        """The digest of phase, settings and parents' identities: two jobs with the same one are the same job."""
+        return digest([self.phase, self.card_settings, {role: job.identity for role, job in self.parents.items()}])
 
     @cached_property
     def id(self) -> str:
+        """The label with the beginning of the identity. Labels may repeat; nothing ever parses an id."""
         return f"{self.label}-{self.identity[:8]}"
 
     @property
     def key(self) -> tuple[str, str]:
+        """(phase, id)."""
         return self.phase, self.id
 
     @property
@@ -71,8 +85,8 @@ def lineage_tables(*tables: Job) -> dict[str, dict]:
     for job in lineage(*tables):
         if job.phase == "tables":
             continue
-        settings = dict(job.settings)
-        for name, section in job.settings.items():
+        settings = dict(job.card_settings)
+        for name, section in job.card_settings.items():
             if section and isinstance(section, dict):
                 settings[name] = {"section": digest(section)}
                 sections[digest(section)] = section
@@ -87,6 +101,7 @@ def lineage(*jobs: Job) -> list[Job]:
 
     def visit(job: Job) -> None:
         if job.key not in found:
+            # A state that a run goes on from must be made before it, though it is no parent.
             for parent in (*job.parents.values(), *([job.continues] if job.continues else [])):
                 visit(parent)
             found[job.key] = job

@@ -7,25 +7,20 @@ from functools import cache
 from typing import Any
 
 from pipeline.common.files import digest, file_hash
+from pipeline.data.job_settings import MADE, ListedCorpora, ShardSettings, TokenizerSettings
+from pipeline.evaluation.job_settings import Condition, Evaluate
+from pipeline.model.job_settings import FeatureSettings
 from pipeline.settings.checkpoints import Checkpoints
 from pipeline.settings.load import Settings
 from pipeline.settings.params import Recipe
 from pipeline.settings.places import find_tokenizer
 from pipeline.settings.sources import Corpora, Located
-from pipeline.settings.types import ModelSize, TextPhase
+from pipeline.settings.tasks import AskedTextTask, AskedVisionTask
+from pipeline.settings.types import Encoder, FeatureEncoder, ModelSize, Section, TextPhase
 from pipeline.study.cells import Evaluated
 from pipeline.study.job import Job
+from pipeline.training.job_settings import Cooldown, Finetune, Imported, Pretrain, WithImages
 from pipeline.training.schedule import Schedule, main_schedule
-
-# The sizes of made data that each part is made from: another number of test images is no other captions.
-SCENES = ("seed", "canvas", "concepts", "caption_only_concepts", "words")
-MADE = {
-    "text": ("seed", "documents", "heldout_documents"),
-    "captions": ("captions",),
-    "instructions": ("conversations", "turns"),
-    "evaluation": ("validation_images", "test_images"),
-}
-TABLES_ALONE = {"chance", "stable", "stands_for"}  # what tables know of a task, and its questions do not
 
 
 class Models:
@@ -46,6 +41,8 @@ class Models:
             self.cooldown,
             self.finetune,
         ):
+            # On the instance and not as a decorator: a decorator's cache would be one for all instances, and keep them
+            # alive.
             setattr(self, phase.__name__, cache(phase))
 
     @property
@@ -56,11 +53,12 @@ class Models:
         self,
         phase: str,
         label: str,
-        settings: dict,
+        settings: Section,
         parents: dict[str, Job] | None = None,
         continues: Job | None = None,
     ) -> Job:
         job = Job(phase, label, settings, parents or {}, continues)
+        # The first of equal jobs stands for all, also across presets, which share this dictionary.
         return self.jobs.setdefault(job.key, job)
 
     # --- data ---
@@ -73,9 +71,11 @@ class Models:
         if isinstance(self.settings.data.source, Corpora):
             return self.corpora(part, captions)
         assert self.settings.scale.data, "a scale without sizes of made data is refused before"
-        data = self.settings.scale.data.model_dump()
-        chosen = {key: data[key] for key in sorted(MADE[part] + (() if part == "text" else SCENES))}
-        return self.add("sources", part, {"source": self.settings.data.source, "part": part, **chosen})
+        known = self.settings.scale.data.model_dump() | {"source": self.settings.data.source, "part": part}
+        # Only the sizes of this part: another number of test images then leaves the captions, and what is trained on
+        # them, as they are.
+        made = MADE[part]
+        return self.add("sources", part, made.model_validate({key: known[key] for key in made.model_fields}))
 
     def corpora(self, part: str, captions: str | None) -> Job:
         """The files of a part of real corpora; of captions, those that a recipe names."""
@@ -96,7 +96,7 @@ class Models:
         settings["corpora"] = {name: identity(corpus) for name, corpus in corpora.items()}
         if may := self.left_out_at_most(part):
             settings["left_out_at_most"] = may
-        return self.add("sources", f"{part}-{captions}" if captions else part, settings)
+        return self.add("sources", f"{part}-{captions}" if captions else part, ListedCorpora.model_validate(settings))
 
     def left_out_at_most(self, part: str) -> dict[str, int]:
         """How many bad items a source may leave out, by task; of data sets' own folders the evaluation does it."""
@@ -108,14 +108,15 @@ class Models:
     def tokenizer(self) -> Job:
         vocabulary = self.settings.scale.model.vocabulary
         if given := self.given_tokenizer:
+            # The hash, not the path: the same file in another place gives the same cards.
             settings = {"vocabulary": vocabulary, "given": file_hash(find_tokenizer(given))}
             if isinstance(given, Checkpoints) and given.tokenizer != "gpt_neox":
                 settings["end"] = given.end
             if isinstance(given, Corpora) and given.end:
                 settings["end"] = given.end
-            return self.add("tokenizer", "given", settings)
+            return self.add("tokenizer", "given", TokenizerSettings.model_validate(settings))
         parents = {part: self.source(part) for part in ("text", "captions", "instructions")}
-        return self.add("tokenizer", "bpe", {"vocabulary": vocabulary}, parents)
+        return self.add("tokenizer", "bpe", TokenizerSettings(vocabulary=vocabulary), parents)
 
     @property
     def given_tokenizer(self) -> Checkpoints | Corpora | None:
@@ -125,27 +126,27 @@ class Models:
 
     def shards(self, part: str, encoder: str | None = None, captions: str | None = None) -> Job:
         """A part as MDS shards of full training sequences; with images, for an encoder's number of patches."""
-        settings = {"part": part, "sequence": self.settings.scale.model.sequence}
+        settings: dict[str, Any] = {"part": part, "sequence": self.settings.scale.model.sequence}
         if encoder:
             settings["patches"] = self.settings.encoders[encoder].patches
+            # Only where the frames differ, and only for texts with boxes: elsewhere nothing is moved.
             if (frames := [self.settings.data.boxes, self.settings.encoders[encoder].fit])[0] != frames[1]:
                 settings |= {"boxes": frames} if part == "instructions" else {}
         if captions:
             settings["captions"] = captions
         label = f"{part}-{captions}" if captions else part
-        return self.add(
-            "shards", label, settings, {"source": self.source(part, captions), "tokenizer": self.tokenizer()}
-        )
+        parents = {"source": self.source(part, captions), "tokenizer": self.tokenizer()}
+        return self.add("shards", label, ShardSettings.model_validate(settings), parents)
 
     def features(self, part: str, encoder: str) -> Job:
         """An encoder's features of all images of a part, computed once."""
-        settings = {
-            "encoder": self.encoder_settings(encoder, exclude={"cache", "projector", "calibrate", "trained_rate"}),
-            "part": part,
-        }
+        # Without the keys that only training uses: features do not depend on them.
+        network = self.encoder_settings(encoder, exclude={*Encoder.model_fields} - {*FeatureEncoder.model_fields})
+        settings = FeatureSettings.model_validate({"encoder": network, "part": part})
         return self.add("features", f"{part}-{encoder}", settings, {"source": self.source(part)})
 
     def encoder_settings(self, name: str, exclude: Set[str] = frozenset()) -> dict:
+        # The cost of an image is for the plan; it changes no result.
         hidden: dict[str, Any] = {"tflops_an_image": True, "parts": {"__all__": {"tflops_an_image"}}}
         return self.settings.encoders[name].model_dump(exclude=hidden | dict.fromkeys(exclude, True))
 
@@ -183,7 +184,7 @@ class Models:
         return self.settings.checkpoints.nearest(step) if step and self.settings.checkpoints else step
 
     def rewarm_peak(self, recipe: Recipe) -> float | None:
-        """The rate that a branch warms up to, where that is not the scale's peak at an end of the text run."""
+        """The rate that a branch warms up to; None if it continues a rate, or warms up to the scale's own peak."""
         main, cooldown = self.text_schedule(recipe.text_budget), self.settings.scale.cooldown
         if cooldown.rewarm_all and self.branch_step(recipe) not in (0, main.steps):
             return cooldown.peak_lr
@@ -208,12 +209,12 @@ class Models:
         }
 
     def text_settings(self, size: str, budget: float) -> dict:
-        """What a text run depends on, whenever it is left."""
+        """What a text run depends on, whenever it is left, as `Pretrain` has it."""
         recipe = self.recipe.model_copy(update={"size": size, "text_budget": budget})
         return self.train_settings("pretrain", recipe, self.settings.params.text_seed)
 
     def text_run(self, size: str, budget: float) -> str:
-        """What tells a text run from others: two presets may have the same one."""
+        """The identity of a text run, whenever it is left; two presets may have the same run."""
         return digest([self.text_settings(size, budget), self.shards("text").identity])
 
     def pretrain(self, size: str, budget: float, step: int) -> Job:
@@ -221,7 +222,8 @@ class Models:
         if self.settings.checkpoints:
             return self.imported(step)
         label = f"text-{step}" + ("-larger" if size == "larger" else "") + (f"-x{budget:g}" if budget != 1 else "")
-        settings = self.text_settings(size, budget) | {"stop": step}
+        settings = Pretrain.model_validate(self.text_settings(size, budget) | {"stop": step})
+        # A text run is one chain: each state goes on from the one before it, and no step is trained twice.
         earlier = [s for s in self.text_stops[self.text_run(size, budget)] if s < step]
         return self.add(
             "pretrain",
@@ -243,7 +245,7 @@ class Models:
             "checkpoint": checkpoint.model_dump(include={"tokens", "revision", "sha256"})
             | {"layout": checkpoints.layout, "moments": checkpoint.optimizer is not None},
         }
-        return self.add("pretrain", f"text-{step}", settings, {"tokenizer": self.tokenizer()})
+        return self.add("pretrain", f"text-{step}", Imported.model_validate(settings), {"tokenizer": self.tokenizer()})
 
     def text_state(self, recipe: Recipe) -> Job | None:
         """The state of the text run that a branch starts from; None at 0%."""
@@ -257,7 +259,7 @@ class Models:
         return main.rate(step) if continues else None
 
     def in_cooldown(self, recipe: Recipe) -> Recipe:
-        """A recipe without what its cooldown has no use for: two that are the same then have the same cooldown."""
+        """A recipe with plain values for what its cooldown does not use. Equal recipes then share the cooldown."""
         unused: dict = {"cooldown": True, "finetune_epochs": 1}
         if not recipe.image_fraction:
             unused |= {"captions": "full", "instruction_share": 0.0, "encoder": self.recipe.encoder}
@@ -289,6 +291,7 @@ class Models:
             "encoder": self.training_encoder(recipe) if images else None,
             "train_encoder": recipe.train_encoder,
         }
+        # The card then has the text run's schedule: the rate to continue is computed from it by the phase.
         if continued and rewarm is None:
             settings["main"] = self.text_phase(recipe.text_budget).model_dump()
         if not step:
@@ -303,7 +306,7 @@ class Models:
         if state := self.text_state(recipe):
             parents["branch"] = state
         label = f"b{recipe.branch_percent:g}-i{100 * recipe.image_fraction:g}{suffix(recipe)}-s{recipe.seed}"
-        return self.add("cooldown", label, settings, parents)
+        return self.add("cooldown", label, Cooldown.model_validate(settings), parents)
 
     def finetune(self, recipe: Recipe, blind: bool = False) -> Job:
         """Fine-tuning on instructions; `blind` takes the images away: the language prior."""
@@ -324,13 +327,15 @@ class Models:
             settings["main_seed"] = self.settings.params.text_seed  # the decoder's weights, as this is from scratch
         start = parents["branch"].label if "branch" in parents else f"b0{suffix(recipe)}"
         label = f"{'blind-' if blind else ''}{start}-e{recipe.finetune_epochs}"
-        return self.add("finetune", label if recipe.cooldown else f"{label}-s{recipe.seed}", settings, parents)
+        # A cooldown's label ends in the seed already.
+        label = label if recipe.cooldown else f"{label}-s{recipe.seed}"
+        return self.add("finetune", label, Finetune.model_validate(settings), parents)
 
     # --- evaluation ---
 
     @property
     def asked(self) -> tuple:
-        """What models are asked: images with questions, texts with held-out documents, and to which length these are cut."""
+        """What models are asked: images with questions, texts with held-out documents, and the length of these."""
         return self.source("evaluation"), self.source("text"), self.settings.scale.model.sequence
 
     def trained(self, recipe: Recipe, evaluated: Evaluated) -> Job:
@@ -340,22 +345,24 @@ class Models:
         return self.finetune(recipe, blind=evaluated == "blind")
 
     def evaluate(self, model: Job, recipe: Recipe) -> Job:
-        """Per-example scores of a state: text tasks for all, captions and vision tasks once it has seen their like."""
-        tasks, scale = self.settings.tasks, self.settings.scale
-        vision, blind = model.phase == "finetune", model.settings.get("blind", False)
-        images = vision or bool(model.settings.get("image_fraction"))
-        conditions = [] if not vision else ["removed"] if blind else ["normal", "removed", "mean", "shuffled"]
+        """Per-example scores of a state: text tasks for all, captions and vision tasks if it was trained on such."""
+        tasks, scale, trained = self.settings.tasks, self.settings.scale, model.settings
+        vision, blind = isinstance(trained, Finetune), isinstance(trained, Finetune) and trained.blind
+        images = vision or (isinstance(trained, Cooldown) and trained.image_fraction > 0)
+        all_conditions: list[Condition] = ["normal", "removed", "mean", "shuffled"]
+        # Blind models are there for what they answer without images: they are asked nothing else.
         text = tasks.text if not blind else {}
-        settings = {
+        asked_vision, asked_text = {*AskedVisionTask.model_fields}, {*AskedTextTask.model_fields}
+        settings: dict[str, Any] = {
             "model": self.model_size(recipe.size).model_dump(),
             "evaluation": scale.evaluation.model_dump(exclude=set() if text else {"text_items", "heldout_documents"}),
             "hardware": scale.hardware.model_dump(include={"device", "threads"}),
             "encoder": self.encoder_settings(recipe.encoder, {"calibrate", "trained_rate"}) if images else None,
-            "train_encoder": model.settings.get("train_encoder", False),
-            "vision": {n: task.model_dump(exclude=TABLES_ALONE) for n, task in tasks.vision.items()} if vision else {},
+            "train_encoder": isinstance(trained, WithImages) and trained.train_encoder,
+            "vision": {n: task.model_dump(include=asked_vision) for n, task in tasks.vision.items()} if vision else {},
             "captioning": tasks.captioning.model_dump() if tasks.captioning and images and not blind else None,
-            "text": {name: task.model_dump(exclude=TABLES_ALONE) for name, task in text.items()},
-            "conditions": conditions,
+            "text": {name: task.model_dump(include=asked_text) for name, task in text.items()},
+            "conditions": [] if not vision else ["removed"] if blind else all_conditions,
         }
         settings |= {"engine": tasks.engine} if tasks.engine and text else {}
         parents = {"checkpoint": model, "tokenizer": self.tokenizer()}
@@ -366,7 +373,7 @@ class Models:
             parents["questions"] = self.source("evaluation")
             if not blind:
                 parents |= self.cached_features("evaluation", recipe)
-        return self.add("evaluate", f"{model.phase}-{model.label}", settings, parents)
+        return self.add("evaluate", f"{model.phase}-{model.label}", Evaluate.model_validate(settings), parents)
 
 
 def identity(located: Located) -> dict:
@@ -377,7 +384,7 @@ def identity(located: Located) -> dict:
 
 
 def suffix(recipe: Recipe) -> str:
-    """The parts of a label that say in what a model is not the usual one."""
+    """The parts of a label that say how a model differs from the usual one."""
     parts = {
         "larger": recipe.size == "larger",
         f"x{recipe.text_budget:g}": recipe.text_budget != 1,

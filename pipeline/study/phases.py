@@ -1,7 +1,7 @@
-"""The phases of the study, a row each: what carries out their jobs, how engines weigh them, and which stage of DVC they are in.
+"""The phases of the study, one row each: the module of their jobs, what a job takes, and the stage of DVC.
 
-The Snakefile makes a rule of each row but the tables', which have a rule each. `python -m pipeline dvc` writes the stages
-into dvc.yaml.
+The Snakefile makes a rule of each row, and for the phase of the tables a rule of each table. `python -m pipeline dvc`
+writes the stages into dvc.yaml.
 """
 
 from __future__ import annotations

@@ -12,17 +12,17 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.reporting.table_list import TABLES
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.experiments import PRESET, preset_value, with_changes
 from pipeline.settings.load import Settings
 from pipeline.settings.params import PAPER, Experiment, Recipe
 from pipeline.study import claims
 from pipeline.study.cells import Cell, Evaluated
-from pipeline.study.job import Job, lineage, lineage_tables, training
+from pipeline.study.job import Job, lineage
 from pipeline.study.models import Models
 from pipeline.study.phases import PHASES, STAGES
-from pipeline.study.tables import TABLES
-from pipeline.training.schedule import planned_cooldown
+from pipeline.study.tables import tables_job
 
 
 class Study(Models):
@@ -30,6 +30,7 @@ class Study(Models):
 
     def __init__(self, settings: Settings):
         super().__init__(settings, {}, {})
+        # On the instance, as in Models: the caches end with the study.
         for method in (self.at, self.cells, self.runs):
             setattr(self, method.__name__, cache(method))
         self.check_names()
@@ -37,8 +38,9 @@ class Study(Models):
         self.text_stops |= self.find_text_stops(self.all_cells)
         self.check_own()
         self.tables: dict[str, Job] = {}
-        for name in sorted((*TABLES, *self.own), key=lambda name: name == "report"):
-            self.tables[name] = self.report() if name == "report" else self.table(name)
+        # What is made of all other tables needs their jobs: it comes after them.
+        for name in sorted((*TABLES, *self.own), key=lambda name: TABLES[name].of_tables):
+            self.tables[name] = tables_job(self, name)
 
     # --- experiments ---
 
@@ -55,6 +57,7 @@ class Study(Models):
         """What makes models at the preset with other values of some keys."""
         if not preset:
             return self
+        # `jobs` and `text_stops` are the study's own: a run that two presets need is made once.
         _, scale = with_changes(self.recipe, self.settings.scale, dict(preset), "params.yaml")
         return Models(self.settings.model_copy(update={"scale": scale}), self.jobs, self.text_stops)
 
@@ -65,6 +68,7 @@ class Study(Models):
         """
         preset = self.settings.scale
         recipe, scale = with_changes(self.recipe, preset, changes, file)
+        # Sorted: the order in which keys are written must not make another cell.
         values = {key: preset_value(scale, key) for key in sorted(changes) if key.startswith(PRESET)}
         others = tuple((key, value) for key, value in values.items() if value != preset_value(preset, key))
         return Cell(recipe, evaluated, others)
@@ -104,7 +108,7 @@ class Study(Models):
         return models.evaluate(models.trained(recipe, cell.evaluated), recipe)
 
     def runs(self, name: str) -> dict[tuple[Cell, int], Job]:
-        """The evaluations of an experiment, by cell and seed; those of the state before fine-tuning included."""
+        """The evaluations of an experiment, by cell and seed; with `after_cooldown` also those before fine-tuning."""
         found: dict[tuple[Cell, int], Job] = {}
         for cell, seeds in self.cells(name).items():
             cells = [cell]
@@ -141,6 +145,7 @@ class Study(Models):
         The recipe's run is trained to its end, whatever branches from it; of a published one the last checkpoint is taken.
         """
         stops: dict[str, set[int]] = {}
+        # At 100%: the last state of the text run.
         finished = Cell(self.recipe.model_copy(update={"branch_percent": 100}))
         for cell in (finished, Cell(self.recipe), *(cell for _, cell in cells)):
             models = self.at(cell.preset)
@@ -157,13 +162,14 @@ class Study(Models):
             raise ConfigError("params.yaml", f"experiments.{name}", name, allowed)
 
     def place_of(self, name: str, key: str) -> str:
-        """Where a cell of an experiment has the value of a key of the recipe from."""
+        """The key of params.yaml that a cell of an experiment has its value of a recipe's key from."""
         varied = name in self.experiments and key in self.experiments[name].vary
         return f"experiments.{name}.vary.{key}" if varied else f"recipe.{key}"
 
     def check(self) -> None:
         """Refuse branch points on the same step, and a cooldown floor above the rate that a branch continues."""
         seen: dict[tuple, float] = {}
+        # Sorted by percent, so that an error names the later of two points that meet.
         for name, cell in sorted([*self.all_cells, ("", Cell(self.recipe))], key=lambda c: c[1].recipe.branch_percent):
             models, recipe, percent = self.at(cell.preset), cell.recipe, cell.recipe.branch_percent
             key, main = self.place_of(name, "branch_percent"), models.text_schedule(recipe.text_budget)
@@ -198,9 +204,10 @@ class Study(Models):
             raise ConfigError("params.yaml", key, factor, allowed)
 
     def check_own(self) -> None:
-        """Refuse an own experiment's key that changes what models are asked, and a value that changes no model.
+        """Refuse keys of own experiments that change what models are asked, and values that change no model.
 
-        The figure would be a flat line that means nothing.
+        Scores on other questions cannot be compared; the same model twice would be a flat line that means nothing.
+        Raises ConfigError.
         """
         for name in self.own:
             experiment = self.experiments[name]
@@ -211,7 +218,7 @@ class Study(Models):
                     raise ConfigError("params.yaml", f"experiments.{name}.vary.{key}", changes[key], allowed)
 
     def wanted_of(self, cell: Cell, without: Cell) -> str | None:
-        """What a value lacks that makes a cell of another one, or None; of the recipe's or the preset's own, nothing."""
+        """What a value should be that makes `cell` out of `without`; None if it is right, or no change at all."""
         if cell == without:
             return None
         if self.at(cell.preset).asked != self.at(without.preset).asked:
@@ -247,68 +254,6 @@ class Study(Models):
 
     # --- results ---
 
-    def table(self, name: str) -> Job:
-        """A table: its rows (runs by cell and seed), and the artifacts that it reads."""
-        runs, shown = self.table_runs(name), TABLES[name].experiments
-        if name in ("claims", "comparison"):
-            runs, shown = self.all_runs, tuple(self.experiments)
-        settings: dict = {
-            "make": name,
-            "tasks": self.settings.tasks.model_dump(),
-            "split": self.settings.params.split,
-            "preset": self.settings.params.preset,
-            "recipe": self.recipe.told() | {"seed": self.recipe.seed},
-            "published": [row for row in self.published if name in (row["output"], "comparison")],
-            "rows": [],
-        }
-        parents: dict[str, Job] = {}
-        if any(cell.evaluated == "model" for cell, _ in runs):
-            parents["blind"] = self.evaluate(self.finetune(self.recipe, blind=True), self.recipe)
-            parents |= {part: self.source(part) for part in ("evaluation", "instructions")}
-        for (cell, seed), scores in runs.items():
-            settings["rows"].append({"run": scores.id, **self.describe(cell, seed, shown)})
-            parents[f"scores/{scores.id}"] = scores
-            parents |= {f"{job.phase}/{scores.id}": job for job in training(scores)}
-        if name in ("table1", "table2", "table8", "controls"):
-            settings["text"] = self.text_rows(name, parents)
-        if name == "drawings":
-            settings |= self.drawn()
-        if name == "claims":
-            settings["claims"] = claims.resolve(self)
-        if name in self.own:
-            settings["experiment"] = self.told(name)
-        return self.add("tables", name, settings, parents)
-
-    def report(self) -> Job:
-        """The report: all that the tables show, and what every number comes from, down to the data."""
-        settings = {
-            "make": "report",
-            "tasks": self.settings.tasks.model_dump(),
-            "split": self.settings.params.split,
-            "preset": self.settings.params.preset,
-            "recipe": self.recipe.told() | {"seed": self.recipe.seed},
-            "prior": self.evaluate(self.finetune(self.recipe, blind=True), self.recipe).id,
-            "rows": [
-                {"run": scores.id, **self.describe(cell, seed, tuple(self.experiments))}
-                for (cell, seed), scores in self.all_runs.items()
-            ],
-            "text": {},
-            "claims": {claim["name"]: claim for claim in self.tables["claims"].settings["claims"]},
-            "tables": {name: list(TABLES[name].files) for name in self.tables},
-            "lineage": lineage_tables(*self.tables.values()),
-        }
-        if self.own:
-            settings["experiments"] = {name: self.told(name) for name in self.own}
-        for job in self.tables.values():
-            settings["text"] |= job.settings.get("text", {})
-        parents = {f"tables/{name}": job for name, job in self.tables.items()}
-        return self.add("tables", "report", settings, parents | {"evaluation": self.source("evaluation")})
-
-    def told(self, name: str) -> dict:
-        """What the table and the figure of an experiment of its own are told of it."""
-        experiment = self.experiments[name]
-        return {"says": experiment.says, "vary": list(experiment.vary), "evaluated": experiment.evaluate}
-
     @cached_property
     def published(self) -> list[dict]:
         """The paper's figures, each with the name of the cell that answers to it."""
@@ -316,19 +261,6 @@ class Study(Models):
             row.model_dump() | {"cell": self.cell_name(claims.published_cell(self, row)) if row.cell else ""}
             for row in self.settings.published
         ]
-
-    def table_runs(self, name: str) -> dict[tuple[Cell, int], Job]:
-        """The runs that a table shows: its experiments', and the recipe itself where it is what they compare with."""
-        runs = {run: job for experiment in TABLES[name].experiments for run, job in self.runs(experiment).items()}
-        if name in ("table2", "table8", "table9", "controls", "examples"):
-            states: tuple[Evaluated, ...] = ("model", "cooldown") if name == "table8" else ("model",)
-            cells = {Cell(self.recipe, state) for state in states}
-            papers = {run for paper in PAPER for run in self.runs(paper)} | {(cell, self.recipe.seed) for cell in cells}
-            mine = {run: job for run, job in self.all_runs.items() if run[0] in cells and run in papers}
-            runs = mine | runs
-        if name == "examples":
-            runs = {run: job for run, job in runs.items() if run[1] == self.recipe.seed}
-        return runs
 
     def describe(self, cell: Cell, seed: int, shown: tuple[str, ...]) -> dict:
         """What a table can group a row by: its cell, seed and settings, and in which of the shown experiments it is."""
@@ -345,52 +277,11 @@ class Study(Models):
         }
 
     def cell_name(self, cell: Cell) -> str:
-        """What a cell has that the recipe and the preset have not: "branch_percent=100", or "recipe"; and which state it is."""
+        """How a cell differs from the recipe: "branch_percent=100 evaluated=blind", or "recipe" if in nothing."""
         values = {key: getattr(cell.recipe, key) for key in Recipe.model_fields if key != "seed"}
         changed = [(key, value) for key, value in values.items() if value != getattr(self.recipe, key)]
         state = [] if cell.evaluated == "model" else [f"evaluated={cell.evaluated}"]
         return " ".join([f"{key}={named(value)}" for key, value in (*changed, *cell.preset)] + state) or "recipe"
-
-    def text_rows(self, name: str, parents: dict[str, Job]) -> dict[str, dict]:
-        """The text runs' own states, for reference: label -> percent, size and budget; adds them to the parents."""
-        rows = {}
-        stops = self.find_text_stops(self.papers_cells)
-        recipes = [self.recipe, *(cell.recipe for _, cell in self.papers_cells)]
-        for size, budget in dict.fromkeys((recipe.size, recipe.text_budget) for recipe in recipes):
-            steps = stops.get(self.text_run(size, budget), [])
-            if name != "table2" and (size, budget) != (self.recipe.size, self.recipe.text_budget):
-                continue
-            for step in steps if name != "table2" else steps[-1:]:
-                state = self.pretrain(size, budget, step)
-                percent = 100 * step / self.text_schedule(budget).steps
-                rows[state.id] = {"percent": percent, "size": size, "text_budget": budget}
-                parents[f"pretrain/{state.id}"] = state
-                if name != "table2":
-                    parents[f"scores/{state.id}"] = self.evaluate(state, self.recipe)
-        return rows
-
-    def drawn(self) -> dict:
-        """What the drawings show: the text run's schedule, the branches', and how many jobs a phase has."""
-        scale = self.settings.scale
-        branches = {}
-        for recipe in dict.fromkeys(cell.recipe for name in ("timing", "rewarm") for cell in self.cells(name)):
-            job = self.cooldown(recipe)
-            title = f"{recipe.branch_percent:g}%"
-            if job.settings["rewarm"] and recipe.rewarm_like is not None:
-                title += f", re-warmed as at {recipe.rewarm_like:g}%"
-            branches[title] = {"step": self.branch_step(recipe), **planned_cooldown(job.settings).describe()}
-        counts: dict[str, int] = {}
-        for job in {job.key: job for scores in self.all_runs.values() for job in lineage(scores)}.values():
-            counts[job.phase] = counts.get(job.phase, 0) + 1
-        return {
-            "main": self.text_schedule(self.recipe.text_budget).describe(),
-            "branches": branches,
-            "tokens_a_step": {
-                "main": scale.text.batch * scale.model.sequence,
-                "cooldown": scale.cooldown.batch * scale.model.sequence,
-            },
-            "counts": counts | {"tables": len(TABLES) + len(self.own)},
-        }
 
 
 def named(value: object) -> str:

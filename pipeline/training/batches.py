@@ -1,7 +1,8 @@
-"""From MDS shards to training batches, in exactly the order that `mixture` lays down.
+"""From MDS shards to training batches, in exactly the order that `mixture` gives.
 
-mosaicml-streaming writes the shards and reads their samples; the order is ours. Its own mixing counts samples, redraws the
-text when the image fraction changes, clusters by shard and keeps the whole order in shared memory.
+mosaicml-streaming writes the shards and reads their samples; the order is ours. Its own mixing draws other text when
+the image fraction changes, has an uneven share of images at the ends of a run (18 to 19% where 10% were asked for), and
+keeps the whole order in shared memory, where data sets that are opened at the same time collide.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from pipeline.model.vlm import IGNORE
 from pipeline.training.mixture import mixture_order
 
 BLIND = 65535  # segment number of image positions that nothing may look at
-STRETCH = 1 << 16  # samples whose order is laid down at once
+STRETCH = 1 << 16  # samples whose order is computed at once: it takes memory for so many, however long the run is
 
 
 class OrderedDataset(IterableDataset):
-    """MDS shards of several streams laid end to end: any sample by its number, and the run's samples in their order.
+    """MDS shards of several streams, end to end: any sample by its number, and the run's samples in their order.
 
-    `counts` says how many samples each stream gives in the whole run, `batch` how many a step has. Iterating gives those
-    of step `first` and after it, and of each step this rank's share: the ranks' shares, one after the other, are the
-    step's samples in the same order for any number of ranks. Raises ValueError for damaged shards (the ranks share the
-    checking), for a stream without samples or without a single label, and for a batch that ranks cannot share evenly.
+    `counts` says how many samples each stream gives in the whole run, `batch` how many a step has. Iterating starts at
+    step `first` and gives this rank's share of each step. The ranks' shares, one after the other, are the samples of
+    the step, in the same order for any number of ranks. Raises ValueError for damaged shards (each rank checks some),
+    for a stream without samples or without a single label, and for a batch that ranks cannot share evenly.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class OrderedDataset(IterableDataset):
                 reader_from_json(str(folder), None, shard) for shard in read_json(folder / "index.json")["shards"]
             ]
             for shard in shards:
+                # Refuses columns of pickles: reading one could run code.
                 shard.validate(allow_unsafe_types=False)
-            # Rank 0 alone, which has checked the first shard: the others' may be read only after all have begun.
+            # Rank 0 alone looks. As a rule the first shard has a label, and rank 0 has checked that one itself. Other
+            # ranks may still be checking theirs.
             if rank == 0 and not any(has_label(shard[number]) for shard in shards for number in range(len(shard))):
                 raise ValueError(f"{folder}: none of the {self.sizes[name]} sequences of {name} has a label")
             self.shards += shards
@@ -76,7 +79,7 @@ class OrderedDataset(IterableDataset):
 
     def __getitem__(self, number: int) -> dict:
         shard = int(np.searchsorted(self.ends, number, side="right"))
-        return self.shards[shard][int(number) - int(self.ends[shard])]  # counted from the shard's end
+        return self.shards[shard][int(number) - int(self.ends[shard])]  # a negative index: from the end of the shard
 
     def __len__(self) -> int:
         """Samples of the whole run that this rank reads."""
@@ -84,6 +87,7 @@ class OrderedDataset(IterableDataset):
 
     def __iter__(self) -> Iterator[dict]:
         total, share = sum(self.counts.values()), self.batch // self.ranks
+        # Whole steps, so that no step lies in two stretches.
         stretch = max(STRETCH // self.batch, 1) * self.batch
         for start in range(self.first * self.batch, total, stretch):
             order = mixture_order(self.sizes, self.counts, self.seed, start, min(start + stretch, total))
@@ -93,7 +97,8 @@ class OrderedDataset(IterableDataset):
 
 
 def has_label(sample: dict) -> bool:
-    """Whether there is anything to learn from a sample: no text is padding alone."""
+    """Whether a sample has a label. One without "loss" is text: all but padding is learnt, and some is no padding."""
+    # Position 0 is read and never predicted: a label there counts for nothing.
     return "loss" not in sample or bool(sample["loss"][1:].any())
 
 
@@ -108,6 +113,7 @@ class FeatureStores:
         return np.concatenate([self.holder(name).get([name]) for name in ids])
 
     def holder(self, name: str) -> FeatureStore:
+        # The last store if none has it: its `get` raises the KeyError that names the image.
         return next((store for store in self.stores if name in store.rows), self.stores[-1])
 
 
@@ -119,7 +125,7 @@ class Collate:
     the batch's positions by what they hold.
 
     `without` is what a batch without images has in place of features or pixels, so that every rank runs the same parts
-    of the model on every batch: gradients that some ranks never have would keep the others waiting.
+    of the model on every batch. Otherwise some ranks would have gradients that others lack, and would wait for them.
     """
 
     def __init__(
@@ -135,7 +141,7 @@ class Collate:
     def __call__(self, samples: list[dict]) -> dict:
         ids = np.stack([sample["tokens"] for sample in samples]).astype(np.int64)
         padding = np.stack([is_padding(sample["tokens"]) for sample in samples])
-        ids[padding] = 0  # whatever stands there, nothing learns from it
+        ids[padding] = 0  # the id of padding has no row in the embedding; nothing learns from these positions
         loss = np.stack([sample.get("loss", ~mine) for sample, mine in zip(samples, padding)])
         batch: dict[str, Any] = {
             "tokens": torch.from_numpy(ids[:, :-1].copy()),
@@ -149,6 +155,8 @@ class Collate:
             segments[row] = sample["segments"][:-1]
             for entry, data in read_sample_images(sample):
                 span = slice(entry["start"], entry["start"] + self.patches)
+                # Blind: image positions stay, so that batches are the same but for what is seen. Nothing attends to
+                # them, and RoPE depends on distances alone: the text is read as if there were no image.
                 if self.blind:
                     segments[row, span] = BLIND
                     continue
@@ -170,8 +178,9 @@ class Collate:
         return batch
 
     def look(self, names: list[str], files: list[bytes]) -> dict[str, Tensor]:
-        """What the model gets to see of the images: cached features, or pixels."""
+        """The images as the model gets them: cached features, or pixels decoded from `files`."""
         if self.store is not None:
+            # Kept in half precision, trained on in fp32.
             return {"features": torch.from_numpy(self.store.get(names)).float()}
         from pipeline.model.vision import decode_images
 
@@ -179,7 +188,7 @@ class Collate:
         return {"pixels": decode_images(files, self.pixels)}
 
     def kinds(self, batch: dict, packed: np.ndarray, segments: np.ndarray, images: int) -> dict[str, int]:
-        """Positions of a batch by what they hold, and its labels."""
+        """How many positions of a batch hold what, and how many labels, packed sequences and images it has."""
         rows, length = segments.shape
         image = images * self.patches
         unused = int((segments[packed] == 0).sum() + (segments[packed] == BLIND).sum())
@@ -199,7 +208,7 @@ class Collate:
 def split_batch(batch: dict, size: int, everywhere: bool = False) -> list[dict]:
     """A batch in microbatches of at most `size` rows, each with the images of its rows.
 
-    With `everywhere` those without images have empty image tensors if the batch has any: see `Collate`.
+    With `everywhere` a microbatch without images has empty image tensors if the batch has images: see `Collate`.
     """
     length = batch["tokens"].shape[1]
     parts = []

@@ -5,9 +5,9 @@ openlm       OpenLM's own file (`epoch_N.pt`: a torch file with "state_dict"; Ad
 huggingface  A folder: config.json and weights, in one file or several with their index: safetensors, or torch's own files
              (pytorch_model.bin) where there are none.
 
-A key of a config.json is compared, or known to change nothing, or refused: what nobody here knows is no agreement.
-Reading runs no code: safetensors, or torch files with `weights_only`. Whatever does not fit raises ValueError with one
-line that names the file, the tensor or key, what was found and what is wanted.
+A key of a config.json is compared with ours, or known to change nothing, or refused: an unknown key could change what
+is computed. Reading runs no code: safetensors, or torch files with `weights_only`. What does not fit raises ValueError,
+whose one line names the file, the tensor or key, what was found and what is wanted.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ OPENLM = {
     ("rotary_old",): (False,),
     ("moe_freq",): (0,),
     ("attn_name",): ("auto", "xformers_attn", "xformers_attn_variable_length", "torch_attn"),
-    # Wanted at null, which says nothing.
+    # Allowed at null alone, the value of a key that is not set.
     ("attn_activation", "attn_seq_scalar", "attn_seq_scalar_alpha", "use_bnb_linear", "hf_model"): (),
 }
 # What OpenLM's configs say besides: how experts would be mixed, and how the run was trained.
@@ -88,6 +88,7 @@ OPENLM_IDLE = BESIDES | set(OPENLM_TRAINING.split())
 
 
 def read_json_file(file: Path) -> dict:
+    """A JSON object of a file. Raises ValueError, of one line, for anything else."""
     try:
         value = parse_json(file.read_bytes())
     except (OSError, ValueError) as error:
@@ -98,9 +99,11 @@ def read_json_file(file: Path) -> dict:
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name. Raises ValueError, of one line, for anything else."""
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
+        # The first bytes of a zip, as torch writes it, and of pickles of protocol 2 and 4.
         with_pickle = file.is_file() and file.open("rb").read(2) in (b"PK", b"\x80\x02", b"\x80\x04")
         what = "a pickle, which is not read" if with_pickle else f"not a whole safetensors file ({brief(error)})"
         raise ValueError(f"{file}: {what}") from None
@@ -120,6 +123,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file}: weight_map: wanted names of tensors with their files")
     tensors: dict[str, Tensor] = {}
     for part in sorted(set(places.values())):
+        # An index is data of others: it must not make us read files elsewhere.
         if Path(part).name != part:
             raise ValueError(f"{file}: weight_map: found the file {part!r}, wanted names of files beside it")
         tensors |= read_file(folder / part)
@@ -131,6 +135,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
 
 def read_file(file: Path) -> dict[str, Tensor]:
     """One file of a folder, by its suffix."""
+    # PyTorch maps only files in its zip form into memory; older ones are read whole.
     return read_torch(file, mmap=zipfile.is_zipfile(file)) if file.suffix == ".bin" else read_safetensors(file)
 
 
@@ -162,6 +167,7 @@ def fit(
         if more < 0:
             raise ValueError(f"{source}: {theirs} has {tensor.shape[0]} rows, more than model.vocabulary = {wanted[0]}")
         if more:
+            # The mean for weights; zeros for moments, as no gradient has reached these rows.
             row = tensor.mean(0, keepdim=True) if added == "mean" else torch.zeros_like(tensor[:1])
             tensor = torch.cat((tensor, row.expand(more, *row.shape[1:])))
         if tensor.shape != wanted:
@@ -171,6 +177,7 @@ def fit(
                 f"{source}: {theirs} has {int((~tensor.isfinite()).sum())} numbers that are NaN or infinite"
             )
         fitted[ours] = tensor.contiguous()
+    # A tensor that is left over would be a part of the network that is silently not computed.
     strange = [name for name in tensors if name not in names.values()]
     if strange:
         raise ValueError(f"{source}: has the tensor {one_line(strange[0])}, which this architecture does not have")
@@ -178,6 +185,7 @@ def fit(
 
 
 def shapes_of(decoder: nn.Module) -> dict[str, torch.Size]:
+    """Shapes of all tensors by name."""
     return {name: tensor.shape for name, tensor in decoder.state_dict().items()}
 
 
@@ -191,12 +199,13 @@ def openlm_names(decoder: nn.Module) -> dict[str, str]:
 
 
 def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Without wrappers in the names and without tables, in the order of the file."""
+    """Tensors by names without wrappers, in the order of the file; tables that follow from the config are left out."""
     named = {WRAPPERS.sub("", str(name)): tensor for name, tensor in tensors.items()}
     return {name: tensor for name, tensor in named.items() if not TABLES.search(name)}
 
 
 def read_openlm_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file or folder in OpenLM's layout, by names without wrappers."""
     if path.is_dir():
         return unwrapped(read_folder(path))
     if path.suffix == ".safetensors":
@@ -213,7 +222,7 @@ def check_openlm_config(file: Path, size: ModelSize) -> None:
     arguments = config.get("params_args_dict") or {}
     if not isinstance(arguments, dict):
         raise ValueError(f"{file}: params_args_dict: found a {type(arguments).__name__}, wanted a JSON object")
-    sizes = size.model_dump() | {"feed_forward": DecoderShape.of(size.model_dump()).hidden}
+    sizes = size.model_dump() | {"feed_forward": DecoderShape.of(size).hidden}
     known = {key: wanted for keys, wanted in OPENLM.items() for key in keys}
     for key, value in [*config.items(), *arguments.items()]:
         if key not in known:
@@ -221,6 +230,7 @@ def check_openlm_config(file: Path, size: ModelSize) -> None:
         elif value is not None:
             wanted = known[key]
             allowed: Collection[Any] = (sizes[wanted],) if isinstance(wanted, str) else wanted
+            # A smaller vocabulary fits: `fit` adds the rows that it lacks.
             rows = key == "vocab_size" and isinstance(value, int) and value <= size.vocabulary
             if value not in allowed and not rows:
                 raise ValueError(
@@ -253,7 +263,8 @@ def read_openlm(path: Path, decoder: nn.Module, size: ModelSize) -> dict[str, Te
 def read_openlm_moments(weights: Path, file: Path, decoder: nn.Module) -> dict[str, Tensor]:
     """Adam's moments `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step` by our decoder's names, from `optimizer_N.pt`.
 
-    PyTorch numbers parameters in the order of the model, which is that of the weights' torch file; FSDP names them.
+    FSDP's files name the parameters. PyTorch's number them in the order of the model, which the weights' torch file has
+    too; safetensors files have no such order. Raises ValueError for moments that do not fit, or have no known order.
     """
     state = read_torch(file, mmap=True).get("optimizer", {})
     state = state.get("state") if isinstance(state, dict) else None
@@ -285,6 +296,7 @@ def huggingface_names(decoder: nn.Module, family: str) -> dict[str, str]:
 
 
 def rename(name: str, network: str, head: str) -> str:
+    """Our adapter's name of a tensor, with the family's word in place of its first part."""
     part, rest = name.split(".", 1)
     return f"{network if part == 'network' else head}.{rest}"
 

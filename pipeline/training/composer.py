@@ -27,6 +27,7 @@ from pipeline.common.job_context import Job
 from pipeline.model.vlm import VLM, label_loss
 from pipeline.training.batches import count_tokens, split_batch
 from pipeline.training.health import LossWatch, ProjectorWatch, check_weights
+from pipeline.training.job_settings import Training
 from pipeline.training.run_plan import Plan
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import NEW_AT_BRANCH, save_resumable
@@ -37,21 +38,26 @@ TIMEOUT_SECONDS = 3600.0  # that ranks wait for each other: one may write a larg
 class StudyModel(ComposerModel):
     """Composer's view of the model: logits at labelled positions, and their loss. Both are in fp32.
 
-    `half` has the matrix products in bfloat16 on CPU, where Composer's own precision knows fp32 alone.
+    `half`: matrix products in bfloat16, on the CPU. There Composer's own setting for it, amp_bf16, raises an error.
     """
 
     def __init__(self, model: VLM, frozen: torch.nn.Module | None, z_loss: float, half: bool):
         super().__init__()
         self.model, self.z_loss, self.in_half = model, z_loss, half
-        self.frozen = [frozen]  # in a list: the encoder is no part of what is trained
+        # In a list, where PyTorch does not find it: as a submodule it would be trained, sharded and saved with the
+        # model.
+        self.frozen = [frozen]
 
     def forward(self, batch: dict) -> torch.Tensor:
         (encoder,) = self.frozen
         if encoder is not None and "pixels" in batch:
             assert self.model.projector
             pixels, mean = batch["pixels"], self.model.projector.mean
+            # An empty batch of features for no images: see `VLM.embed`.
             features = encoder.to(pixels.device)(pixels) if len(pixels) else mean.new_zeros(0, 1, len(mean))
             batch = batch | {"features": features}
+        # FSDP2 shards the module below this one, and gathers its weights only when that module is called: nothing here
+        # may compute with them.
         with torch.autocast("cpu", torch.bfloat16) if self.in_half else nullcontext():
             return self.model(batch)
 
@@ -79,12 +85,14 @@ class Recorder(Callback):
         self.rows.writerow(["step", "tokens", "learning_rate", "loss"])
 
     def restore(self, folder: Path) -> None:
-        """Continue counting and noting from a saved state of the same run."""
+        """Continue counting and noting from the folder of a saved state of the same run."""
         state = read_json(folder / "state.json")
         self.step, self.seen = state["step"], Counter(state["seen"])
         text = (folder / "losses.csv").read_text(encoding="utf-8")
         self.losses.seek(0)
         self.losses.write(text)
+        # A resumed run must be stopped at the step at which an undisturbed one is: the watch has to know the losses so
+        # far.
         for row in csv.DictReader(io.StringIO(text)):
             self.loss_watch.look(int(row["step"]), float(row["loss"]))
         print(f"continuing after step {self.step}", flush=True)
@@ -92,23 +100,26 @@ class Recorder(Callback):
 
     @property
     def state(self) -> dict:
+        """What `state.json` has of the run so far: the step, the tokens, and what was seen."""
         return {"step": self.step, "tokens": self.step * self.tokens_a_step, "seen": dict(sorted(self.seen.items()))}
 
     def before_train_batch(self, state: State, logger: Logger) -> None:
-        """Count what all ranks will see. Raises ValueError for a batch that there is nothing to learn from."""
+        """Count what all ranks will see. Raises ValueError for a batch without a label on any rank."""
         kinds = state.batch["kinds"]
         counts = state.device.tensor_to_device(torch.tensor(list(kinds.values())))
         dist.all_reduce(counts)
         self.kinds = dict(zip(kinds, counts.tolist()))
+        # Composer divides by the number of labels: its error would be a ZeroDivisionError without a name.
         if not self.kinds["labels"]:
             where = ", ".join(map(str, self.plan.streams.values()))
             raise ValueError(f"{where}: none of the {self.batch} sequences of step {self.step + 1} has a label")
 
     def after_train_batch(self, state: State, logger: Logger) -> None:
-        """Without an image in the whole batch nothing that is of images is updated.
+        """Leave projector and encoder as they are if no rank had an image; agree whether to stop after this update.
 
-        If any rank was told to stop, all stop after this update.
+        Composer calls this after the backward pass and before the optimizer's step.
         """
+        # If any rank was told to stop, all must stop after the same update: one that went on would wait for the others.
         asked = state.device.tensor_to_device(torch.tensor(self.job.stop.asked is not None, dtype=torch.int64))
         dist.all_reduce(asked)
         self.stopping = bool(asked)
@@ -119,9 +130,10 @@ class Recorder(Callback):
             return
         for name, parameter in self.model.named_parameters():
             if name.startswith(NEW_AT_BRANCH):
-                parameter.grad = None  # zeros, if any: weight decay and old moments would move it
+                parameter.grad = None  # with a gradient of zeros, weight decay and old moments would still move it
 
     def batch_end(self, state: State, logger: Logger) -> None:
+        """After the update: note its loss, and save a state if it is time, or if the job was told to stop."""
         self.step += 1
         loss = round(float(state.total_loss_dict["loss/train/total"]), 5)  # as it is noted, and read by a resumed run
         self.loss_watch.look(self.step, loss)
@@ -133,9 +145,11 @@ class Recorder(Callback):
         every = self.job.context["save_steps"]
         note = f"loss {loss:.3f}"
         self.job.progress.update(tokens, self.plan.stop * self.tokens_a_step, "tokens", note, self.step % every == 0)
+        # The end is saved by the phase itself, as its artifact.
         if self.step == self.plan.stop:
             return
         if self.stopping or self.step % every == 0:
+            # A state with weights that are not finite would take the place of the last good one.
             check_weights(self.model, self.step, self.loss_watch.key)
             save_resumable(self.job.resume, self.model, self.optimizer, self.state, self.losses.getvalue())
         if self.stopping:
@@ -148,14 +162,14 @@ class Recorder(Callback):
 
 
 def ended_early(recorder: Recorder) -> RuntimeError:
-    """That the data have ended before the run: which data, and where."""
+    """The error for data that ended before the run did; it names their folders and the step."""
     where = ", ".join(map(str, recorder.plan.streams.values()))
     return RuntimeError(f"{where}: the data ended after {recorder.step} of {recorder.plan.stop} steps")
 
 
 def rate_key(phase: str, schedule: Schedule) -> str:
     """The key of a preset that sets the highest learning rate of a run."""
-    own = phase != "cooldown" or schedule.warmup  # a branch without a warm-up continues the text run's rate
+    own = phase != "cooldown" or schedule.warmup  # without a warm-up a branch continues the rate of the text run
     return f"{phase if own and phase != 'pretrain' else 'text'}.peak_lr"
 
 
@@ -203,46 +217,54 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def make_trainer(recorder: Recorder, loader: DataLoader, frozen: torch.nn.Module | None) -> Trainer:
-    """Composer's trainer from the recorder's step to the plan's stop; the model on its device, sharded if it shall be."""
+def make_trainer(recorder: Recorder, settings: Training, loader: DataLoader, frozen: torch.nn.Module | None) -> Trainer:
+    """Composer's trainer from the recorder's step to the plan's stop; the model goes to its device, maybe sharded."""
     job, plan, model, optimizer = recorder.job, recorder.plan, recorder.model, recorder.optimizer
-    optimisation, hardware = job.settings["optimisation"], job.settings["hardware"]
-    gpu, half, ranks = hardware["device"] == "gpu", hardware.get("precision") == "bf16", dist.get_world_size()
+    asked, hardware = settings.optimisation, settings.hardware
+    gpu, half, ranks = hardware.device == "gpu", hardware.precision == "bf16", dist.get_world_size()
     sharded = ranks > 1 and job.context["sharding"] == "fsdp"
     if sharded:
         # FSDP takes no channels-last convolutions; torch's types do not know this use of `to`.
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    for group in optimizer.param_groups:  # LambdaLR multiplies the initial rate; ours gives rates
+    # LambdaLR multiplies `initial_lr` by what the schedule gives, and ours gives the rate itself.
+    for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = group["multiple"]
-    # A torch schedule stepped every batch: Composer's own schedulers lag one step behind.
+    # A schedule of torch that is stepped every batch: Composer's own schedulers are one step late, so that a branch's
+    # first update would have its parent's rate.
     scheduler = LambdaLR(optimizer, plan.schedule.rate, last_epoch=recorder.step - 1)
-    adapt_blocks(model, hardware.get("compile", False), job.context["checkpoint_activations"])
+    adapt_blocks(model, hardware.compile, job.context["checkpoint_activations"])
     written = loggers(job)
     trainer = Trainer(
-        model=StudyModel(model, frozen, optimisation["z_loss"], half and not gpu),
+        model=StudyModel(model, frozen, asked.z_loss, half and not gpu),
         optimizers=optimizer,
         schedulers=scheduler,
         step_schedulers_every_batch=True,
         train_dataloader=DataSpec(
             loader,
             split_batch=partial(split_batch, everywhere=ranks > 1),
+            # Composer can count samples itself only where all tensors of a batch have the same first size.
             get_num_samples_in_batch=lambda part: len(part["tokens"]),
             get_num_tokens_in_batch=count_tokens,
         ),
-        spin_dataloaders=False,  # the data begin where the run does
+        spin_dataloaders=False,  # Composer would read on to its clock's batch; our data begin at the run's step already
         max_duration=f"{plan.stop * recorder.tokens_a_step}tok",
-        device=hardware["device"],
+        device=hardware.device,
         precision="amp_bf16" if half and gpu else "fp32",
-        device_train_microbatch_size=hardware["microbatch"],
+        device_train_microbatch_size=hardware.microbatch,
+        # A microbatch counts by its labels. By samples, as Composer does it by default, gradients of a split batch were
+        # wrong by 3%.
         accumulate_train_batch_on_tokens=True,
+        # Under the key "fsdp2" Composer would ignore it without a word.
         parallelism_config={"fsdp": sharding()} if sharded else None,
         dist_timeout=TIMEOUT_SECONDS,
-        algorithms=[GradientClipping("norm", optimisation["clip_norm"])],
+        algorithms=[GradientClipping("norm", asked.clip_norm)],
         callbacks=[recorder, *([SpeedMonitor(window_size=10)] if written else [])],
         loggers=written,
         progress_bar=False,
         log_to_console=False,
     )
+    # Composer's clock is set by hand, as the states are ours and not its checkpoints: those differ from run to run in
+    # times and names, and a kill while one is written leaves half a file.
     step = recorder.step
     done = Timestamp(
         batch=step, batch_in_epoch=step, sample=step * recorder.batch, sample_in_epoch=step * recorder.batch
@@ -256,8 +278,8 @@ def make_trainer(recorder: Recorder, loader: DataLoader, frozen: torch.nn.Module
 def adapt_blocks(model: VLM, compiled: bool, recompute: bool) -> None:
     """Compile the decoder's blocks, and have their backward pass recompute what the forward pass does not keep.
 
-    Block by block, as they are all alike: what is around them has shapes that change with labels and images. The
-    methods are replaced, not the modules, so that names of weights stay as they are.
+    Block by block: all blocks are alike, and what is around them has shapes that change with labels and images. The
+    methods are replaced and not the modules, so that the names of weights stay as they are.
     """
     for block in model.decoder.layers:
         if compiled:
@@ -270,7 +292,7 @@ def adapt_blocks(model: VLM, compiled: bool, recompute: bool) -> None:
 
 
 def sharding() -> FSDP2Config:
-    """FSDP with gathered weights in fp32: autocast rounds them where it does without sharding, and nowhere else."""
+    """FSDP that gathers weights in fp32. Autocast then rounds them in the same places as without sharding."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "FSDP2 Config/APIs are experimental")
         return FSDP2Config(mixed_precision="FULL")

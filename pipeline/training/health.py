@@ -3,7 +3,7 @@
     loss not finite      at any step
     loss exploded        the median of the last PATIENCE losses is more than RISE nats above the lowest such median, or
                          above the first loss
-    weights not finite   before a state is saved: the loss may have been the last one that was
+    weights not finite   before a state is saved: the update after the last finite loss may have spoilt them
     projector dead       over PATIENCE updates with images its output was the same for every patch of every image, or no
                          gradient reached its first layer
 
@@ -43,6 +43,7 @@ class LossWatch:
     def look(self, step: int, loss: float) -> None:
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {step}; lower the peak learning rate ({self.key})")
+        # Until there is a median, the first loss stands for the lowest one: a run that explodes at once is noticed too.
         if not self.recent:
             self.lowest = loss
         self.recent.append(loss)
@@ -65,9 +66,9 @@ def check_weights(model: nn.Module, step: int, key: str) -> None:
 
 
 class ProjectorWatch:
-    """Looks at a projector's outputs, and at its gradient after each update with images, until it has seen both live.
+    """Looks, after updates with images, whether a projector's outputs differ and whether a gradient reaches it.
 
-    It does so anew every PATIENCE updates, so that a healthy run is looked at for one of them.
+    It stops looking when it has seen both, and starts anew every PATIENCE updates: a healthy run pays for few of them.
     """
 
     def __init__(self, projector: nn.Module):
@@ -79,12 +80,13 @@ class ProjectorWatch:
         """Whether the patches [N, P, width] of a forward pass differ."""
         if not self.varies and output.numel():
             output = output.detach().float()
+            # Against one patch, the first: comparing all pairs would say the same.
             apart = (output - output[:1, :1]).abs().amax()
             self.varies = bool(apart > SAME * output.abs().amax())
 
     def look(self, step: int, everywhere: Callable[[Tensor], None]) -> None:
         """After the backward pass of an update with images. Arguments and errors are those of `judge`."""
-        weight = next(self.projector.parameters())  # of the first layer: what reaches it has come through all others
+        weight = next(self.projector.parameters())  # of the first layer: a gradient there has passed all other layers
         gradient = weight.grad
         if not self.reached and gradient is not None:
             self.reached = bool(local(gradient).any())
@@ -98,12 +100,13 @@ class ProjectorWatch:
             self.judge(step, everywhere)
 
     def judge(self, step: int, everywhere: Callable[[Tensor], None]) -> None:
-        """Look at what was seen since the last time; `everywhere` sums a tensor over all ranks, in place.
+        """Decide on what was seen since the last time. `everywhere` sums a tensor over all ranks, in place.
 
         Raises RuntimeError for a dead projector.
         """
         device = next(self.projector.parameters()).device
         alive = torch.tensor([self.varies, self.reached], dtype=torch.int64, device=device)
+        # A projector lives if any rank has seen it live: a rank may have had no image.
         everywhere(alive)
         varies, reached = alive.tolist()
         if not (varies and reached):

@@ -17,6 +17,7 @@ def data_loader(plan: Plan, seed: int, recorder: Recorder) -> DataLoader:
     """This rank's share of the batches of the plan's mixture, in its order, from the recorder's step on."""
     rank, ranks, encoder = dist.get_global_rank(), dist.get_world_size(), plan.encoder
     dataset = OrderedDataset(plan.folders, plan.counts, seed, recorder.batch, recorder.step, rank, ranks)
+    # On one rank a batch without images needs nothing in their place: no other rank waits for gradients.
     without = None
     if encoder and ranks > 1:
         pixels = {"pixels": torch.zeros(0, 3, encoder.pixels, encoder.pixels, dtype=torch.uint8)}
@@ -28,11 +29,13 @@ def data_loader(plan: Plan, seed: int, recorder: Recorder) -> DataLoader:
         blind=plan.blind,
         without=without,
     )
+    # Worker processes gave no clear gain on CPUs (measured with streaming's own data set: 2.8 to 6.6 ms a batch with
+    # them, 3.0 to 3.2 without), and the first batch came 0.25 to 0.65 s later.
     return DataLoader(dataset, batch_size=recorder.batch // ranks, collate_fn=collate, num_workers=0, drop_last=True)
 
 
 def frozen_encoder(plan: Plan) -> torch.nn.Module | None:
-    """The image encoder, if this run has images, no cached features of them, and does not train it."""
+    """The image encoder, if this run has images without cached features and does not train it; else None."""
     if plan.features or plan.train_encoder or not plan.has_images:
         return None
     from pipeline.model.vision import build_encoder
@@ -43,9 +46,12 @@ def frozen_encoder(plan: Plan) -> torch.nn.Module | None:
 
 @torch.no_grad()
 def first_features(loader: DataLoader, encoder: torch.nn.Module | None, images: int = 256) -> torch.Tensor:
-    """Features [n, P, W] of the first `images` images or so of the data, whatever the run's order and mixture."""
+    """Features [n, P, W] of about the first `images` images of the shards; all of them where there are fewer.
+
+    In the order of the shards, not of the run: the seed and the image fraction make no difference.
+    """
     found: list[torch.Tensor] = []
-    data: Any = loader.dataset  # streaming's, without types
+    data: Any = loader.dataset  # an OrderedDataset; DataLoader types it as any Dataset
     for number in range(data.num_samples):
         sample = data[number]
         if "images" in sample:

@@ -17,12 +17,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-SHUFFLED_WHOLE = 1 << 24  # samples; larger streams are shuffled number by number
-ROUNDS = 6  # of the permutation that does so: four are a random permutation's equal (Luby and Rackoff), two to spare
+# Samples. The permutation of a stream of this size takes 134 MB; larger streams are shuffled number by number. Both
+# ways give other orders: another limit changes the data order, and so the bits, of the streams between the two.
+SHUFFLED_WHOLE = 1 << 24
+ROUNDS = 6  # of the Feistel network: four rounds suffice for a random permutation (Luby and Rackoff); two are to spare
 
 
 def derive_seed(seed: int, *names: object) -> int:
     """A 64-bit seed from a study seed and the names of what it is for."""
+    # Not Python's hash, which differs between processes.
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
@@ -43,6 +46,7 @@ def split_budget(samples: int, fractions: dict[str, float]) -> dict[str, int]:
     return counts
 
 
+# One pass of each of the three streams: text, captions, instructions. Without it every stretch would permute anew.
 @lru_cache(maxsize=3)
 def shuffled(size: int, seed: int) -> NDArray[np.int64]:
     """All numbers below `size` in random order, in memory."""
@@ -50,10 +54,10 @@ def shuffled(size: int, seed: int) -> NDArray[np.int64]:
 
 
 def permute(numbers: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
-    """What a random permutation of all numbers below `size` makes of `numbers`, without the others.
+    """Where a random permutation of all numbers below `size` takes `numbers`, computed for these alone.
 
-    A Feistel network on pairs of numbers below the root of `size`; what falls outside is permuted again until it does
-    not (Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
+    A Feistel network on pairs of numbers up to the root of `size`. A result outside the range is permuted again until
+    it is inside (Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
     """
     side = np.uint64(math.isqrt(size - 1) + 1)
     keys = np.random.default_rng(seed).integers(1 << 64, size=ROUNDS, dtype=np.uint64)
@@ -98,9 +102,10 @@ def stream_order(size: int, stop: int, seed: int, name: str, start: int = 0) -> 
 def interleave(
     counts: dict[str, int], start: int = 0, stop: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Stream numbers and numbers within their stream, both [stop - start], each stream spread evenly over the whole.
+    """Which stream each sample is of, and its number in that stream: two arrays [stop - start].
 
-    Any stretch holds each of two streams' share within one sample, and within two of more streams.
+    Each stream is spread evenly over the whole run. In any stretch the number of samples of a stream is its share,
+    within one sample if there are two streams and within two if there are more.
     """
     total = sum(counts.values())
     stop = total if stop is None else stop
@@ -111,6 +116,7 @@ def interleave(
     owner = np.concatenate([np.full(last - first, i) for i, (first, last) in enumerate(spans)])
     number = np.concatenate([np.arange(*span) for span in spans])
     skipped = sum(first for first, _ in spans)
+    # Stable: of samples at the same place that of the first stream comes first, in every version of NumPy.
     chosen = np.argsort(places, kind="stable")[start - skipped : stop - skipped]
     return owner[chosen], number[chosen]
 
@@ -138,6 +144,7 @@ def mixture_order(
     for stream, (name, size) in enumerate(sizes.items()):
         mine = owner == stream
         if mine.any():
+            # The numbers of a stream rise by one from sample to sample, so its first and last say all.
             first, last = number[mine][[0, -1]]
             order[mine] = offset + stream_order(size, int(last) + 1, seed, name, int(first))
         offset += size

@@ -1,13 +1,15 @@
-"""What a training job is to do: steps, schedule, and how many sequences of each kind."""
+"""What a training job has to do: steps, schedule, and how many sequences of each stream."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline.common.job_context import Job
 from pipeline.data.store import count_samples
-from pipeline.settings.types import Encoder, TextPhase
+from pipeline.settings.types import Encoder
+from pipeline.training.job_settings import Cooldown, Finetune, Pretrain, WithImages
 from pipeline.training.mixture import split_budget
 from pipeline.training.schedule import Schedule, main_schedule, planned_cooldown
 
@@ -21,11 +23,11 @@ class Plan:
     folders: dict[str, Path]  # shards by stream
     counts: dict[str, int]  # sequences of each stream over the whole schedule
     parent: Path | None
-    moments: str
     encoder: Encoder | None
     train_encoder: bool
     features: list[Path]  # cached features of the streams' images; without any, images go through the encoder
-    blind: bool
+    moments: str = "fresh"  # or "keep": the parent's
+    blind: bool = False
 
     @property
     def streams(self) -> dict[str, Path]:
@@ -34,42 +36,39 @@ class Plan:
 
     @property
     def has_images(self) -> bool:
+        """Whether the run shows images to the model."""
         return not self.blind and any(self.counts.get(name) for name in ("captions", "instructions"))
 
 
-def make_plan(job: Job) -> Plan:
-    """What a job's card means for the trainer. Raises ValueError for data that gives no step."""
-    settings, inputs = job.settings, job.inputs
-    optimisation = settings["optimisation"]
-    batch = optimisation["batch"]
-    encoder = Encoder(**settings["encoder"]) if settings.get("encoder") else None
-    folders = {name: inputs[name] for name in ("text", "captions", "instructions") if name in inputs}
-    train_encoder = settings.get("train_encoder", False)
+def make_plan(job: Job, settings: Pretrain | Cooldown | Finetune) -> Plan:
+    """What a job's settings mean for the trainer. Raises ValueError for data that gives no step."""
+    inputs, batch, sequence = job.inputs, settings.optimisation.batch, settings.model.sequence
+    folders: dict[str, Path] = {name: inputs[name] for name in ("text", "captions", "instructions") if name in inputs}
+    seeing = settings if isinstance(settings, WithImages) else None
+    encoder, train_encoder = (seeing.encoder, seeing.train_encoder) if seeing else (None, False)
     # What a trained encoder makes of an image changes with every update: nothing to cache.
     stores = () if train_encoder else ("features", "instruction_features")
-    common = {
-        "folders": folders,
-        "parent": inputs.get("branch"),
-        "moments": settings.get("moments", "fresh"),
-        "encoder": encoder,
-        "train_encoder": train_encoder,
-        "features": [inputs[name] for name in stores if name in inputs],
-        "blind": settings.get("blind", False),
-    }
-    sequence = settings["model"]["sequence"]
-    if job.phase == "pretrain":
-        schedule = main_schedule(TextPhase(**optimisation), sequence)
-        return Plan(schedule, settings["stop"], counts={"text": schedule.steps * batch}, **common)
-    if job.phase == "cooldown":
+    planned = partial(
+        Plan,
+        folders=folders,
+        parent=inputs.get("branch"),
+        encoder=encoder,
+        train_encoder=train_encoder,
+        features=[inputs[name] for name in stores if name in inputs],
+    )
+    if isinstance(settings, Pretrain):
+        schedule = main_schedule(settings.optimisation, sequence)
+        return planned(schedule, settings.stop, counts={"text": schedule.steps * batch})
+    if isinstance(settings, Cooldown):
         schedule = planned_cooldown(settings)
-        images, share = settings["image_fraction"], settings.get("instruction_share", 0.0)
+        images, share = settings.image_fraction, settings.instruction_share
         counts = split_budget(schedule.steps * batch, {"text": 1 - images, "captions": images})
         # Instructions take the place of captions, so that every share leaves the same text.
         counts |= split_budget(counts["captions"], {"captions": 1 - share, "instructions": share})
-        return Plan(schedule, schedule.steps, counts=counts, **common)
-    # The last batch of the last pass is filled up with samples of one more.
-    passes = settings["epochs"] * count_samples(folders["instructions"])
-    steps = -(-passes // batch)
-    warmup = min(round(optimisation["warmup_fraction"] * steps), steps - 1)
-    schedule = Schedule(optimisation["peak_lr"], optimisation["floor_lr"], warmup, steps)
-    return Plan(schedule, steps, counts={"instructions": steps * batch}, **common)
+        return planned(schedule, schedule.steps, counts=counts, moments=settings.moments)
+    # A batch has no gaps: the last one is filled up with samples of one more pass.
+    passes = settings.epochs * count_samples(folders["instructions"])
+    steps, own = -(-passes // batch), settings.optimisation
+    warmup = min(round(own.warmup_fraction * steps), steps - 1)
+    schedule = Schedule(own.peak_lr, own.floor_lr, warmup, steps)
+    return planned(schedule, steps, counts={"instructions": steps * batch}, blind=settings.blind)

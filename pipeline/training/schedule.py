@@ -14,6 +14,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from pipeline.settings.types import TextPhase
+from pipeline.training.job_settings import Cooldown
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,14 @@ class Schedule:
     def rate(self, step: int) -> float:
         """The learning rate of update number `step` (0-based)."""
         if step < self.warmup:
+            # Plus one: an update at rate 0 would change nothing but the moments.
             return self.peak * (step + 1) / self.warmup
+        # At most 1: the cosine would rise again after its end.
         progress = min((step - self.warmup) / (self.steps - self.warmup), 1.0)
         return self.floor + 0.5 * (1 + math.cos(math.pi * progress)) * (self.peak - self.floor)
 
     def describe(self) -> dict:
+        """Peak, floor, warmup and steps, as tables and run records have them."""
         return asdict(self)
 
 
@@ -48,6 +52,7 @@ def main_schedule(text: TextPhase, sequence: int) -> Schedule:
         peak=text.peak_lr,
         floor=text.floor_lr,
         warmup=text.warmup_steps,
+        # Whole updates: a budget that ends within one is rounded down.
         steps=text.tokens // (text.batch * sequence),
     )
 
@@ -64,11 +69,13 @@ def cooldown_schedule(
     """The schedule of a cooldown of `steps` updates that leaves the main run after `branch_step` updates.
 
     `peak` and `warmup` apply at the two ends of the main run (branch_step 0 and main.steps). `rewarm` is a rate to warm
-    up to in place of `peak`, and anywhere else in place of the rate that is to be continued. A branch that continues no
-    rate needs no `main`, and one that continues a rate no `peak`.
+    up to in place of `peak`; between the ends it takes the place of the rate that would be continued. A branch that
+    continues no rate needs no `main`, and one that continues a rate needs no `peak`. Raises ValueError for a branch
+    outside the main run, and for one that has no rate.
     """
     if main and not 0 <= branch_step <= main.steps:
         raise ValueError(f"branch step {branch_step} is outside the main run's {main.steps} steps")
+    # At the ends of the main run there is nothing to continue: its first rates are the warm-up, its last is the floor.
     own = peak if rewarm is None else rewarm
     if main and rewarm is None and branch_step not in (0, main.steps):
         return Schedule(peak=main.rate(branch_step), floor=floor, warmup=0, steps=steps)
@@ -77,15 +84,15 @@ def cooldown_schedule(
     return Schedule(peak=own, floor=floor, warmup=warmup, steps=steps)
 
 
-def planned_cooldown(settings: dict) -> Schedule:
-    """The schedule that the settings of a cooldown's job ask for, which lack what the branch has no use for."""
-    own, sequence = settings["optimisation"], settings["model"]["sequence"]
+def planned_cooldown(settings: Cooldown) -> Schedule:
+    """The schedule that a cooldown's job asks for."""
+    own, sequence = settings.optimisation, settings.model.sequence
     return cooldown_schedule(
-        main=main_schedule(TextPhase(**settings["main"]), sequence) if "main" in settings else None,
-        branch_step=settings["branch_step"],
-        steps=own["tokens"] // (own["batch"] * sequence),
-        floor=own["floor_lr"],
-        peak=own.get("peak_lr"),
-        warmup=own.get("warmup_steps", 0),
-        rewarm=settings.get("rewarm"),
+        main=main_schedule(settings.main, sequence) if settings.main else None,
+        branch_step=settings.branch_step,
+        steps=own.tokens // (own.batch * sequence),
+        floor=own.floor_lr,
+        peak=own.peak_lr,
+        warmup=own.warmup_steps,
+        rewarm=settings.rewarm,
     )

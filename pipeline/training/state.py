@@ -6,10 +6,10 @@ rate, data order and stopping point are functions of the number of updates, so t
 equal states are equal bytes.
 
 A model that is sharded over ranks (FSDP: each has some rows of every tensor) saves its resumable states in parts, one
-file a rank, `model-00001-of-00004.safetensors`: rows in the ranks' order, what is not sharded in the first. Any number
-of ranks can read them, each the rows that it needs. The state at the end is whole again, so that branches, evaluation
-and export know of one layout: rank 0 gathers it tensor by tensor, and its memory must hold the weights, then the
-moments (8 bytes a parameter).
+file a rank, `model-00001-of-00004.safetensors`: rows in the order of the ranks, and what is not sharded in the first
+file. Any number of ranks can read them, each the rows that it needs. The state at the end is whole again, so that
+branches, evaluation and export know one layout only. Rank 0 gathers it tensor by tensor: its memory must hold the
+weights, then the moments (8 bytes a parameter).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All rows of a tensor; every rank must ask."""
+    """All rows of a tensor. Every rank must call this, as each gives its rows."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -65,7 +65,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Ite
 
 
 def save_whole(file: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Write all tensors into one file, which rank 0 does; every rank must ask."""
+    """Gather all tensors and write them into one file. Rank 0 writes; every rank must call this."""
     kept = {}
     for name, tensor in tensors:
         tensor = whole(tensor)
@@ -76,16 +76,20 @@ def save_whole(file: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def save_part(file: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Write this rank's rows of all tensors into a file of its own, FILE-00002-of-00004; what all have, rank 0 writes."""
+    """Write this rank's rows of all tensors into a file of its own, FILE-00002-of-00004.
+
+    A tensor that is not sharded is the same on all ranks: rank 0 writes it.
+    """
     rank, ranks = this_rank()
+    # Contiguous, as safetensors refuses all else: the weights of a convolution may be channels-last.
     part = {name: local(t).cpu().contiguous() for name, t in tensors if rank == 0 or isinstance(t, DTensor)}
     save_file(part, file.with_stem(f"{file.stem}-{rank + 1:05}-of-{ranks:05}"))
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict, losses: str) -> None:
-    """Write a whole training state into an existing folder, which rank 0 does; every rank must ask.
+    """Write a whole training state into an existing folder. Rank 0 writes; every rank must call this.
 
-    `state` has "step" and the counts so far.
+    `state` has "step" and the counts so far, `losses` the text of losses.csv.
     """
     save_whole(folder / "model.safetensors", model_tensors(model))
     save_whole(folder / "optimizer.safetensors", optimizer_tensors(model, optimizer))
@@ -93,7 +97,10 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
 
 
 def save_progress(folder: Path, state: dict, losses: str, hashed: bool = False) -> None:
-    """Write what makes a state complete, which rank 0 does; `hashed` with all files' hashes, as no list of them follows."""
+    """Write losses.csv and then state.json, without which a state is not complete. Rank 0 writes.
+
+    `hashed`: state.json has the hashes of all files. An artifact needs none, as its list of files has them.
+    """
     if this_rank()[0] == 0:
         write_text(folder / "losses.csv", losses)
         if hashed:
@@ -105,7 +112,7 @@ def save_progress(folder: Path, state: dict, losses: str, hashed: bool = False) 
 def save_resumable(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict, losses: str) -> None:
     """Write a training state, in parts if it is sharded, as `folder`/last in the place of the one before it.
 
-    Every rank must ask, and sees the same `folder`.
+    Every rank must call this, and all see the same `folder`.
     """
     partial = folder / "next"
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
@@ -120,9 +127,9 @@ def save_resumable(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
 
 
 def find_resumable(folder: Path) -> Path | None:
-    """The newest complete state in a resume folder. A kill between two renames leaves it under its old name.
+    """The newest complete state in a resume folder, or None. A kill between two renames leaves it as "next.old".
 
-    One with a file of other bytes than were written is none: the run goes on from the state before it began.
+    A state with a file of other bytes than were written is passed over, and the log says so.
     """
     for name in ("last", "next.old"):
         if (folder / name / "state.json").exists():
@@ -134,7 +141,7 @@ def find_resumable(folder: Path) -> Path | None:
 
 
 def damage(folder: Path) -> Path | None:
-    """A file of a saved state that has other bytes than were written. One that is not there is not damaged."""
+    """The first file of a saved state with other bytes than were written, or None. A missing file is not looked for."""
     try:
         state = read_json(folder / "state.json")
     except ValueError:
@@ -165,19 +172,22 @@ class Stored:
                 self.holders.setdefault(name, []).append(part)
 
     def __contains__(self, name: str) -> bool:
+        """Whether the file has a tensor of this name."""
         return name in self.holders
 
     def shape(self, name: str) -> list[int]:
+        """The shape of a tensor as a whole, its parts counted together."""
         shapes = [part.get_slice(name).get_shape() for part in self.holders[name]]
         return [sum(shape[0] for shape in shapes), *shapes[0][1:]] if shapes[0] else []
 
     def get(self, name: str) -> Tensor:
         """All rows of a tensor."""
+        # A copy in either case: a tensor that is mapped from its file would change with the file.
         parts = [part.get_tensor(name) for part in self.holders[name]]
         return torch.cat(parts) if parts[0].dim() else parts[0].clone()
 
     def rows(self, name: str, first: int, count: int) -> Tensor:
-        """Rows `first` and after it, read from where they are."""
+        """`count` rows from row `first` on, from whichever parts have them."""
         found, begin = [], 0
         for part in self.holders[name]:
             stored = part.get_slice(name)
@@ -224,7 +234,7 @@ def load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Pat
 
 
 def first_row(parameter: Tensor) -> int:
-    """The number of the first row that this rank has: rows are cut like `torch.chunk` cuts them."""
+    """The number of this rank's first row. FSDP divides rows as `torch.chunk` does: the last ranks may have less."""
     if not isinstance(parameter, DTensor):
         return 0
     rank, ranks = this_rank()

@@ -1,8 +1,8 @@
 """Phase "shards": training sequences of a source. Of real corpora: listed files to MDS, file by file, by several processes.
 
-Every input file becomes a folder of shards of its own below the job's resume folder, whole or not at all, so a killed job
-goes on with the files that are left, and the bits depend on neither the number of processes nor on kills. At the end the
-folders are linked into the artifact under one index.
+Every input file becomes a folder of shards of its own below the job's resume folder, whole or not at all. So a
+killed job goes on with the files that are left, and neither kills nor the number of processes change a bit. At the end
+the folders are linked into the artifact under one index.
 
 What cannot be read goes to `quarantine.jsonl` ({"corpus", "file", "record", "reason"} a line) and is counted. More than
 the share `bad_records` of a corpus's records, or of its bytes, stops the job.
@@ -33,12 +33,13 @@ from pipeline.data.corpora.synthetic_captions import count_missing, note_caption
 from pipeline.data.corpora.units import COUNTS, QUARANTINE, SHARDS, UIDS, Hashed, Tally, Unit, Work
 from pipeline.data.formats import tars
 from pipeline.data.formats.open_text import good, json_records
+from pipeline.data.job_settings import ShardSettings
 from pipeline.data.packing import text_sequences
 from pipeline.data.records import BadRecord, Caption, Conversation
 from pipeline.data.store import PACKED_COLUMNS, TEXT_COLUMNS, token_type, with_tokens, write_shards
 
-LOOKED_UP = 10_000  # uids of images, before it is said that none has a caption
-SPECIAL = re.compile(r"\d+|\S*/\S*")  # what differs between reasons of one kind: numbers and paths
+LOOKED_UP = 10_000  # so many uids of images are looked up before the job is refused because none has a caption
+SPECIAL = re.compile(r"\d+|\S*/\S*")  # numbers and paths: reasons that differ in these alone are of one kind
 RECORDS = 10_000  # of a JSON list that are converted together
 
 LEFT_OUT = {  # what is counted of what is not used
@@ -62,6 +63,7 @@ def convert(work: Work, unit: Unit) -> dict:
 
 
 def write_part(work: Work, unit: Unit, out: Path) -> None:
+    """Write a file's shards, its bad records, the uids of its images and its counts into `out`."""
     rest: list[int] = []
     with (
         fsspec.open(unit.place, "rb") as file,
@@ -82,7 +84,9 @@ def write_part(work: Work, unit: Unit, out: Path) -> None:
         tally.counts["sequences"] = write_shards(
             out / SHARDS, with_tokens(columns, tokenizer_at(work.tokenizer).vocabulary), samples
         )
+        # Only now that all samples were taken: the iterators above count as they go.
         tally.check_number()
+        # A stretch of instructions is a file of our own; the list that it is from was compared when it was divided.
         if work.part != "instructions":
             listed.finish()
     if work.part == "text":
@@ -104,14 +108,15 @@ def divide(work: Work, unit: Unit) -> list[Unit]:
                 with open(out / f"{number:05d}.jsonl", "w", encoding="utf-8") as lines:
                     lines.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in stretch)
             listed.finish()
+    # In the order of their names, which is that of the records: numbers of units follow from it.
     sizes = {path: path.stat().st_size for path in sorted(done.iterdir())}
     return [Unit(unit.corpus, unit.file, str(path), size, None) for path, size in sizes.items()]
 
 
 def check_uids(work: Work, name: str, units: list[Unit]) -> None:
-    """Refuse images of which none among the first LOOKED_UP has a caption. Raises ValueError.
+    """Raises ValueError if none of the first LOOKED_UP images has a synthetic caption: the captions are of another set.
 
-    Before they are converted, which takes hours. What cannot be read is left to the conversion.
+    This is done before the conversion, which takes hours. What cannot be read is left to the conversion.
     """
     first, looked_up = "", 0
     with closing(sqlite3.connect(work.captions(name))) as known:
@@ -144,17 +149,20 @@ def check_uids(work: Work, name: str, units: list[Unit]) -> None:
 
 
 def look_up(job: Job) -> tuple[Work, dict[str, list[Unit]]]:
-    """What is to be done, and the files of each list of the source that are read as wholes."""
-    settings, source, part = job.settings, job.inputs["source"], job.settings["part"]
+    """What is to be done, and the files of each corpus; of a LLaVA corpus its JSON file without the images."""
+    settings, source = ShardSettings.model_validate(job.settings), job.inputs["source"]
+    part = settings.part
     corpora = {name: corpus["settings"] for name, corpus in listed_corpora(source).items()}
     where = job.context["corpora"][part]
     places = {name: where[name]["path"] for name in corpora}
     tokenizer = job.inputs["tokenizer"] / "tokenizer.json"
-    patches, boxes = settings.get("patches", 0), tuple(settings.get("boxes", ("resize", "resize")))
-    work = Work(part, corpora, places, settings["sequence"], patches, boxes, tokenizer, job.resume)
+    as_said, as_seen = settings.boxes
+    boxes = (as_said, as_seen)
+    work = Work(part, corpora, places, settings.sequence, settings.patches, boxes, tokenizer, job.resume)
 
     def units(corpus: str, name: str, place: str) -> list[Unit]:
         only = corpora[corpus]["file"] if corpora[corpus]["format"] == "llava" else None
+        # Only for an error: the key whose `revision` the reader has to increase.
         key = f"{job.context['corpora']['file']} (source.{part}.{name})"
         return [
             Unit(
@@ -186,6 +194,7 @@ def prepare(job: Job, work: Work, listed: dict[str, list[Unit]], workers: int) -
             units += divided
         elif corpus["format"] == "datacompdr":
             note_captions(job, work, name, listed[name], workers)
+            # After all captions are noted: an image may have its caption in any of the tars.
             check_uids(work, name, listed[f"{name}.images"])
             units += listed[f"{name}.images"]
         else:
@@ -194,7 +203,7 @@ def prepare(job: Job, work: Work, listed: dict[str, list[Unit]], workers: int) -
 
 
 def write_quarantine(work: Work, units: list[Unit], file: Path) -> None:
-    """All bad records that are known of, as far as files are done."""
+    """Write the bad records of all files that are done into one file."""
     with open(file, "w", encoding="utf-8") as out:
         for name in work.corpora:
             out.write(noted(work, name)[1])
@@ -207,10 +216,11 @@ def write_quarantine(work: Work, units: list[Unit], file: Path) -> None:
 def check_share(
     work: Work, name: str, counts: Counter, done: int, size: int, units: list[Unit], allowed: float
 ) -> None:
-    """Refuse a corpus of which too much cannot be read, once the rest (all of it good) could not make up for it.
+    """Raises ValueError if too much of a corpus cannot be read, even if all the rest of it were good.
 
-    `done` of its `size` bytes are read. Raises ValueError.
+    `done` of its `size` bytes are read; `allowed` is the share that may be bad.
     """
+    # The number of all records, estimated from the part that was read.
     likely = counts["records"] * size / max(done, 1)
     if counts["bad"] <= allowed * likely and counts["unread_bytes"] <= allowed * size:
         return
@@ -247,7 +257,10 @@ def said_of(name: str, counts: Counter, quarantine: Path) -> str:
 
 
 def gather(work: Work, units: list[Unit], out: Path) -> Counter:
-    """Link all files' shards into the artifact under one index; returns what the files' ends amount to together."""
+    """Link all files' shards into the artifact under one index.
+
+    What text files had left is joined to last sequences: returns the counts of these.
+    """
     from streaming.base.util import merge_index
 
     counts: Counter = Counter()
@@ -255,12 +268,14 @@ def gather(work: Work, units: list[Unit], out: Path) -> Counter:
         folder = out / f"{unit.number:05d}"
         folder.mkdir()
         for file in (work.part_of(unit) / SHARDS).iterdir():
+            # Links: the resume folder is on the same file system, and a corpus is not held twice.
             os.link(file, folder / file.name)
     if work.part == "text":
         rests = (read_json(work.part_of(unit) / COUNTS)["rest"] for unit in units)
         tokenizer = tokenizer_at(work.tokenizer)
         end, dtype = tokenizer.end, token_type(tokenizer.vocabulary)
         rest: list[int] = []
+        # What a file left over ends with the end-of-text token, which `text_sequences` adds again.
         joined = text_sequences((tokens[:-1] for tokens in rests if tokens), end, work.sequence, rest, dtype)
         folder, columns = out / f"{len(units):05d}", with_tokens(TEXT_COLUMNS, tokenizer.vocabulary)
         counts["sequences"] = write_shards(folder, columns, ({"tokens": tokens} for tokens in joined))
@@ -269,24 +284,32 @@ def gather(work: Work, units: list[Unit], out: Path) -> Counter:
     indexes = sorted(out.glob("*/index.json"))
     merge_index([str(index.resolve()) for index in indexes], str(out))
     for index in indexes:
+        # Readers use the index at the top, which has all of it.
         index.unlink()
     return counts
 
 
 def convert_corpora(job: Job, out: Path) -> dict:
-    """Returns counts, in all and by corpus. Raises ValueError."""
+    """Convert the listed files of a part to shards in `out`; returns counts, in all and by corpus.
+
+    Raises ValueError for a file that has changed since it was listed, for too many bad records, and for too little
+    data.
+    """
     import streaming  # noqa: F401 (slow to import: once, before the processes are forked)
 
     workers, allowed = job.context["corpora"]["workers"], job.context["corpora"]["bad_records"]
     work, listed = look_up(job)
     job.resume.mkdir(parents=True, exist_ok=True)
     units = prepare(job, work, listed, workers)
+    # Synthetic captions have counts of their own, from when they were noted.
     counts = {name: noted(work, name)[0] for name in work.corpora}
     size: Counter = Counter()
     for unit in units:
         size[unit.corpus] += unit.bytes
     done: Counter = Counter()
     job.progress.begin_at(sum(unit.bytes for unit in units if (work.part_of(unit) / COUNTS).exists()))
+    # In the order of the files, so that a corpus with too many bad records stops at the same file for any number of
+    # processes.
     for unit, found in zip(units, in_order(partial(convert, work), units, workers)):
         counts[unit.corpus].update(found)
         done[unit.corpus] += unit.bytes

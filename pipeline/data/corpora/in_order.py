@@ -16,7 +16,10 @@ Result = TypeVar("Result")
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """The function's results for every item, in their order, from several processes; few of them wait at a time."""
+    """The function's results for every item, in the order of the items, from `workers` processes.
+
+    At most four results a process are computed before they are asked for: memory stays bounded.
+    """
     if workers == 1:
         yield from map(function, items)
         return
@@ -24,6 +27,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
     fork = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(workers, mp_context=fork, initializer=end_with, initargs=(os.getpid(),))
     try:
+        # Not the pool's own `map`: it would submit all items at once, and their results would pile up.
         waiting: deque = deque()
         for item in items:
             waiting.append(pool.submit(function, item))

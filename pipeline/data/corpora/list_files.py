@@ -33,6 +33,7 @@ from pipeline.data.corpora.listed import MANIFEST, image_name, is_corpora, missi
 from pipeline.data.formats import question_files
 from pipeline.data.formats.documents import choices, documents
 from pipeline.data.formats.open_text import SUFFIXES, good, json_records, not_read, said, say_not_read, suffix_of
+from pipeline.data.job_settings import ListedCorpora
 from pipeline.data.records import BadRecord, LeftOut, strict
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -52,6 +53,7 @@ def files_below(place: str, suffixes: tuple[str, ...]) -> tuple[dict[str, int], 
     """
     system, folder = fsspec.core.url_to_fs(place)
     found = system.find(folder, detail=True)
+    # Relative names: lists, digests and cards are the same wherever the corpus lies.
     names = {path: PurePosixPath(path).relative_to(folder).as_posix() for path in found}
     wanted = (path for path in sorted(found) if path.endswith(suffixes) and "/._" not in f"/{names[path]}")
     sizes = {names[path]: found[path]["size"] for path in wanted}
@@ -61,6 +63,7 @@ def files_below(place: str, suffixes: tuple[str, ...]) -> tuple[dict[str, int], 
         raise ValueError(f"{place}: no {said(suffixes)} file here{here}")
     if odd := [name for path, name in names.items() if name in sizes and found[path]["type"] == "other"]:
         raise ValueError(f"{join(place, odd[0])}: is no file, or a link to nothing; take it away")
+    # Linux allows any bytes in a name; JSON and UTF-8 cannot hold all of them.
     if odd := [name for name in sizes if name != name.encode(errors="replace").decode()]:
         raise ValueError(f"{place}: the name of {one_line(odd[0])} is not UTF-8; rename the file")
     return {PurePosixPath(folder).name if name == "." else name: size for name, size in sizes.items()}, others
@@ -91,7 +94,9 @@ class Hashes:
         return place, info["size"], str(info.get("mtime", info.get("LastModified")))
 
     def take(self, place: str, check: Callable[[bytes], str | None] | None) -> dict:
+        """Size, hash and fault of a file, from what is known or from the file itself; {"missing"} if there is none."""
         try:
+            # Before the file is read: if it changes meanwhile, what is noted is of a size and date that it has no more.
             key = self.look(place)
             if key not in self.known:
                 digest, size, whole = hashlib.sha256(), 0, []
@@ -117,6 +122,7 @@ class Hashes:
         """
         places = list(places)
         done = size = 0
+        # Threads are enough: hashlib and reading both release the interpreter lock.
         with ThreadPoolExecutor(self.workers) as pool, open(self.file, "a", encoding="utf-8") as notes:
             for start in range(0, len(places), 1024):  # no more than so many results wait
                 for entry in pool.map(lambda place: self.take(place, check), places[start : start + 1024]):
@@ -150,6 +156,7 @@ def list_tree(job: Job, out: Path, name: str, corpus: dict, place: str, format: 
     """List the files of a corpus that is a folder of one kind of file."""
     sizes, others = files_below(place, DATA_FILES[format])
     expected = EXPECTED.get(format, lambda *_: {})(place, list(sizes))
+    # Sidecars are read, if only for their numbers: they are not among the files that are not read.
     others -= {"manifest.jsonl"} if format == "dclm_tokenized" else {f"{file[:-4]}_stats.json" for file in expected}
     skipped = skip(name, others)
     hashes = Hashes(job, name, job.context["corpora"]["workers"])
@@ -227,7 +234,9 @@ def list_llava(job: Job, out: Path, name: str, corpus: dict, place: str) -> dict
     json_place, missing = f"{place}/{corpus['file']}", 0
     with fsspec.open(json_place, "rb") as file:
         items = (item for _, value in json_records(file, corpus["file"]) if isinstance(item := good(value), dict))
+        # A set: conversations often share an image.
         named = {image for item in items if isinstance(image := item.get("image"), str)}
+    # Names that lead out of the folder are left to the conversion, which quarantines their records.
     images = sorted(image for image in named if not path_fault(image))
     hashes = Hashes(job, name, job.context["corpora"]["workers"])
 
@@ -246,17 +255,17 @@ def list_llava(job: Job, out: Path, name: str, corpus: dict, place: str) -> dict
 # --- benchmarks -------------------------------------------------------------------------------------------------------
 
 
-def list_benchmark(job: Job, out: Path, name: str, corpus: dict, place: str) -> dict:
+def list_benchmark(job: Job, settings: ListedCorpora, out: Path, name: str, place: str) -> dict:
     """Read a benchmark's questions and every image that they are about: all must be there and whole.
 
     Raises BadRecord for more questions of which that is not so than may be left out.
     """
-    folder, split = Path(place), job.settings["split"]
+    folder, corpus = Path(place), settings.corpora[name]
     images = folder / corpus["images"]
     options = {key: corpus[key] for key in ("files", "image_name", "split")}
-    if missing := set(question_files.FILES[corpus["format"]]) - set(corpus["files"]):
+    if missing := set(question_files.FORMATS[corpus["format"]].files) - set(corpus["files"]):
         raise ValueError(f"{name}: files names no {' and no '.join(sorted(missing))}")
-    left_out = LeftOut(job.settings.get("left_out_at_most", {}).get(name, 0))
+    left_out = LeftOut(settings.left_out_at_most.get(name, 0))
     found = question_files.read_questions(
         corpus["format"], folder, task=name, images=images, left_out=left_out, **options
     )
@@ -269,6 +278,7 @@ def list_benchmark(job: Job, out: Path, name: str, corpus: dict, place: str) -> 
     damaged: dict[Path, str] = {}
 
     def lines() -> Iterator[dict]:
+        # Images are decoded once here, so that no damaged one is met after hours of training.
         for paths, check in (([folder / file for file in files], None), (used, undecodable)):
             for path, entry in zip(paths, hashes.of(map(str, paths), check)):
                 if entry.get("fault"):
@@ -286,7 +296,7 @@ def list_benchmark(job: Job, out: Path, name: str, corpus: dict, place: str) -> 
         raise BadRecord(folder, "-", f"has no questions of {name} about an image that can be decoded")
     records = (asdict(question) | {"image": question.image.relative_to(images).as_posix()} for question in whole)
     text = "".join(json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n" for record in records)
-    write_text(out / "evaluation" / split / name / "questions.jsonl", text)
+    write_text(out / "evaluation" / str(settings.split) / name / "questions.jsonl", text)
     counts = {"questions": len(whole), "images": len(used) - len(damaged)}
     return listed | counts | left_out.say(name)
 
@@ -294,10 +304,8 @@ def list_benchmark(job: Job, out: Path, name: str, corpus: dict, place: str) -> 
 # --- the phase --------------------------------------------------------------------------------------------------------
 
 
-def write_heldout(job: Job, out: Path) -> dict:
-    """The first held-out documents, as one file; all of them must be whole."""
-    heldout = job.settings["heldout"]
-    place, wanted = job.context["corpora"]["heldout"]["path"], heldout["documents"]
+def write_heldout(place: str, wanted: int, out: Path) -> dict:
+    """The first `wanted` held-out documents, as one file; all of them must be whole."""
     lines: list[str] = []
     names, others = files_below(place, DATA_FILES["dclm_raw"])
     skipped = skip("heldout", others)
@@ -315,16 +323,17 @@ def write_heldout(job: Job, out: Path) -> dict:
     return {"documents": len(lines)} | skipped
 
 
-def copy_choices(job: Job, out: Path, left_out: dict[str, dict[str, int]]) -> dict:
+def copy_choices(place: str, may_be_left_out: dict[str, int], out: Path, left_out: dict[str, dict[str, int]]) -> dict:
     """The multiple-choice files: a task's own as TASK.jsonl; folders TASK of a data set's, as they are.
 
     A task's own must be whole, but for items that may be left out, which are counted in `left_out`.
     """
-    place, counts = job.context["corpora"]["choices"]["path"], {}
+    counts = {}
     names, others = files_below(place, (*SUFFIXES, ".parquet"))
     for name in names:
         path = out / "evaluation" / "text" / name
         suffix = suffix_of(name)
+        # At the top a file is a task of our form; in a folder it is a data set's, in a layout of its own.
         own = name == path.name and suffix in SUFFIXES
         if own and (path := path.with_name(name.removesuffix(suffix) + ".jsonl")).exists():
             raise ValueError(f"{join(place, name)}: there is another file of the task {path.stem}; take one away")
@@ -335,10 +344,11 @@ def copy_choices(job: Job, out: Path, left_out: dict[str, dict[str, int]]) -> di
             continue
         with fsspec.open(join(place, name), "rb") as file:
             records = ((number, good(value)) for number, value in json_records(file, join(place, name)))
-            bad = LeftOut(job.settings.get("left_out_at_most", {}).get(path.stem, 0))
+            bad = LeftOut(may_be_left_out.get(path.stem, 0))
             items = list(choices(records, join(place, name), path.stem, bad))
         if found := bad.say(path.stem):
             left_out[path.stem] = found
+        # As it is, byte for byte, where nothing has to be left out.
         if suffix == ".jsonl" and not found:
             path.write_bytes(read_bytes(join(place, name)))
         else:
@@ -348,17 +358,14 @@ def copy_choices(job: Job, out: Path, left_out: dict[str, dict[str, int]]) -> di
     return counts | skip("choices", others)
 
 
-def list_corpora(job: Job, out: Path) -> dict:
+def list_corpora(job: Job, settings: ListedCorpora, out: Path) -> dict:
     """Phase "sources" of real corpora: list a part's files, and write what evaluation needs of it."""
-    settings, listed = job.settings, {}
-    part = settings["part"]
-    where = job.context["corpora"][part]
-    if part == "evaluation":
-        where = where[settings["split"]]
-    for name, corpus in settings["corpora"].items():
+    part, places, listed = settings.part, job.context["corpora"], {}
+    where = places[part][settings.split] if part == "evaluation" else places[part]
+    for name, corpus in settings.corpora.items():
         place, licence = where[name]["path"], where[name]["licence"]
         if part == "evaluation":
-            found = list_benchmark(job, out, name, corpus, place)
+            found = list_benchmark(job, settings, out, name, place)
         elif corpus["format"] == "llava":
             found = list_llava(job, out, name, corpus, place)
         else:
@@ -370,9 +377,11 @@ def list_corpora(job: Job, out: Path) -> dict:
             listed[name]["images"] = found | {"licence": images["licence"]}
     counts: dict = {"corpora": listed}
     if part == "text":
-        counts["heldout"] = write_heldout(job, out)
+        assert settings.heldout, "the text of corpora has held-out documents"
+        counts["heldout"] = write_heldout(places["heldout"]["path"], settings.heldout["documents"], out)
         left_out: dict[str, dict[str, int]] = {}
-        counts["choices"] = copy_choices(job, out, left_out) if settings["choices"] else {}
+        may = settings.left_out_at_most
+        counts["choices"] = copy_choices(places["choices"]["path"], may, out, left_out) if settings.choices else {}
         counts |= {"left_out": left_out} if left_out else {}
     write_text(out / MANIFEST, stable_json(counts))
     return counts

@@ -1,4 +1,4 @@
-"""A source's artifact that lists the files of corpora."""
+"""Reads the artifact of a source that lists the files of corpora."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ def read_bytes(place: str) -> bytes:
 
 def missing(error: OSError) -> OSError:
     """The error as FileNotFoundError if no file can be there, else itself."""
+    # A name comes from a data set and may be anything. Other errors, such as a missing permission, must not be taken
+    # for a missing file.
     if isinstance(error, IsADirectoryError | NotADirectoryError) or error.errno == errno.ENAMETOOLONG:
         return FileNotFoundError(errno.ENOENT, error.strerror, error.filename)
     return error
@@ -41,7 +43,7 @@ def image_name(corpus: dict, image: str) -> str:
 
 
 def read_list(source: Path, name: str) -> Iterator[dict]:
-    """The files of a corpus from a source's artifact."""
+    """The lines of a corpus's list: "file", "bytes", "sha256", and "records" where a sidecar says."""
     with open(source / "files" / f"{name}.jsonl", encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 

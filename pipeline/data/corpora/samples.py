@@ -1,4 +1,4 @@
-"""Records of corpora as pieces of training sequences."""
+"""Training samples out of the records of corpora."""
 
 from __future__ import annotations
 
@@ -31,17 +31,21 @@ from pipeline.data.records import BadRecord, Caption, Conversation
 from pipeline.data.store import is_padding, token_type
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 
-Pair = Caption | Conversation  # an image, perhaps, and texts
+Pair = Caption | Conversation  # texts and their image; a conversation may have none
 
 
 @cache
 def tokenizer_at(path: Path) -> Tokenizer:
+    """The tokenizer of a file, read once a process."""
     return load_tokenizer(path)
 
 
 @cache
 def captions_at(path: Path) -> sqlite3.Connection:
-    """A finished data base of captions (its absolute path), to be read in this process alone."""
+    """A connection of this process to a finished data base of captions, given by its absolute path.
+
+    Processes must not share one. `immutable` spares SQLite its locks: nobody writes to the data base any more.
+    """
     return sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
 
 
@@ -57,6 +61,7 @@ def tokenized_text(work: Work, unit: Unit, file: Stream, tally: Tally, rest: lis
     """Text samples of token lists; the padding of their last ones is counted."""
     tokenizer = tokenizer_at(work.tokenizer)
     dtype = token_type(tokenizer.vocabulary)
+    # One more id than positions: each position predicts the next id.
     for tokens in tally.good(token_lists(file, unit.file, work.sequence + 1, tokenizer.uses(), dtype, tally.counts)):
         padding = int(is_padding(tokens).sum())
         tally.counts["padding"] += padding
@@ -89,6 +94,7 @@ def captioned(work: Work, unit: Unit, file: Stream, tally: Tally, uids: TextIO) 
                 text, sha256 = row[0], row[1] or sha256
             else:
                 text = tars.caption_text(unit.file, key, members, facts, corpus["field"])
+            # An image behind a link may have been replaced since its caption was made.
             if corpus["verify"] and sha256:
                 tars.check_image_hash(unit.file, key, image, sha256)
                 tally.counts["verified_images"] += 1
@@ -112,6 +118,8 @@ def conversations(work: Work, unit: Unit, file: Iterable[bytes], tally: Tally) -
 
     for line in file:
         number, record = json.loads(line)
+        # Counted and not a bad record: such chats are part of LLaVA's instructions, and the settings ask for their
+        # absence.
         if corpus["without_image"] == "drop" and is_chat(record):
             tally.counts["without_image"] += 1
             continue
@@ -141,6 +149,7 @@ def pieces(work: Work, unit: Unit, found: Iterable[Pair | BadRecord], tally: Tal
         if len(piece.tokens) > room:
             piece = Piece(piece.tokens[:room], piece.loss[:room], piece.image)
             tally.counts["cut"] += 1
+        # The first token is never predicted, so a label there counts for nothing.
         if not any(piece.loss[1:]):
             tally.bad(BadRecord(unit.file, one.id, f"nothing to learn from in its first {room} tokens"))
             continue
@@ -148,7 +157,7 @@ def pieces(work: Work, unit: Unit, found: Iterable[Pair | BadRecord], tally: Tal
 
 
 def packed(work: Work, tally: Tally, found: Iterable[Piece]) -> Iterator[dict]:
-    """Samples of captions or conversations."""
+    """Samples of several captions or conversations each, and what they hold in the tally."""
     tokenizer = tokenizer_at(work.tokenizer)
     for group in pack(found, work.sequence + 1):
         sample = packed_sample(group, work.sequence, tokenizer.end, token_type(tokenizer.vocabulary))

@@ -20,9 +20,9 @@ from pipeline.data.records import BadRecord
 
 
 def synthetic(unit: Unit) -> tuple[list[tuple[str, str, str | None]], list[BadRecord], int]:
-    """(uid, caption, the image's sha256) of the samples of a DataCompDR tar; what cannot be read; how many there are.
+    """(uid, caption, the image's sha256) of the samples of a DataCompDR tar; the bad ones; how many samples there are.
 
-    Of a sample's captions it is the one that the uid's hash chooses: the same wherever, and whenever, it is read.
+    Of a sample's captions the uid's hash chooses one: the same caption in any order, on any machine.
     """
     rows, bad = [], []
     with fsspec.open(unit.place, "rb") as file:
@@ -51,11 +51,13 @@ def synthetic(unit: Unit) -> tuple[list[tuple[str, str, str | None]], list[BadRe
 
 def note_captions(job: Job, work: Work, name: str, units: list[Unit], workers: int) -> None:
     """Put the captions of all tars of a DataCompDR corpus into its data base, a tar a transaction, in order."""
+    # A data base and not a dictionary: DataCompDR has a billion captions, too many for the memory. It survives a kill.
     with closing(sqlite3.connect(work.captions(name))) as known:
         known.execute(
             "CREATE TABLE IF NOT EXISTS captions (uid TEXT PRIMARY KEY, text TEXT, sha256 TEXT) WITHOUT ROWID"
         )
         known.execute("CREATE TABLE IF NOT EXISTS tars (number INTEGER PRIMARY KEY, quarantine TEXT, counts TEXT)")
+        # Tars are noted in their order: their number says which are done.
         (done,) = known.execute("SELECT count(*) FROM tars").fetchone()
         total, size = sum(unit.bytes for unit in units), sum(unit.bytes for unit in units[:done])
         for unit, (rows, bad, records) in zip(units[done:], in_order(synthetic, units[done:], workers)):
@@ -64,7 +66,10 @@ def note_captions(job: Job, work: Work, name: str, units: list[Unit], workers: i
             tally.counts["records"] = records
             for error in bad:
                 tally.bad(error)
+            # One transaction: after a kill a tar is in it as a whole, with its captions and its counts, or not at all.
             with known:
+                # Of two captions of one uid the first one counts; tars come in their order, so it is always the same
+                # one.
                 known.executemany("INSERT OR IGNORE INTO captions VALUES (?, ?, ?)", rows)
                 counts = json.dumps(tally.counts)
                 known.execute("INSERT INTO tars VALUES (NULL, ?, ?)", [lines.getvalue(), counts])

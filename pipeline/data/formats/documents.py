@@ -53,6 +53,7 @@ def documents(file: Stream, name: object) -> Iterator[Document | BadRecord]:
             yield error
             continue
         facts = record.get("metadata")
+        # What is not needed is not checked: a document is read whatever its metadata look like.
         given = facts.get("id") if isinstance(facts, dict) else None
         yield Document(str(given) if given else text_id(text), text)
 
@@ -92,12 +93,14 @@ def _token_list(
         raise lacking(name, key, members, ".json.gz", ("json.gz",))
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(members["json.gz"])) as unpacked:
+            # A few kilobytes of gzip can stand for gigabytes, so no more is unpacked than a list can need.
             data = unpacked.read(LONGEST_LINE)
             if unpacked.read(1):
                 raise ValueError(f"longer than {LONGEST_LINE:,} bytes")
         found = parse_json(data)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise BadRecord(name, key, f"is not gzipped JSON ({error})") from None
+    # Not isinstance: to Python True is an int.
     if not isinstance(found, list) or not all(type(one) is int for one in found):
         raise BadRecord(name, key, "is not a list of whole numbers")
     if len(found) != length:
@@ -105,6 +108,7 @@ def _token_list(
     text = found[: length - _padding(found, uses)]
     if not text:
         raise BadRecord(name, key, "is padding alone")
+    # Each different id once: most occur many times in a list.
     for one in dict.fromkeys(text):
         if not 0 <= one < len(uses) or uses[one] in (Use.NONE, Use.PADDING):
             raise BadRecord(name, key, f"has the id {one}, which is no token of text")
@@ -163,6 +167,7 @@ def _paths(source: str | Path | Iterable[Path]) -> list[Path]:
     folder = Path(source)
     if not folder.is_dir():
         return [folder]
+    # Sorted: the order in which a folder lists its files differs between file systems.
     paths = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES))
     if not paths:
         raise BadRecord(folder, "-", f"no {said(SUFFIXES)} file in this folder")
@@ -175,6 +180,7 @@ def _field(record: Any, key: str, kind: type, path: object, number: int) -> Any:
     if key not in record:
         raise BadRecord(path, number, f"has no {key!r}")
     value = record[key]
+    # To Python True is an int, and would pass as an index.
     if not isinstance(value, kind) or isinstance(value, bool):
         raise BadRecord(path, number, f"{key!r} is of type {type(value).__name__}")
     return value

@@ -26,10 +26,12 @@ class ImageFolder:
         self._sizes: dict[Path, tuple[tuple[int, int], int]] = {}
 
     def path(self, name: str, file: object, where: object) -> Path:
+        """The path of an image, which is there and of a format that is read. Raises BadRecord."""
         if name not in self._known:
             path = _inside(self.root, name, file, where)
             try:
                 with open(path, "rb") as image:
+                    # Four bytes tell the format. Whether the image is whole is seen when it is used.
                     head = image.read(4)
             except OSError:
                 raise BadRecord(file, where, f"no image {path}") from None
@@ -55,4 +57,5 @@ class ImageFolder:
         It is of the pixels as they are stored, unless the size is that of the upright image alone.
         """
         stored, turn = self.stored(path, file, where)
+        # A size that fits both ways says nothing; then the box counts as one of the stored pixels.
         return box if size == turned_size(stored, turn) != stored else turn_box(box, turn)

@@ -98,6 +98,7 @@ def text_chunks(file: Stream, name: object) -> Iterator[bytes]:
     packed = str(name).rpartition(".")[2]
     unpack = {"gz": _gunzipped, "zst": _unpacked_zst, "zstd": _unpacked_zst}.get(packed, _plain)
     pieces, start = unpack(counted, name), b""
+    # The first piece may be shorter than the mark.
     for piece in pieces:
         start += piece
         if len(start) >= len(codecs.BOM_UTF8):
@@ -116,6 +117,7 @@ def _gunzipped(file: Counted, name: object) -> Iterator[bytes]:
         with gzip.GzipFile(fileobj=file) as unpacked:  # type: ignore[call-overload]  # read() is all that it calls
             while piece := unpacked.read1(PIECE):
                 yield piece
+        # gzip takes a file of no bytes for an empty text.
         if not file.position:
             raise EOFError
     except EOFError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.common.json_text import parse_json
 from pipeline.data.formats.boxes import box_text, corners, read_box
@@ -24,19 +24,6 @@ from pipeline.data.formats.refer_records import load_pickle
 from pipeline.data.records import BadRecord as BadRecord
 from pipeline.data.records import LeftOut, Question
 
-# The files of each format as the embedded source names them; `files` of read_questions names others.
-FILES = {
-    "vqav2": {"questions": "questions.json", "annotations": "annotations.json"},
-    "pope": {"random": "random.json", "popular": "popular.json", "adversarial": "adversarial.json"},
-    "gqa": {"questions": "questions.json"},
-    "textvqa": {"questions": "questions.json"},
-    "refcoco": {"instances": "instances.json", "refs": "refs.json"},
-    "ocid": {"expressions": "expressions.json"},
-    "vizwiz": {"questions": "questions.json"},
-    "coco_captions": {"captions": "captions.json"},
-}
-# How an image id becomes a file name, where the format gives an id.
-IMAGE_NAMES = {"vqav2": "{:012d}.jpg", "gqa": "{}.jpg", "textvqa": "{}.jpg"}
 # OCID counts the objects on the table: up to here they stand free, touch, are stacked.
 OCID_CLUTTER = ((9, "minimum"), (16, "medium"), (20, "maximum"))
 
@@ -52,9 +39,9 @@ def read_questions(
     split: str | None = None,
     left_out: LeftOut | None = None,
 ) -> Iterator[Question]:
-    """Questions of a task in one of the formats of FILES: "vqav2", "pope", "gqa", "textvqa", "vizwiz", "refcoco", "ocid", ...
+    """Questions of a task in one of FORMATS: "vqav2", "pope", "gqa", "textvqa", "vizwiz", "refcoco", "ocid", ...
 
-    folder      holds the annotation files, named as in FILES unless `files` (role -> name) says otherwise
+    folder      holds the annotation files, named as in FORMATS unless `files` (role -> name) says otherwise
     task        goes into the records; the folder's name by default
     images      the image root; `folder`/../images by default
     image_name  how an image id becomes a file name, such as "COCO_val2014_{:012d}.jpg" (vqav2, gqa, textvqa)
@@ -88,17 +75,19 @@ def _read(
     left_out: LeftOut | None,
 ) -> Iterator[tuple[Question, dict]]:
     """Questions with their records, each question id once."""
-    if format not in FILES:
-        raise ValueError(f"unknown format {format!r}: one of {', '.join(FILES)}")
-    if unknown := set(files or {}) - set(FILES[format]):
-        raise ValueError(f"unknown files for {format}: {', '.join(sorted(unknown))}; known: {', '.join(FILES[format])}")
-    paths = {role: folder / (files or {}).get(role, name) for role, name in FILES[format].items()}
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}: one of {', '.join(FORMATS)}")
+    layout = FORMATS[format]
+    if unknown := set(files or {}) - set(layout.files):
+        raise ValueError(f"unknown files for {format}: {', '.join(sorted(unknown))}; known: {', '.join(layout.files)}")
+    paths = {role: folder / (files or {}).get(role, name) for role, name in layout.files.items()}
     look = ImageFolder(images or folder.parent / "images")
     task = task or folder.name
-    pattern = image_name or IMAGE_NAMES.get(format, "{}")
+    pattern = image_name or layout.image_name
     seen: set[str] = set()
+    # Each reader wraps one item in `with left_out:`, so that a bad item is left out by itself and the loop goes on.
     left_out = left_out or LeftOut()
-    for question, record in READERS[format](paths, task, look, pattern, split, left_out):
+    for question, record in layout.read(paths, task, look, pattern, split, left_out):
         with left_out:
             if question.id in seen:
                 raise BadRecord(folder, question.id, "id occurs twice")
@@ -119,6 +108,7 @@ def _name(pattern: str, image_id: object, file: Path, where: object) -> str:
 def _vqav2(
     paths: dict[str, Path], task: str, images: ImageFolder, pattern: str, split: str | None, left_out: LeftOut
 ) -> Read:
+    # VQAv2 keeps questions and answers in two files, joined by question_id.
     file, answers_file = paths["questions"], paths["annotations"]
     found = get_field(load_json(answers_file), "annotations", list, answers_file, "-")
     annotations = _by_id(found, "question_id", (int, str), answers_file, "annotation")
@@ -159,6 +149,7 @@ def _pope(
             with left_out:
                 where = get_field(record, "question_id", (int, str), file, number)
                 label = get_field(record, "label", str, file, where)
+                # POPE's files have these two words alone; anything else is a damaged or another file.
                 if label not in ("yes", "no"):
                     raise BadRecord(file, where, f"label is neither yes nor no: {label!r}")
                 # The official ids start again in each of the three files.
@@ -251,6 +242,7 @@ def _soft_answers(record: object, file: Path, where: object) -> tuple[str, ...]:
     if not answers:
         raise BadRecord(file, where, "has no answers")
     for answer in answers:
+        # Not `get_field`, which refuses an empty text: that is an answer too.
         if not isinstance(answer, dict) or not isinstance(answer.get("answer"), str):
             raise BadRecord(file, where, f"an answer is not a text: {answer!r}")
     return tuple(answer["answer"] for answer in answers)
@@ -260,6 +252,7 @@ def _refcoco(
     paths: dict[str, Path], task: str, images: ImageFolder, pattern: str, split: str | None, left_out: LeftOut
 ) -> Read:
     file = paths["instances"]
+    # A refer record has no box of its own: it names an annotation of COCO's.
     instances = load_json(file)
     by_id = {
         part: _by_id(get_field(instances, part, list, file, "-"), "id", int, file, part)
@@ -269,6 +262,7 @@ def _refcoco(
     for number, ref in _refs(refs_file):
         with left_out:
             ref_id = get_field(ref, "ref_id", int, refs_file, number)
+            # One file has the refer records of all splits.
             if split is not None and get_field(ref, "split", str, refs_file, ref_id) != split:
                 continue
             annotation = by_id["annotations"].get(get_field(ref, "ann_id", int, refs_file, ref_id))
@@ -344,13 +338,21 @@ def _coco_captions(
             yield Question(str(where), task, path, "", tuple(captions[where]), "caption"), record
 
 
-READERS: dict[str, Callable[..., Read]] = {
-    "vqav2": _vqav2,
-    "pope": _pope,
-    "gqa": _gqa,
-    "textvqa": _textvqa,
-    "vizwiz": _vizwiz,
-    "refcoco": _refcoco,
-    "ocid": _ocid,
-    "coco_captions": _coco_captions,
+class Layout(NamedTuple):
+    """A format: its reader, its files as the embedded source names them, and how an image id becomes a file name."""
+
+    read: Callable[..., Read]
+    files: dict[str, str]  # name by role
+    image_name: str = "{}"
+
+
+FORMATS = {
+    "vqav2": Layout(_vqav2, {"questions": "questions.json", "annotations": "annotations.json"}, "{:012d}.jpg"),
+    "pope": Layout(_pope, {"random": "random.json", "popular": "popular.json", "adversarial": "adversarial.json"}),
+    "gqa": Layout(_gqa, {"questions": "questions.json"}, "{}.jpg"),
+    "textvqa": Layout(_textvqa, {"questions": "questions.json"}, "{}.jpg"),
+    "vizwiz": Layout(_vizwiz, {"questions": "questions.json"}),
+    "refcoco": Layout(_refcoco, {"instances": "instances.json", "refs": "refs.json"}),
+    "ocid": Layout(_ocid, {"expressions": "expressions.json"}),
+    "coco_captions": Layout(_coco_captions, {"captions": "captions.json"}),
 }

@@ -24,6 +24,7 @@ def load_pickle(path: Path) -> Any:
     """RefCOCO's `refs(unc).p`, which Python 2 wrote. Raises BadRecord."""
     with open_file(path) as file:
         try:
+            # Texts of Python 2 are bytes, which pickle would read as ASCII and refuse.
             return _DataUnpickler(file, encoding="utf-8", errors="replace").load()
         # A damaged pickle fails in whatever operation its bytes stand for.
         except Exception as error:

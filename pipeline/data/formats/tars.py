@@ -31,6 +31,7 @@ def read_captions(folder: Path, field: str | None = None) -> Iterator[Caption]:
     `field` names an entry of KEY.json whose text to take in place of KEY.txt. Members that are not regular files are
     ignored. Raises BadRecord.
     """
+    # Sorted: the order in which a folder lists its files differs between file systems.
     tars = sorted(Path(folder).glob("*.tar"))
     if not tars:
         raise BadRecord(folder, "-", "no .tar file in this folder")
@@ -94,6 +95,7 @@ def tar_samples(
     key, members, fault, counted, end, size = None, Members(), None, _Counted(file), 0, 0
     seen: set[str] = set()
     try:
+        # "r|": as a stream, since a file on S3 is read from its beginning to its end.
         with tarfile.open(fileobj=counted, mode="r|", bufsize=1 << 20) as tar:  # type: ignore[call-overload]  # read() is all that it calls
             for member in tar:
                 end = tar.offset
@@ -105,6 +107,7 @@ def tar_samples(
                     if counts is not None:
                         counts["members_not_read"] += 1
                     continue
+                # WebDataset reads suffixes in small letters.
                 this, suffix = folder + slash + stem, suffix.lower()
                 if this != key:
                     if key is not None:

@@ -13,6 +13,7 @@ NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 
 def one_thing(name: str) -> str:
+    """A name with its article."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
@@ -37,6 +38,7 @@ def _where(cells: tuple[int, ...]) -> str:
 
 
 def _by_place(scene: Scene) -> str:
+    # One part a name, however many there are of it, in reading order of the first of each.
     cells: dict[str, list[int]] = {}
     for thing in scene.objects:
         cells.setdefault(thing.name, []).append(thing.cell)
@@ -51,6 +53,7 @@ def _by_row(scene: Scene) -> str:
     for row, where in ((0, "at the top"), (1, "at the bottom")):
         things = sorted((t for t in scene.things if t.cell // 2 == row), key=lambda t: t.cell)
         signs = [f"a sign that says {t.name}" if t.artist in SIGNS else one_thing(t.name) for t in things]
+        # "a dog and a dog" is no English.
         if len(things) == 2 and things[0].name == things[1].name:
             signs = [_some(things[0].name, 2)]
         if signs:
@@ -113,4 +116,5 @@ def caption(rng: random.Random, scene: Scene) -> str:
 
 def references(rng: random.Random, scene: Scene, count: int) -> list[str]:
     """So many different captions of a plain scene. Raises ValueError if it cannot be told in so many ways."""
+    # Not a set: its order differs between processes, and with it the draw would.
     return rng.sample(list(dict.fromkeys(_captions(scene))), count)

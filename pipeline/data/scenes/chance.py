@@ -11,6 +11,7 @@ SALT = "scenes 224"
 
 def chance(*parts: object) -> float:
     """A fixed number in [0, 1) for these parts: the same in every process, with any settings."""
+    # Not Python's `hash`, which is another one in every process.
     text = "|".join(map(str, (SALT, *parts)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 

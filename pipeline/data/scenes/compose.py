@@ -15,9 +15,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from types import SimpleNamespace
 from typing import TypeAlias
 
+from pipeline.data.job_settings import Scenes
 from pipeline.data.scenes.chance import chance
 from pipeline.data.scenes.glyphs import ARTISTS, GLYPH, WORDS
 
@@ -28,6 +28,8 @@ POPULAR_WEIGHT = 1.6  # a third of the concepts are this much more frequent: "po
 FRIENDS, FRIEND_WEIGHT = 0.15, 3.0  # share of pairs that like company, and how much: so must "adversarial"
 COPIES = (0.40, 0.25, 0.20, 0.15)  # of 1, 2, 3, 4 copies of a plain scene's first concept
 WORD_SHARE = 0.6  # of the plain scenes that have room for a sign
+# A composition's split follows from its hash, so compositions are drawn until one is of the split that is wanted; a
+# tenth of them are for test.
 ATTEMPTS = 2000
 
 
@@ -37,6 +39,7 @@ ATTEMPTS = 2000
 @cache
 def held_out(a: str, b: str) -> bool:
     """True if these two concepts never stand together in a training scene."""
+    # Sorted: a pair has no order, and its hash must have none.
     return a != b and chance("held-out pair", *sorted((a, b))) < HELD_OUT_PAIRS
 
 
@@ -97,7 +100,7 @@ def _vocabulary(concepts: int, extra: int, words: int) -> Vocabulary:
     return vocabulary
 
 
-def vocabulary_of(settings: SimpleNamespace) -> Vocabulary:
+def vocabulary_of(settings: Scenes) -> Vocabulary:
     """The vocabulary that the settings `concepts`, `caption_only_concepts` and `words` pick. Raises ValueError."""
     return _vocabulary(settings.concepts, settings.caption_only_concepts, settings.words)
 
@@ -118,6 +121,7 @@ class Composition:
 
     @property
     def names(self) -> set[str]:
+        """The concepts that it shows."""
         return {name for _, name, _ in self.cells}
 
     @cached_property
@@ -136,6 +140,7 @@ class Composition:
 
     @property
     def has_held_out_pair(self) -> bool:
+        """Whether two of its concepts never stand together in training."""
         names = sorted(self.names)
         return any(held_out(a, b) for i, a in enumerate(names) for b in names[i + 1 :])
 
@@ -154,6 +159,7 @@ def _add_names(
         for name in pool:
             weight = 0.0 if name in names else weights[name]
             for other in names:
+                # A scene that holds a held-out pair on purpose may hold others as well.
                 weight *= company(name, other) if strict else (company(name, other) or 1.0)
             chances.append(weight)
         if not any(chances):
@@ -172,6 +178,7 @@ Placed = tuple[str, list[tuple[int, str]], tuple[int, str] | None]  # layout, (c
 def _plain(rng: random.Random, weights: Weights, pool: Names, pair: Names, words: Names) -> Placed:
     copies = rng.choices((1, 2, 3, 4), COPIES)[0]
     if pair:
+        # Four copies would leave no cell for the second concept of the pair.
         copies = min(copies, 3)
     has_word = bool(words) and copies + bool(pair) < 4 and rng.random() < WORD_SHARE
     word = rng.choice(words) if has_word else None

@@ -6,8 +6,8 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 
+from pipeline.data.job_settings import MadeEvaluation
 from pipeline.data.scenes import chance, compose, render
 from pipeline.data.scenes.captions import references
 from pipeline.data.scenes.compose import Vocabulary
@@ -42,6 +42,7 @@ class Item:
 
     @property
     def id(self) -> int:
+        # The official files have whole numbers as ids. No task asks ten questions about one image.
         return self.image_id * 10 + self.number
 
     @property
@@ -50,10 +51,11 @@ class Item:
 
 
 def image_name(image_id: int) -> str:
+    """The file name of an evaluation image, in COCO's form."""
     return f"{image_id:012d}.jpg"
 
 
-def evaluation_scenes(settings: SimpleNamespace, split: str) -> list[tuple[str, Scene]]:
+def evaluation_scenes(settings: MadeEvaluation, split: str) -> list[tuple[str, Scene]]:
     """(group, scene) of every image of "validation" or "test"; image k + 1 is entry k.
 
     A quarter are "cluttered"; an eighth are "novel" (caption-only concepts, if there are two or more); the rest are
@@ -102,6 +104,7 @@ class _Picker:
 
     def pick(self, options: Sequence[Asked], key: Callable[[Asked], str] = lambda asked: asked.answer) -> Asked:
         order = list(options)
+        # `min` takes the first of equals, so the shuffle makes that a draw.
         self.rng.shuffle(order)
         best = min(order, key=lambda asked: self.used[key(asked)] / self.share(asked))
         self.used[key(best)] += 1
@@ -132,7 +135,7 @@ def _relation_options(scene: Scene) -> list[Asked]:
     return count_questions(scene) + relation_questions(scene)
 
 
-def evaluation_items(settings: SimpleNamespace, split: str, made: list[tuple[str, Scene]]) -> dict[str, list[Item]]:
+def evaluation_items(settings: MadeEvaluation, split: str, made: list[tuple[str, Scene]]) -> dict[str, list[Item]]:
     """The questions of every task (presence as "presence/random" and so on) about the scenes of a split."""
     vocabulary = compose.vocabulary_of(settings)
     groups: dict[str, list[tuple[int, Scene]]] = {"plain": [], "cluttered": [], "novel": []}
@@ -180,6 +183,7 @@ def evaluation_items(settings: SimpleNamespace, split: str, made: list[tuple[str
 
 def _company_rank(scene: Scene, vocabulary: Vocabulary) -> dict[str, int]:
     """Concepts ranked by how often training shows them with what this scene shows, the most frequent first."""
+    # Sorted, as a set's order differs between processes and a sum of floats depends on its order.
     present = sorted(set(scene.counts))
 
     def together(name: str) -> float:
@@ -214,6 +218,7 @@ def _presence_items(
             used[name] += 1
             positives.append((image_id, scene, name))
     negatives = shuffled[half:]
+    # Not infinity, for which SciPy raises an error if every assignment has such a pair. It is far above any real price.
     impossible = 1e6
     costs = []
     for _, scene in negatives:
@@ -239,7 +244,7 @@ def _presence_items(
 
 
 def captioned_images(
-    settings: SimpleNamespace, split: str, made: list[tuple[str, Scene]]
+    settings: MadeEvaluation, split: str, made: list[tuple[str, Scene]]
 ) -> list[tuple[int, Scene, list[str]]]:
     """(image id, scene, reference captions) of every plain image of a split."""
     captioned = []

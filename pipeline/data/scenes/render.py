@@ -57,6 +57,7 @@ class Scene:
 
     @cached_property
     def word(self) -> Thing | None:
+        """The sign, if there is one."""
         return next((t for t in self.things if t.artist in SIGNS), None)
 
     @cached_property

@@ -28,8 +28,8 @@ import random
 import tarfile
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
+from pipeline.data.job_settings import MadeCaptions, MadeEvaluation, MadeInstructions, Scenes
 from pipeline.data.scenes import chance, compose, render
 from pipeline.data.scenes.captions import caption, keywords, short_caption
 from pipeline.data.scenes.evaluation import (
@@ -78,22 +78,21 @@ EXPRESSION_BOXES = 2  # boxes asked for in a cluttered training image, at most
 PLAIN_BOX_SHARE = 0.3  # of plain training images have a box question
 
 
-def write_scenes(out: Path, settings: SimpleNamespace, part: str) -> dict:
-    """Write one part ("captions", "instructions" or "evaluation") under `out`/part, a folder that must not exist yet.
+def write_scenes(out: Path, settings: Scenes) -> dict:
+    """Write the part that the settings are of under `out`/PART, a folder that must not exist yet.
 
     Returns what was written: images, bytes, and either samples, turns by family or questions by split and task.
-    Raises ValueError on an unknown part or settings that cannot be met, FileExistsError if the folder is there.
+    Raises ValueError on settings that cannot be met, FileExistsError if the folder is there.
     """
-    writers = {
-        "captions": _write_captions,
-        "instructions": _write_instructions,
-        "evaluation": _write_evaluation,
-    }
-    if part not in writers:
-        raise ValueError(f"part must be one of {', '.join(writers)}: {part!r}")
-    folder = Path(out) / part
+    folder = Path(out) / settings.part
     folder.mkdir(parents=True)
-    counts = writers[part](folder, settings)
+    if isinstance(settings, MadeCaptions):
+        counts = _write_captions(folder, settings)
+    elif isinstance(settings, MadeInstructions):
+        counts = _write_instructions(folder, settings)
+    else:
+        assert isinstance(settings, MadeEvaluation), "there are three parts"
+        counts = _write_evaluation(folder, settings)
     counts["bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     return counts
 
@@ -101,7 +100,7 @@ def write_scenes(out: Path, settings: SimpleNamespace, part: str) -> dict:
 # --- captions ---------------------------------------------------------------------------------------------------------
 
 
-def caption_scene(settings: SimpleNamespace, index: int) -> tuple[Scene, str]:
+def caption_scene(settings: MadeCaptions, index: int) -> tuple[Scene, str]:
     """Scene and caption number `index`: any concept, also those that occur in captions only."""
     vocabulary = compose.vocabulary_of(settings)
     rng = chance.rng_for(settings.seed, "captions", index)
@@ -111,7 +110,7 @@ def caption_scene(settings: SimpleNamespace, index: int) -> tuple[Scene, str]:
     return scene, caption(rng, scene)
 
 
-def _caption_members(settings: SimpleNamespace, index: int, key: str) -> list[tuple[str, bytes]]:
+def _caption_members(settings: MadeCaptions, index: int, key: str) -> list[tuple[str, bytes]]:
     scene, text = caption_scene(settings, index)
     image = render.jpeg(render.render(scene))
     sha256 = hashlib.sha256(image).hexdigest()
@@ -137,7 +136,7 @@ def _caption_members(settings: SimpleNamespace, index: int, key: str) -> list[tu
     ]
 
 
-def _write_captions(folder: Path, settings: SimpleNamespace) -> dict:
+def _write_captions(folder: Path, settings: MadeCaptions) -> dict:
     for first in range(0, settings.captions, SAMPLES_A_TAR):
         shard = first // SAMPLES_A_TAR
         with tarfile.open(folder / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -154,14 +153,15 @@ def _write_captions(folder: Path, settings: SimpleNamespace) -> dict:
 # --- instructions -----------------------------------------------------------------------------------------------------
 
 
-def _instruction_composition(settings: SimpleNamespace, index: int, rng: random.Random) -> compose.Composition:
+def _instruction_composition(settings: MadeInstructions, index: int, rng: random.Random) -> compose.Composition:
     vocabulary = compose.vocabulary_of(settings)
+    # By twos, so that the neighbours that share presence questions have the same layout.
     kind = "cluttered" if index // 2 % CLUTTERED_ONE_IN == CLUTTERED_ONE_IN - 1 else "plain"
     return compose.compose(rng, vocabulary, kind, "train", vocabulary.main)
 
 
 def _presence_turns(
-    settings: SimpleNamespace, index: int, own: compose.Composition, turns: int
+    settings: MadeInstructions, index: int, own: compose.Composition, turns: int
 ) -> list[tuple[str, str]]:
     """Presence questions of conversation `index`, whose neighbour gets the same questions with the opposite answers.
 
@@ -171,6 +171,7 @@ def _presence_turns(
     other = index ^ 1
     if other >= settings.conversations:
         return []
+    # Made again from its own random numbers: no conversation has to wait for another one.
     neighbour = _instruction_composition(settings, other, chance.rng_for(settings.seed, "instructions", other))
     pair = [own, neighbour] if index % 2 == 0 else [neighbour, own]
     rng = chance.rng_for(settings.seed, "presence", index // 2)
@@ -182,7 +183,7 @@ def _presence_turns(
     return [(presence_text(name), YES if name in own.names else NO) for name in asked]
 
 
-def conversation(settings: SimpleNamespace, index: int) -> tuple[Scene, list[tuple[str, str, str]]]:
+def conversation(settings: MadeInstructions, index: int) -> tuple[Scene, list[tuple[str, str, str]]]:
     """Scene and turns (family, human text, answer) of conversation number `index`."""
     rng = chance.rng_for(settings.seed, "instructions", index)
     composition = _instruction_composition(settings, index, rng)
@@ -233,7 +234,7 @@ def _other_turns(rng: random.Random, scene: Scene, room: int) -> list[tuple[str,
     return turns
 
 
-def _write_instructions(folder: Path, settings: SimpleNamespace) -> dict:
+def _write_instructions(folder: Path, settings: MadeInstructions) -> dict:
     (folder / "images").mkdir()
     records = []
     families: Counter[str] = Counter()
@@ -244,6 +245,7 @@ def _write_instructions(folder: Path, settings: SimpleNamespace) -> dict:
         families.update(family for family, _, _ in turns)
         messages = []
         for number, (_, human, answer) in enumerate(turns):
+            # LLaVA's form: the image stands once, before the first thing that is said.
             messages.append({"from": "human", "value": "<image>\n" + human if number == 0 else human})
             messages.append({"from": "gpt", "value": answer})
         records.append({"id": f"{index:06d}", "image": name, "conversations": messages})
@@ -251,7 +253,7 @@ def _write_instructions(folder: Path, settings: SimpleNamespace) -> dict:
     return {"images": settings.conversations, "turns": dict(sorted(families.items()))}
 
 
-def _write_evaluation(folder: Path, settings: SimpleNamespace) -> dict:
+def _write_evaluation(folder: Path, settings: MadeEvaluation) -> dict:
     counts: dict = {"images": 0, "questions": {}}
     for split in ("validation", "test"):
         made = evaluation_scenes(settings, split)

@@ -47,6 +47,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers from `low` to `high`, one, two or five of a power of ten apart."""
     if not high > low:
         return [low]
+    # People read steps of one, two and five; any other step makes them calculate.
     raw = (high - low) / about
     power = 10 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
@@ -76,6 +77,7 @@ def panel(points: Sequence[Point], x_label: str, y_label: str, words: Sequence[s
     else:
         x = Scale(*widened([p.x for p in points]), LEFT, WIDTH - RIGHT)
         x_ticks = [(value, f"{value:g}") for value in ticks(x.low, x.high)]
+        # Few values are named themselves: round numbers between them would be of no model.
         if len({p.x for p in points}) <= 6:
             x_ticks = [(value, f"{value:g}") for value in sorted({p.x for p in points})]
     parts = axes(x, y, x_ticks, x_label)
@@ -92,6 +94,7 @@ def panel(points: Sequence[Point], x_label: str, y_label: str, words: Sequence[s
             bar += [line("whisker", place - 4, y(end), place + 4, y(end)) for end in (p.low, p.high)]
         kind = "mark hollow" if p.hollow else "mark"
         dot = Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4.2"/>').format(kind, place, y(p.y))
+        # A finger is wider than a dot: an unseen circle around it takes the touch.
         reach = Markup('<circle class="reach" cx="{:.1f}" cy="{:.1f}" r="13"/>').format(place, y(p.y))
         colour = Markup(' style="--mark: var(--s{})"').format(p.line % COLOURS) if p.line else ""
         parts.append(

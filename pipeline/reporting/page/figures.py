@@ -3,48 +3,53 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from markupsafe import Markup
 
-from pipeline.reporting.experiment_tables import CONTROLS, FIGURES, LABELS, QUESTIONS, SCORES, TABLES
+from pipeline.reporting.measures import DRAWN, MEASURES, form_of
 from pipeline.reporting.page import charts
 from pipeline.reporting.page.forms import (
     Figure,
-    form_of,
     number_in,
     title_of,
 )
 from pipeline.reporting.page.results import Results
-from pipeline.reporting.table_rows import covered, differing, key_words, setting_names
-
-HEADLINE = ("vision_average", "text_stable", "bits_per_byte")
-AXES = {"branch_percent": "text run before images come in (%)", "branch": "branch, and its highest learning rate"}
-CONTROLLED = {"rewarm": "branch", "text_only": "branch_percent", "moments": "moments"}  # what tells their rows apart
+from pipeline.reporting.table_list import TABLES, Part, Table, axis_of
+from pipeline.reporting.table_rows import covered, differing, setting_names
 
 
 def all_figures(results: Results) -> list[Figure]:
     """Every experiment as charts: a panel a measure."""
-    models = [row for row in results.read("table1.csv") if row["model"] == "vlm"]
-    timing = experiment_figure(results, "timing", "When should images come in?", "table1", models, "branch_percent")
-    found = [timing] + [
-        experiment_figure(
-            results, name, QUESTIONS[name][0], name, results.read(f"figures/{name}.csv"), QUESTIONS[name][1][0]
-        )
-        for name in FIGURES
+    found = [
+        experiment_figure(results, experiment, part.title, name, rows, part.along)
+        for name, table in charted()
+        for experiment, part, rows in charts_of(results, name, table)
     ]
-    tables = {experiment: table for table, experiment in TABLES.items()}
-    for name in ("captions", "encoder"):
-        question, (setting, *_) = QUESTIONS[name]
-        found.append(
-            experiment_figure(results, name, question, tables[name], results.read(f"{tables[name]}.csv"), setting)
-        )
-    controls = results.read("controls.csv")
-    for name, setting in CONTROLLED.items():
-        rows = [row for row in controls if row.get("control") == name]
-        for row in rows:
-            row["branch"] = f"{number_in(row, 'branch_percent'):g}% {number_in(row, 'cooldown_peak_lr'):.2g}"
-        found.append(experiment_figure(results, name, CONTROLS[name], "controls", rows, setting))
     return found + [own_figure(results, name, told) for name, told in results.own.items()]
+
+
+def charted() -> list[tuple[str, Table]]:
+    """The tables whose scores are drawn: the study's question first, then what is a figure alone, then other tables."""
+    return sorted(TABLES.items(), key=lambda item: (item[0] != "table1", bool(item[1].shown(item[0]))))
+
+
+def charts_of(results: Results, name: str, table: Table) -> Iterator[tuple[str, Part, list[dict[str, str]]]]:
+    """Each experiment of a table that is drawn, with its title and setting, and its rows."""
+    if table.along:
+        rows = [row for row in results.read(main_csv(name, table)) if row.get("model", "vlm") == "vlm"]
+        yield table.experiments[0], Part(table.title, table.along), rows
+    for experiment, part in table.parts.items():
+        if part.along:
+            rows = [row for row in results.read(main_csv(name, table)) if row.get("control") == experiment]
+            for row in rows:
+                row["branch"] = f"{number_in(row, 'branch_percent'):g}% {number_in(row, 'cooldown_peak_lr'):.2g}"
+            yield experiment, part, rows
+
+
+def main_csv(name: str, table: Table) -> str:
+    """The file with a table's rows: of its name, and beside the figure where it is one."""
+    return next(file for file in table.files if file in (f"{name}.csv", f"figures/{name}.csv"))
 
 
 def own_figure(results: Results, name: str, told: dict) -> Figure:
@@ -61,19 +66,21 @@ def experiment_figure(
     results: Results, name: str, title: str, table: str, rows: list[dict[str, str]], setting: str
 ) -> Figure:
     """The charts of an experiment. rows: a row a value of `setting`; values that are words stand apart."""
-    rows = [row for row in rows if any(math.isfinite(number_in(row, measure)) for measure in HEADLINE)]
-    file = f"figures/{table}.csv" if table in FIGURES else f"{table}.csv"
-    measures = list(dict.fromkeys((*HEADLINE, *SCORES, *results.tasks["vision"], *results.tasks["text"])))
+    # A failed run has a row, which would be a place without a mark.
+    rows = [row for row in rows if any(math.isfinite(number_in(row, measure)) for measure in DRAWN)]
+    file = main_csv(table, TABLES[table]) if table in TABLES else f"{table}.csv"
+    measures = list(dict.fromkeys((*DRAWN, *MEASURES, *results.tasks["vision"], *results.tasks["text"])))
     measures = [c for c in measures if any(math.isfinite(number_in(row, c)) for row in rows)]
     lines = lines_of(results, rows, setting)
     panels = [(title_of(c), panel(results, table, rows, setting, c, lines)) for c in measures]
-    shown_first = sum(c in HEADLINE for c in measures)
+    shown_first = sum(c in DRAWN for c in measures)
     note = f"Bars: {covered(number_in(row, 'seeds') for row in rows)}." if rows else "Not run."
     if name == "timing" and rows:
         note += " Hollow: at the end, where the rate is warmed up again."
     prior = max((number_in(row, "language_prior") for row in rows), default=math.nan)
     if math.isfinite(prior):
         note += f" Answering without looking: {100 * prior:.1f} of the vision average."
+    # A legend of one line would only repeat the title.
     names = list(dict.fromkeys(lines))
     numeric = all(math.isfinite(number_in(row, setting)) for row in rows)  # words stand apart, in no line
     legend = charts.listed(names) if numeric and len(names) > 1 else Markup()
@@ -82,7 +89,7 @@ def experiment_figure(
 
 def lines_of(results: Results, rows: list[dict[str, str]], setting: str) -> list[str]:
     """Of each row the line that it is a point of: where another setting differs too, what that is."""
-    keys = dict.fromkeys((*results.settings["recipe"], *(key for told in results.own.values() for key in told["vary"])))
+    keys = dict.fromkeys((*results.settings.recipe, *(key for told in results.own.values() for key in told["vary"])))
     settings = [{key: row[key] for key in keys if key in row} for row in rows]
     others = differing(settings, but=setting)
     return [setting_names({key: some[key] for key in others}) for some in settings]
@@ -93,7 +100,6 @@ def panel(
 ) -> Markup:
     _, factor, _ = form_of(measure)
     numeric = all(math.isfinite(number_in(row, setting)) for row in rows)
-    percents = 100 if setting in ("image_fraction", "instruction_share") else 1
     words = [] if numeric else [row[setting].replace("_", " ") for row in rows]
     named = list(zip(rows, lines))
     order = sorted(named, key=lambda row: number_in(row[0], setting)) if numeric else named
@@ -103,7 +109,7 @@ def panel(
         score, low, high = (factor * number_in(row, f"{measure}{end}") for end in ("", "_low", "_high"))
         if not math.isfinite(score):
             continue
-        x = percents * number_in(row, setting) if numeric else place
+        x = axis_of(setting).factor * number_in(row, setting) if numeric else place
         value = results.value(table, row, measure)
         name = f"{x:g}" if numeric else words[place]
         name = f"{line}: {name}" if len(known) > 1 else name
@@ -111,8 +117,7 @@ def panel(
         hollow = setting == "branch_percent" and x >= 100
         number = known.index(line) if numeric else 0
         points.append(charts.Point(x, score, low, high, says, value.link, hollow, number))
-    label = LABELS.get(setting) or AXES.get(setting) or key_words(setting)
-    return charts.panel(points, label, title_of(measure), words)
+    return charts.panel(points, axis_of(setting).label, title_of(measure), words)
 
 
 def loss_figure(results: Results) -> Figure | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from pipeline.common.images import decode, open_image
-from pipeline.reporting.experiment_tables import SCORES
+from pipeline.reporting.measures import form_of
 
 Row = Mapping[str, str]
 LARGEST = 256  # pixels of an example's longer side
@@ -60,14 +60,6 @@ class Figure:
     files: Sequence[str]
     note: str = ""
     legend: Markup = field(default_factory=Markup)
-
-
-def form_of(measure: str) -> tuple[str, float, int]:
-    """Title, factor and digits of a measure."""
-    after = measure.startswith("cooldown_")
-    stem = measure.removeprefix("cooldown_") if after else measure
-    title, factor, digits = SCORES.get(stem, (stem.replace("_", " "), 100, 1))
-    return (f"{title}, after the cooldown" if after else title), factor, digits
 
 
 def title_of(measure: str) -> str:
@@ -141,6 +133,7 @@ def embedded(kind: str, data: bytes) -> str:
 
 def thumbnail(file: Path, largest: int = LARGEST) -> Picture:
     """An image as a data URI: as it is if it is small, else a JPEG whose longer side has so many pixels."""
+    # A small image goes in as it is: to compress it again would show what no model saw.
     with open_image(file) as image:
         if max(image.size) <= largest and image.format in ("JPEG", "PNG", "WEBP"):
             return Picture(embedded(f"image/{image.format.lower()}", file.read_bytes()), *decode(file).size)

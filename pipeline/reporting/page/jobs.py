@@ -54,8 +54,8 @@ def all_jobs(results: Results) -> list[tuple[str, list[dict]]]:
 
 def made_from_table(results: Results) -> list[tuple[str, Sequence[str], str]]:
     """Each table, its files and the digest of the card that it was made from."""
-    found = []
-    for name, files in results.settings["tables"].items():
+    found: list[tuple[str, Sequence[str], str]] = []
+    for name, files in results.settings.tables.items():
         found.append((name, files, read_json(results.place(f"made_from/{name}.json"))["card"]))
     return found
 
@@ -67,6 +67,7 @@ def all_costs(results: Results) -> list[dict]:
     found = []
     for row in (row for row in table1 if row["model"] == "vlm"):
         whole, percent = number_in(row, "training_flops"), number_in(row, "branch_percent")
+        # A branch at 0% has no text run; one whose state no table has is left out.
         before = text.get(percent, 0.0 if percent == 0 else math.nan)
         if math.isfinite(whole + before):
             parts = [("text run", before), ("images and fine-tuning", whole - before)]
@@ -78,6 +79,7 @@ def all_costs(results: Results) -> list[dict]:
         before = max(texts, default=0.0)
         parts = [("text run", before), ("cooldown", cooled - before), ("fine-tuning", tuned - cooled)]
         found.append(cost_of(results, "the recommended model, by phase", tuned, parts, "table8", stages["fine-tuning"]))
+    # One scale for all bars, so that lengths can be compared between models.
     most = max((cost["flops"] for cost in found), default=1.0)
     for cost in found:
         cost["parts"] = [(name, big(part), 100 * part / most) for name, part in cost["parts"]]

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from pipeline.common.files import write_text
 from pipeline.reporting.claims import RULES
+from pipeline.reporting.job_settings import ReportSettings
 from pipeline.reporting.page.examples import all_examples, contact_sheet
 from pipeline.reporting.page.figures import all_figures, loss_figure, schedule_figure
 from pipeline.reporting.page.forms import (
@@ -39,32 +40,28 @@ VERDICTS = ("supported", "refuted", "inconclusive", "not testable", "not_run")
 
 def make(rows: Rows, out: Path) -> None:
     """The job's report.html."""
-    settings = rows.settings
-    places = {
-        file: rows.inputs[f"tables/{name}"] / file for name, files in settings["tables"].items() for file in files
-    }
-    places |= {f"made_from/{name}.json": rows.inputs[f"tables/{name}"] / "files.json" for name in settings["tables"]}
+    settings = rows.told
+    assert isinstance(settings, ReportSettings)
+    places = {file: rows.inputs[f"tables/{name}"] / file for name, files in settings.tables.items() for file in files}
+    places |= {f"made_from/{name}.json": rows.inputs[f"tables/{name}"] / "files.json" for name in settings.tables}
 
     def images(keys: set[tuple[str, str]]) -> dict[tuple[str, str], Path]:
-        return {
-            (name, question.id): question.image
-            for name, task in rows.tasks["vision"].items()
-            for question in rows.questions(name, task["format"])
-            if (name, question.id) in keys
-        }
+        return {key: question.image for key, question in rows.chosen_questions(keys).items()}
 
     write_text(out / "report.html", render(Results(settings, places.__getitem__, images)))
 
 
 def render(results: Results) -> str:
     """The whole HTML file."""
+    # Names, answers and errors are what anybody may have written, so all text is escaped; and a name that the
+    # template gets wrong is an error here, not an empty place on the page.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     claims = all_claims(results)
     return environment.from_string(beside("html.j2")).render(
         style=Markup(beside("css")),
         script=Markup(beside("js")),
         settings=results.settings,
-        recipe=[(key.replace("_", " "), shown(value)) for key, value in results.settings["recipe"].items()],
+        recipe=[(key.replace("_", " "), shown(value)) for key, value in results.settings.recipe.items()],
         counts=results.counts(),
         stands_for={n: t["stands_for"] for n, t in results.tasks["vision"].items() if t.get("stands_for")},
         answer=headline(results),

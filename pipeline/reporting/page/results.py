@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.common.files import read_records
+from pipeline.reporting.job_settings import ReportSettings
 from pipeline.reporting.lineage import Lineage
+from pipeline.reporting.measures import form_of
 from pipeline.reporting.page.forms import (
     Row,
     Value,
     anchor,
     fixed,
-    form_of,
     number_in,
 )
 
@@ -21,24 +22,25 @@ from pipeline.reporting.page.forms import (
 class Results:
     """The files of results/ and what they come from.
 
-    settings: those of the report's job (`Study.report`). place: where a file of results/ lies, by its name there. images:
+    settings: those of the report's job (`pipeline/study/tables.py:report_job`). place: where a file of results/ lies, by its name there. images:
     the image files of questions by (task, id), if they are at hand. notes: Markdown on how these results were made.
     """
 
     def __init__(
         self,
-        settings: Mapping,
+        settings: ReportSettings,
         place: Callable[[str], Path],
         images: Callable[[set[tuple[str, str]]], dict[tuple[str, str], Path]] | None = None,
         notes: str = "",
     ):
         self.settings, self.place, self.images, self.notes = settings, place, images, notes
-        self.tasks = settings["tasks"]
+        self.tasks = settings.tasks
         self.lineage = Lineage(settings)
 
     def read(self, name: str) -> list[dict[str, str]]:
         """The rows of a CSV of results/ as text; none of an experiment that was not run."""
         rows = read_records(self.place(name))
+        # Of the paper's figures those that were not run stay: the reader looks for the paper's rows.
         return [row for row in rows if row.get("status") != "not_run" or name == "comparison.csv"]
 
     def link(self, table: str, row: Row, column: str, number: int = 0) -> str:
@@ -58,7 +60,7 @@ class Results:
     @property
     def own(self) -> dict[str, dict]:
         """The experiments that are none of the paper's."""
-        return self.settings.get("experiments", {})
+        return self.settings.experiments
 
     def counts(self) -> dict[str, int]:
         """How many jobs of each phase there are."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline.reporting.experiment_tables import QUESTIONS, SCORES, TABLES
+from pipeline.reporting.measures import AFTER_COOLDOWN, MEASURES
 from pipeline.reporting.page.forms import (
     Grid,
+    Row,
     Value,
     big,
     number_in,
@@ -12,78 +13,80 @@ from pipeline.reporting.page.forms import (
     title_of,
 )
 from pipeline.reporting.page.results import Results
-from pipeline.reporting.table_rows import key_words
+from pipeline.reporting.table_list import TABLES, Sheet, both, key_words, number_of
 
 
 def all_grids(results: Results) -> list[Grid]:
-    """The tables, for reading."""
-    found = [score_grid(results, "table1", "When should images come in?", ["row"]), size_grid(results)]
-    for table, experiment in TABLES.items():
-        question, varied = QUESTIONS[experiment]
-        if table == "table9":
-            found.append(score_grid(results, "table8", "The recommended model after each phase", ["stage"]))
-        found.append(score_grid(results, table, question, [*varied, *(["seed"] if table == "table7" else [])]))
-    found.append(score_grid(results, "controls", "Controls that the paper lacks", ["control", "cell"]))
-    found.append(pivot_grid(results, "conditions", "What the answers owe to the image", "cell", "condition"))
-    found.append(pivot_grid(results, "question_types", "Scores by question type", "kind", "cell"))
-    return found + [
-        score_grid(results, f"experiments/{name}", told["says"], told["vary"]) for name, told in results.own.items()
-    ]
+    """The tables, for reading, in the order of their list; experiments of one's own come after the paper's."""
+    found = [grid_of(results, name, sheet) for name, table in TABLES.items() for sheet in table.shown(name)]
+    own = [Sheet(f"experiments/{name}", told["says"], tuple(told["vary"])) for name, told in results.own.items()]
+    return found + [score_grid(results, sheet) for sheet in own]
 
 
-def score_grid(results: Results, table: str, title: str, labels: list[str]) -> Grid:
+def grid_of(results: Results, name: str, sheet: Sheet) -> Grid:
+    """A CSV of a table in the form that the table's row asks for."""
+    if sheet.across:
+        return pivot_grid(results, sheet)
+    if TABLES[name].counts:
+        return count_grid(results, name, sheet)
+    return score_grid(results, sheet, number_of(name), TABLES[name].cooldown_columns)
+
+
+def score_grid(results: Results, sheet: Sheet, number: str = "", cooldown_columns: bool = False) -> Grid:
     """A row a row of the table, a column a measure; every number with its link."""
-    rows = results.read(f"{table}.csv")
-    measures = [c for c in (*SCORES, *results.tasks["vision"], *results.tasks["text"]) if any(r.get(c) for r in rows)]
-    if table == "table1":
-        measures += ["cooldown_cider", "cooldown_text_stable", "cooldown_bits_per_byte"]
-        kinds = {"text only": "text run at", "vlm": "images from"}
-        rows = [row | {"row": f"{kinds[row['model']]} {number_in(row, 'branch_percent'):g}%"} for row in rows]
-    header = [*(key_words(label).replace("row", "") for label in labels), *map(title_of, measures), "seeds"]
+    rows = results.read(f"{sheet.name}.csv")
+    measures = [c for c in (*MEASURES, *results.tasks["vision"], *results.tasks["text"]) if any(r.get(c) for r in rows)]
+    if cooldown_columns:
+        measures += AFTER_COOLDOWN
+    if "row" in sheet.labels:
+        rows = [row | {"row": state_words(row)} for row in rows]
+    header = [*(key_words(label).replace("row", "") for label in sheet.labels), *map(title_of, measures), "seeds"]
     lines = [
         [
-            *(Value(shown(row.get(label, "")).replace("text_only", "text only")) for label in labels),
-            *(results.value(table, row, measure) for measure in measures),
+            *(Value(shown(row.get(label, "")).replace("text_only", "text only")) for label in sheet.labels),
+            *(results.value(sheet.name, row, measure) for measure in measures),
             Value(shown(row.get("seeds", "")) if row.get("status", "ok") in ("ok", "") else row["status"]),
         ]
         for row in rows
     ]
-    number = f"Table {table.removeprefix('table')}. " if table.startswith("table") else ""
-    note = "Blind: fine-tuned and asked without any image, the language prior." if table == "controls" else ""
-    return Grid(table, number + title, header, lines, [f"{table}.csv", f"{table}.md"], note)
+    title = f"Table {number}. {sheet.title}" if number else sheet.title
+    return Grid(sheet.name, title, header, lines, both(sheet.name), sheet.note)
 
 
-def size_grid(results: Results) -> Grid:
-    """Table 2, which has no scores."""
-    rows = results.read("table2.csv")
-    columns = ["parameters", "text_run_tokens", "training_flops"]
+def state_words(row: Row) -> str:
+    """What a row of table 1 is about: a model, or a state of the text run."""
+    kinds = {"text only": "text run at", "vlm": "images from"}
+    return f"{kinds[row['model']]} {number_in(row, 'branch_percent'):g}%"
+
+
+def count_grid(results: Results, name: str, sheet: Sheet) -> Grid:
+    """A table without scores: what its rows take."""
+    counts, (_, *others) = TABLES[name].counts, sheet.labels
     lines = [
         [
-            Value(row["phase"]),
-            Value(row["size"]),
-            *(Value(big(number_in(row, c)), "", results.link("table2", row, c)) for c in columns),
+            *(Value(row[label]) for label in sheet.labels),
+            *(Value(big(number_in(row, c)), "", results.link(name, row, c)) for c in counts),
         ]
-        for row in rows
+        for row in results.read(f"{name}.csv")
     ]
-    header = ["", "size", "parameters", "text tokens", "training FLOPs"]
-    note = "The frozen encoder's FLOPs are not in it."
-    return Grid(
-        "table2", "Table 2. The model sizes and what they take", header, lines, ["table2.csv", "table2.md"], note
-    )
+    header = ["", *others, *counts.values()]
+    return Grid(name, f"Table {number_of(name)}. {sheet.title}", header, lines, both(name), sheet.note)
 
 
-def pivot_grid(results: Results, table: str, title: str, down: str, across: str) -> Grid:
+def pivot_grid(results: Results, sheet: Sheet) -> Grid:
     """A table of one score with a row a value of one column and a column a value of another."""
-    rows = results.read(f"{table}.csv")
+    rows, (down, *_) = results.read(f"{sheet.name}.csv"), sheet.labels
     if down == "kind":
+        # Tasks share names of kinds, and a kind of one task is no kind of another.
         rows = [row | {"kind": f"{row['task']}: {row['kind']}".replace("_", " ")} for row in rows]
-    columns = list(dict.fromkeys(row[across] for row in rows))
+    columns = list(dict.fromkeys(row[sheet.across] for row in rows))
     lines = []
     for name in dict.fromkeys(row[down] for row in rows):
-        found = {row[across]: row for row in rows if row[down] == name}
-        values = [results.value(table, found[c], "score") if c in found else Value("") for c in columns]
+        found = {row[sheet.across]: row for row in rows if row[down] == name}
+        values = [results.value(sheet.name, found[c], "score") if c in found else Value("") for c in columns]
         lines.append([Value(name), *values])
-    return Grid(table, title, [down.replace("kind", "question type"), *columns], lines, [f"{table}.csv", f"{table}.md"])
+    header = [down.replace("kind", "question type"), *columns]
+    return Grid(sheet.name, sheet.title, header, lines, both(sheet.name))
 
 
 def paper_grid(results: Results) -> Grid:
@@ -91,6 +94,7 @@ def paper_grid(results: Results) -> Grid:
     lines = []
     for row in results.read("comparison.csv"):
         ours = [number_in(row, key) for key in ("ours", "ours_low", "ours_high", "delta")]
+        # Where nothing ran, the cell says so in place of our value.
         ran = row["status"] == "ok"
         value = Value(row["status"].replace("not_run", "not run"))
         if ran:
@@ -112,4 +116,4 @@ def paper_grid(results: Results) -> Grid:
         "In points. Other data, other tasks and a model a thousand times smaller: levels are not comparable, only"
         " which of two rows is larger."
     )
-    return Grid("comparison", "Beside the paper", header, lines, ["comparison.csv", "comparison.md"], note)
+    return Grid("comparison", TABLES["comparison"].title, header, lines, both("comparison"), note)

@@ -22,6 +22,7 @@ from pipeline.reporting.page.results import Results
 
 def headline(results: Results) -> str:
     """One sentence with the headline of table 1."""
+    # The comparison is false for NaN too, so it leaves out failed runs.
     rows = [r for r in results.read("table1.csv") if r["model"] == "vlm" and number_in(r, "vision_average") >= 0]
     if not rows:
         return "The experiment on timing has no results here."
@@ -71,6 +72,7 @@ def parts_of(results: Results, rows: list[dict[str, str]]) -> list[dict]:
         effect, low, high = (number_in(row, key) for key in ("effect", "low", "high"))
         same = [number for number, other in enumerate(rows) if other["unit"] == row["unit"]]
         ends = [number_in(rows[n], key) for n in same for key in ("effect", "low", "high")]
+        # Zero is always on the line: whether the interval crosses it is what one looks for.
         span = charts.widened([*ends, published, 0.0])
         drawn, digits = math.isfinite(low + high), 2 if row["unit"] == "points" else 3
         sign = "" if row["kind"] == "agreement" else "+"  # a spread has none
@@ -90,7 +92,7 @@ def parts_of(results: Results, rows: list[dict[str, str]]) -> list[dict]:
 
 def compares(results: Results, row: Row, number: int) -> Markup:
     """What a part of a claim compares, in words, each model with its link."""
-    claim = results.settings["claims"].get(row["claim"])
+    claim = results.settings.claims.get(row["claim"])
     if claim is None:
         return Markup(escape(row["part"]))
 
