@@ -35,6 +35,7 @@ FAMILIES = {
     "gpt_neox": Names("gpt_neox", "embed_out"),
     "olmo": Names("model", "lm_head"),
     "llama": Names("model", "lm_head"),
+    "mistral": Names("model", "lm_head"),
 }
 SIZES = {
     "vocab_size": "vocabulary",
