@@ -39,7 +39,6 @@ FREE_TEXT = {
     "vizwiz": FreeText(partial(vqa.vqa_accuracy, normalise=vqa.normalise_vizwiz, normalise_answer=str), soft=True),
     "textvqa": FreeText(partial(vqa.vqa_accuracy, normalise=vqa.normalise_textvqa), soft=True),
     "gqa": FreeText(lambda prediction, answers: float(vqa.gqa_match(prediction, answers[0]))),
-    "prefix": FreeText(lambda prediction, answers: float(prediction.startswith(tuple(answers)))),
     "exact": FreeText(lambda prediction, answers: float(metrics.exact_match(prediction, answers))),
 }
 

@@ -35,7 +35,6 @@ FAMILIES = {
     "gpt_neox": Names("gpt_neox", "embed_out"),
     "olmo": Names("model", "lm_head"),
     "llama": Names("model", "lm_head"),
-    "mistral": Names("model", "lm_head"),
 }
 SIZES = {
     "vocab_size": "vocabulary",

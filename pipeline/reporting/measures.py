@@ -60,7 +60,6 @@ MEASURES = {
         axis="text stable score\n(accuracy minus chance, points)",
         drawn=True,
     ),
-    "text_average": Measure("text average", TEXT, averages="text", in_claims=True),
     "bits_per_byte": Measure(
         "held-out bits per byte",
         HELDOUT,

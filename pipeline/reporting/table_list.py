@@ -169,7 +169,6 @@ TABLES = Tables(
             *("cooldown", "branch_percent"),
             recipe_states=("model",),
         ),
-        "epochs": papers_table("epochs", "How long to fine-tune, as a table", "finetune_epochs", "finetune_epochs"),
         "image_fraction": papers_figure("image_fraction", "How many images?", "image_fraction"),
         "from_scratch": papers_figure(
             "from_scratch", "What if images come in before any text-only training?", "image_fraction"

@@ -40,7 +40,6 @@ class Recipe(Section):
     cooldown_rate_factor: Multiple = added_key(
         1.0, description="a cooldown in the middle of the text run goes on with that run's rate times this"
     )
-    finetune_rate_factor: Multiple = added_key(1.0, description="fine-tuning's highest learning rate, times this")
 
     def told(self) -> dict[str, Any]:
         """What tables are told of it, but for the seed."""

@@ -9,10 +9,10 @@ from pydantic import Field
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.types import Count, Fraction, Section, added_key, optional_key
 
-VisionFormat = Literal["one_file", "vqav2", "gqa", "pope", "textvqa", "vizwiz", "refcoco", "ocid"]
+VisionFormat = Literal["vqav2", "gqa", "pope", "textvqa", "vizwiz", "refcoco", "ocid"]
 
 
-Scorer = Literal["vqa", "vqa_official", "vqa_as_run", "vizwiz", "textvqa", "gqa", "prefix", "exact", "yes_no", "box"]
+Scorer = Literal["vqa", "vqa_official", "vqa_as_run", "vizwiz", "textvqa", "gqa", "exact", "yes_no", "box"]
 
 
 LEFT_OUT = "bad items of the files that may be left out (they are counted and listed in the job's log); 0: none"

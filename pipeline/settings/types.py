@@ -41,7 +41,7 @@ def optional_key(description: str, **bounds: Any) -> Any:
 
 
 # Architectures that `transformers` has and this package trains too; OpenLM's is our own and has no name here.
-Family = Literal["gpt_neox", "olmo", "llama", "mistral"]
+Family = Literal["gpt_neox", "olmo", "llama"]
 
 
 class ModelSize(Section):

@@ -8,7 +8,6 @@ from typing import Any
 
 from pipeline.common.files import digest, file_hash
 from pipeline.data.job_settings import MADE, ListedCorpora, ShardSettings, TokenizerSettings
-from pipeline.data.lengths import LengthSettings
 from pipeline.evaluation.job_settings import Condition, Evaluate
 from pipeline.model.job_settings import FeatureSettings
 from pipeline.settings.checkpoints import Checkpoints
@@ -138,9 +137,6 @@ class Models:
         label = f"{part}-{captions}" if captions else part
         parents = {"source": self.source(part, captions), "tokenizer": self.tokenizer()}
         return self.add("shards", label, ShardSettings.model_validate(settings), parents)
-
-    def lengths(self) -> Job:
-        return self.add("lengths", "text", LengthSettings(part="text"), {"source": self.source("text")})
 
     def features(self, part: str, encoder: str) -> Job:
         """An encoder's features of all images of a part, computed once."""
@@ -320,7 +316,6 @@ class Models:
             "train_encoder": recipe.train_encoder,
             "blind": blind,
         }
-        settings["optimisation"]["peak_lr"] *= recipe.finetune_rate_factor
         parents = {"instructions": self.shards("instructions", recipe.encoder)}
         if not blind:
             parents |= self.cached_features("instructions", recipe)

@@ -30,7 +30,6 @@ PHASES = {
     "sources": Phase("pipeline.data.sources", "prepare", "data", "readers", priority=100),
     "tokenizer": Phase("pipeline.data.tokenizer", "prepare", "tokenizer", priority=100),
     "shards": Phase("pipeline.data.shards", "prepare", "shards", "readers", priority=100, preload=("streaming",)),
-    "lengths": Phase("pipeline.data.lengths", "prepare", "lengths of documents"),
     # Before whatever trains on them, which would be left for the end.
     "features": Phase(
         "pipeline.model.features",

@@ -44,8 +44,6 @@ def table_job(study: Study, name: str) -> Job:
     for scores in runs.values():
         parents[f"scores/{scores.id}"] = scores
         parents |= {f"{job.phase}/{scores.id}": job for job in training(scores)}
-    if name == "epochs":
-        parents["lengths"] = study.lengths()
     if table.text_states != "none":
         settings["text"] = text_rows(study, table, parents)
     if table.told == "schedules":

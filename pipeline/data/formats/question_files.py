@@ -214,21 +214,6 @@ def _textvqa(
             yield question, record
 
 
-def _one_file(
-    paths: dict[str, Path], task: str, images: ImageFolder, pattern: str, split: str | None, left_out: LeftOut
-) -> Read:
-    """A list of {"id", "image", "question", "answers"}."""
-    file = paths["questions"]
-    for number, record in read_records(file):
-        with left_out:
-            where = get_field(record, "id", str, file, number)
-            path = images.path(get_field(record, "image", str, file, where), file, where)
-            text, answers = (
-                get_field(record, key, kind, file, where) for key, kind in (("question", str), ("answers", list))
-            )
-            yield Question(where, task, path, text, tuple(answers), "open"), record
-
-
 def _vizwiz(
     paths: dict[str, Path], task: str, images: ImageFolder, pattern: str, split: str | None, left_out: LeftOut
 ) -> Read:
@@ -363,7 +348,6 @@ class Layout(NamedTuple):
 
 FORMATS = {
     "vqav2": Layout(_vqav2, {"questions": "questions.json", "annotations": "annotations.json"}, "{:012d}.jpg"),
-    "one_file": Layout(_one_file, {"questions": "questions.json"}),
     "pope": Layout(_pope, {"random": "random.json", "popular": "popular.json", "adversarial": "adversarial.json"}),
     "gqa": Layout(_gqa, {"questions": "questions.json"}, "{}.jpg"),
     "textvqa": Layout(_textvqa, {"questions": "questions.json"}, "{}.jpg"),
