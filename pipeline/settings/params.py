@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from pipeline.settings.types import Count, Fraction, Percent, Section, added_key
+from pipeline.settings.types import Count, Fraction, Percent, Section
 
 Multiple = Annotated[float, Field(gt=0, le=100)]
 
@@ -37,13 +37,15 @@ class Recipe(Section):
     seed: int = Field(
         ge=0, le=MOST_SEED, description="seed of the cooldown's and the fine-tuning's data order and new weights"
     )
-    cooldown_rate_factor: Multiple = added_key(
-        1.0, description="a cooldown in the middle of the text run goes on with that run's rate times this"
+    cooldown_rate_factor: Multiple = Field(
+        description="a cooldown in the middle of the text run goes on with that run's rate times this"
     )
 
     def told(self) -> dict[str, Any]:
-        """What tables are told of it, but for the seed."""
-        return self.model_dump(exclude={"seed"})
+        """What tables are told of it, but for the seed: not of a factor of 1, which they did not have at first."""
+        return self.model_dump(
+            exclude={"seed"} | ({"cooldown_rate_factor"} if self.cooldown_rate_factor == 1 else set())
+        )
 
 
 class Experiment(Section):
