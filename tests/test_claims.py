@@ -9,6 +9,7 @@ from typed import table_settings
 
 from pipeline.reporting import claims
 from pipeline.reporting.table_rows import Rows
+from pipeline.settings.claims import Trend
 
 TASKS = {
     "vision": {"short_answer": {"chance": 0.0, "stable": True}, "presence": {"chance": 0.5, "stable": True}},
@@ -24,13 +25,18 @@ class Results:
         self.folder, self.rows, self.inputs = folder, [], {}
         self.noise = np.random.default_rng(1)
 
-    def add(self, cell, score, seeds=5, evaluated="model", run_sd=0.003, bits=2.0, first=0):
-        """Runs with this expected score of every task, whose means scatter by run_sd and share a seed's effect."""
+    def add(
+        self, cell, score, seeds=5, evaluated="model", run_sd=0.003, bits=2.0, first=0, seed_effect=0.0, text_seeds=None
+    ):
+        """Runs with this expected score of every task, whose means scatter by run_sd and share a seed's effect.
+
+        text_seeds: of each run's text run; all of one by default. The right image makes an answer 4 * score bits likelier.
+        """
         for seed in range(first, first + seeds):
             name = f"{cell}-{evaluated}-{seed}"
             place = self.folder / name
             place.mkdir()
-            shared = 0.02 * math.sin(seed)  # what a seed does to every cell: pairing takes it out
+            shared = seed_effect * math.sin(seed)  # what a seed does to every cell
             level = score + shared + self.noise.normal(0, run_sd)
             questions = [
                 {"task": task, "condition": condition, "id": f"{n}", "image": f"{n}.png", "score": level + item}
@@ -43,8 +49,17 @@ class Results:
             pd.DataFrame(text).to_csv(place / "text.csv", index=False)
             nats = [{"id": f"{n}", "nats": bits * 100 * math.log(2), "bytes": 100} for n in range(40)]
             pd.DataFrame(nats).to_csv(place / "heldout.csv", index=False)
+            answers = [
+                {"task": task, "condition": condition, "id": f"{n}", "image": f"{n}.png", "bytes": 4}
+                | {"nats": math.log(2) * 4 * (3 - (level + item) * (condition == "normal"))}
+                for task in TASKS["vision"]
+                for condition in ("normal", "shuffled")
+                for n, item in enumerate(np.linspace(-0.1, 0.1, IMAGES))
+            ]
+            pd.DataFrame(answers).to_csv(place / "answers.csv", index=False)
             self.inputs[f"scores/{name}"] = place
             row = {"run": name, "cell": cell, "seed": seed, "evaluated": evaluated, "settings": {}, "experiments": []}
+            row["text_seed"] = text_seeds[seed - first] if text_seeds else 124
             self.rows.append(row)
 
     def judge(self, *asked, prior=0.1) -> pd.DataFrame:
@@ -122,14 +137,14 @@ def test_one_seed_supports_nothing_however_large_its_effect(results):
     assert row["verdict"] == "not testable"
     assert row["effect"] == pytest.approx(40, abs=2)
     assert row["interval_covers"] == "examples"
-    assert "1 of the 3 shared seeds" in row["reason"]
+    assert "1 of the 5 shared seeds" in row["reason"]
 
 
 def test_only_seeds_that_both_sides_have_are_compared(results):
-    results.add("recipe", 0.9, seeds=4)
-    results.add("other", 0.5, seeds=4, first=2)
+    results.add("recipe", 0.9, seeds=6)
+    results.add("other", 0.5, seeds=6, first=2)
     (row,) = results.judge(claim(difference())).to_dict("records")
-    assert (row["verdict"], row["seeds"]) == ("not testable", 2)
+    assert (row["verdict"], row["seeds"]) == ("not testable", 4)
 
 
 def test_models_that_do_no_better_than_guessing_are_not_testable(results):
@@ -185,34 +200,114 @@ def test_more_claims_in_a_family_ask_for_more_evidence(results):
     assert results.judge(claim(difference()), *in_another_family)["verdict"][0] == "supported"
 
 
-def test_a_seed_effect_that_all_cells_share_cancels(results):
-    # It is two points, ten times the scatter: unpaired, nothing could be told.
-    results.add("recipe", 0.61, run_sd=0.002)
-    results.add("other", 0.6, run_sd=0.002)
+def test_a_seed_effect_that_all_cells_share_makes_nothing_surer(results):
+    # In these five seeds it cancels, and five are too few to rely on that.
+    results.add("recipe", 0.61, run_sd=0.001, seed_effect=0.02)
+    results.add("other", 0.6, run_sd=0.001, seed_effect=0.02)
     (row,) = results.judge(claim(difference())).to_dict("records")
+    assert row["verdict"] == "inconclusive"
+    assert row["seed_sd"] == pytest.approx(100 * 0.02 * np.std(np.sin(range(5)), ddof=1) * math.sqrt(2), rel=0.1)
+
+
+def test_seeds_of_one_text_run_count_once_where_there_are_several(results):
+    for cell, score in (("recipe", 0.64), ("other", 0.6)):
+        results.add(cell, score, run_sd=0.001, seeds=10, text_seeds=[124, 125, 126, 127, 128] * 2)
+    (row,) = results.judge(claim(difference())).to_dict("records")
+    assert (row["verdict"], row["seeds"]) == ("supported", 5)
+    assert row["interval_covers"] == "examples, seeds and text runs"
+    results.rows.clear()
+    for cell, score in (("first", 0.64), ("second", 0.6)):
+        results.add(cell, score, run_sd=0.001, seeds=6, text_seeds=[124, 125, 126] * 2)
+    (row,) = results.judge(claim(difference("first", "second"))).to_dict("records")
+    assert (row["verdict"], row["seeds"]) == ("not testable", 3)
+
+
+def test_a_trend_is_the_slope_times_the_range(results):
+    for percent, score in ((0, 0.5), (40, 0.52), (80, 0.54)):
+        results.add(f"branch_percent={percent}", score, run_sd=0.0005)
+    asked = Trend(metric="vision_average", over="branch_percent", values=[0, 40, 80])
+    assert asked.weights == pytest.approx([-1, 0, 1])
+    sides = [[arm("branch_percent=80") | {"weight": 1.0}], [arm("branch_percent=0") | {"weight": 1.0}]]
+    contrast = difference() | {"plus": sides[0], "minus": sides[1], "over": "branch_percent"}
+    (row,) = results.judge(claim(contrast, kind="trend")).to_dict("records")
+    assert row["effect"] == pytest.approx(4, abs=0.2)
     assert row["verdict"] == "supported"
-    assert row["run_sd"] < 0.5
+    assert row["part"] == "vision average: rise over branch_percent"
+    # Of values that are not evenly spaced: against a least-squares line.
+    asked = Trend(metric="vision_average", over="branch_percent", values=[0, 10, 60, 100])
+    scores = np.array([0.3, 0.1, 0.4, 0.2])
+    assert np.dot(asked.weights, scores) == pytest.approx(100 * np.polyfit([0, 10, 60, 100], scores, 1)[0])
+
+
+def test_of_a_claim_that_one_is_best_the_table_says_which_may_be(results):
+    for cell, score in (("recipe", 0.6), ("near", 0.5995), ("far", 0.5)):
+        results.add(cell, score, run_sd=0.004)
+    asked = claim(difference(minus="near"), difference(minus="far"), kind="optimum")
+    table = results.judge(asked)
+    assert set(table["may_be_best"]) == {"recipe; near"}
+    assert "The best may be any of: recipe; near." in results.text
+    results.rows.clear()
+    results.add("alone", 0.6)
+    assert results.judge(claim(difference("alone", "absent"), kind="optimum"))["may_be_best"].isna().all()
+
+
+def test_bits_that_looking_saves_and_bits_of_right_answers(results):
+    results.add("recipe", 0.6, run_sd=0.001)
+    results.add("other", 0.5, run_sd=0.001)
+    asked = [claim(difference(metric=metric), name=metric) for metric in ("looking_bits", "answer_bits")]
+    looking, answers = results.judge(*asked).to_dict("records")
+    assert looking["effect"] == pytest.approx(
+        0.1, abs=0.002
+    )  # a quarter of 4 times the score, as a byte has 4 bits of it
+    assert answers["effect"] == pytest.approx(-0.1, abs=0.002)
+    assert looking["unit"] == answers["unit"] == "bits per byte"
+    assert (looking["verdict"], answers["verdict"]) == ("supported", "refuted")
+
+
+def test_models_that_answer_no_better_with_their_image_are_not_testable(results):
+    results.add("recipe", -0.1, run_sd=0.001)
+    results.add("other", -0.2, run_sd=0.001)
+    (row,) = results.judge(claim(difference(metric="looking_bits"))).to_dict("records")
+    assert row["verdict"] == "not testable"
 
 
 def test_seeds_agree_within_a_margin_or_do_not(results):
     for cell in "abcd":
-        results.add(cell, 0.6, run_sd=0.0)
-    agreement = {"metric": "short_answer", "cells": list("abcd"), "seeds": [0, 3], "margin": 0.02}
+        results.add(f"{cell}7", 0.6, run_sd=0.0, seeds=1)
+        results.add(f"{cell}365", 0.61, run_sd=0.0, seeds=1)
+    pairs = [[f"{cell}7", f"{cell}365"] for cell in "abcd"]
+    agreement = {"metric": "short_answer", "over": "finetune_seed", "values": [7, 365], "margin": 0.03, "pairs": pairs}
     asked = claim(kind="agreement", agreement=agreement)
-    apart = 2 * abs(math.sin(0) - math.sin(3))
     (row,) = results.judge(asked).to_dict("records")
-    assert row["effect"] == pytest.approx(apart, abs=1e-6)
+    assert row["effect"] == pytest.approx(1, abs=1e-6)  # no example differs from the others in it: nothing is taken off
     assert row["verdict"] == "supported"
+    assert row["part"] == "short_answer: finetune_seed 7 and 365"
     agreement["margin"] = 0.001
     assert results.judge(asked)["verdict"][0] == "refuted"
     # The rules above the table are true of this row too: it is refuted at an effect far above zero, and says why.
     above, _, below = results.text.partition("| claim |")
     assert "agree is of a spread" in above and "refuted if it starts above it" in above
-    assert f"| **refuted** | {apart:.2f} (" in below
+    assert "| **refuted** | 1.00 (" in below
     assert "above 0.10 points" in below
     assert results.judge(asked, prior=0.9)["verdict"][0] == "not testable"
-    agreement["seeds"] = [0, 77]
+    agreement["pairs"] = [["a7", "absent"]]
     assert results.judge(asked)["verdict"][0] == "not_run"
+
+
+def test_examples_alone_do_not_refute_that_seeds_agree(results):
+    """Two runs of one quality that err on other questions: their scores differ by chance alone."""
+    noise = np.random.default_rng(3)
+    for cell in "abcdefgh":
+        for value in (7, 365):
+            results.add(f"{cell}{value}", 0.6, run_sd=0.0, seeds=1)
+            file = results.folder / f"{cell}{value}-model-0" / "vision.csv"
+            rows = pd.read_csv(file)
+            rows.assign(score=(noise.random(len(rows)) < 0.6).astype(float)).to_csv(file, index=False)
+    pairs = [[f"{cell}7", f"{cell}365"] for cell in "abcdefgh"]
+    agreement = {"metric": "short_answer", "over": "finetune_seed", "values": [7, 365], "margin": 0.006, "pairs": pairs}
+    (row,) = results.judge(claim(kind="agreement", agreement=agreement)).to_dict("records")
+    assert row["verdict"] != "refuted"
+    assert 5 < row["item_se"] < 9  # two shares of a hundred questions each
 
 
 def test_the_rules_above_the_table_are_those_of_the_verdicts(results):

@@ -152,7 +152,7 @@ def test_jobs_of_several_devices_share_none(project):
     ("key", "values", "place", "allowed"),
     [
         ("timing.vary.branch_percent", [20, 120], 1, "(from 0 to 100)"),
-        ("seeds.vary.seed", [7, 8, -1], 2, "greater than or equal to 0"),
+        ("seeds.vary.finetune_seed", [7, 8, -1], 2, "greater than or equal to 0"),
     ],
 )
 def test_a_bad_value_in_an_experiment_is_named_with_its_place(project, key, values, place, allowed):

@@ -107,8 +107,8 @@ def test_a_factor_that_is_declared_may_differ(project, experiment, values, arm, 
 
 
 def test_a_factor_more_than_declared_is_refused_even_where_one_may_differ(project):
-    sweep(project, "seeds", image_fraction=[0.2], finetune_epochs=[1], branch_percent=[80], seed=[7])
-    compare(project, {}, {"image_fraction": 0.2, "finetune_epochs": 1}, "image_fraction")
+    sweep(project, "seeds", image_fraction=[0.2], finetune_epochs=[1], branch_percent=[80], finetune_seed=[7])
+    compare(project, {}, {"image_fraction": 0.2, "finetune_epochs": 1, "finetune_seed": 7}, "image_fraction")
     assert "finetune.epochs is 2 in one run and 1 in another" in refused(project).allowed
 
 

@@ -199,6 +199,66 @@ def test_answers_are_those_of_one_question_at_a_time(made, rows):
             assert told[condition, question.id] == tokenizer.decode(ids), (condition, question)
 
 
+def nats_one_by_one(model, tokens, said, image=None) -> float:
+    """How unlikely the last `said` tokens are after those before them, in nats."""
+    more = () if image is None else (image[None], torch.arange(4))
+    logits = model.decoder.logits(model.decoder(model.embed(torch.tensor([tokens]), *more)))[0]
+    told = tokens[-said:]
+    return -float(logits.log_softmax(-1)[-said - 1 : -1][range(said), told].sum())
+
+
+@torch.inference_mode()
+def test_right_answers_are_as_likely_as_one_at_a_time(made, tmp_path):
+    run(made, tmp_path / "out")
+    told = {(row["task"], row["condition"], row["id"]): row for row in read(tmp_path / "out" / "answers.csv")}
+    tokenizer = load_tokenizer(made / "tokenizer" / "tokenizer.json")
+    model, encoder = make_model(PATCH), build_encoder(Encoder(**PATCH))
+
+    def look(file):
+        return encoder(decode_image(file.read_bytes(), Square(64))[None])[0]
+
+    def right(task: str, question: Question) -> str:
+        if task == "boxes":
+            return "[" + ", ".join(f"{side:.2f}" for side in question.box) + "]"
+        return question.answers[0]
+
+    captioned = list(question_files.read_questions("coco_captions", captions_of(made)))
+    asked = {task: questions(made, task) for task in VISION} | {"captioning": captioned}
+    assert told.keys() == {(t, c, q.id) for t in asked for c in ("normal", "shuffled") for q in asked[t]}
+    for task, some in asked.items():
+        for question, other in list(zip(some, shuffled_images(some)))[:6]:
+            prompt, end, text = (
+                [],
+                tokenizer.end,
+                question.answers[0] if task == "captioning" else right(task, question),
+            )
+            if task != "captioning":
+                words = f"Where is the {question.text}?" if task == "boxes" else question.text
+                prompt, end = prompt_tokens(tokenizer, words), tokenizer.end_assistant
+            answer = [*tokenizer.encode(text), end]
+            for condition, file in (("normal", question.image), ("shuffled", other)):
+                row = told[task, condition, question.id]
+                tokens = [tokenizer.image] * 4 + prompt + answer
+                expected = nats_one_by_one(model, tokens, len(answer), look(file))
+                assert float(row["nats"]) == pytest.approx(expected, rel=1e-4)
+                assert (row["image"], int(row["bytes"])) == (question.image.name, len(text.encode()))
+
+
+def captions_of(made: Path) -> Path:
+    return made / "source" / "evaluation" / "validation" / "captioning"
+
+
+def test_of_what_people_answer_the_most_frequent_is_the_right_one():
+    question = Question("1", "t", Path("x.png"), "What?", ("dog", "cat", "cat", "dog"), "")
+    assert tasks.right_answer(vision_task(), question) == "dog"  # the first of equals
+    assert tasks.right_answer(vision_task(), Question("1", "t", Path("x.png"), "?", ("a", "b", "b"), "")) == "b"
+    yes_no = vision_task(scorer="yes_no", options=["Yes", "No"])
+    assert [tasks.right_answer(yes_no, Question("1", "t", Path("x"), "?", (a,), "")) for a in ("yes", "no")] == [
+        "Yes",
+        "No",
+    ]
+
+
 def test_the_mean_is_over_the_different_images_of_the_questions(made):
     asked = questions(made, "presence")
     encoder = build_encoder(Encoder(**PATCH))
@@ -304,6 +364,8 @@ def test_a_stopped_evaluation_goes_on_to_the_same_bits(made, network, tmp_path, 
     monkeypatch.setattr(evaluation, "generate", lambda *a: answered.update(["generate"]) or greedily(*a))
     choose = answering.yes_or_no
     monkeypatch.setattr(evaluation, "yes_or_no", lambda *a: answered.update(["yes_or_no"]) or choose(*a))
+    weigh = evaluation.nats_after
+    monkeypatch.setattr(evaluation, "nats_after", lambda *a: answered.update(["nats_after"]) or weigh(*a))
     run(made, tmp_path / "again", resume=tmp_path / "resume", **settings)
     assert files_of(tmp_path / "again") == expected
     assert answered.total() == len(lines) - len(kept)
@@ -520,7 +582,9 @@ def test_captions_are_scored_among_the_images_of_the_split(made, monkeypatch, tm
     folder = made / "source" / "evaluation" / "validation"
     asked = list(question_files.read_questions("coco_captions", folder / "captioning"))
     replies = [question.answers[1] if number % 2 else "nothing" for number, question in enumerate(asked)]
-    monkeypatch.setattr(evaluation.Evaluation, "answer", lambda *_: replies)
+    answered = evaluation.Evaluation.answer
+    reply = lambda self, key, *more: replies if key == ("captions",) else answered(self, key, *more)  # noqa: E731
+    monkeypatch.setattr(evaluation.Evaluation, "answer", reply)
     assert run(made, tmp_path / "out", vision={}, conditions=[]) == {"caption_rows": len(asked)}
     scores = [float(row["score"]) for row in read(tmp_path / "out" / "captions.csv")]
     references = [[tokenise_caption(text) for text in question.answers] for question in asked]
@@ -534,7 +598,7 @@ def test_captions_are_scored_among_the_images_of_the_split(made, monkeypatch, tm
 
 def test_a_state_is_asked_what_its_settings_name(made, tmp_path):
     states = {
-        "cooldown": ({"vision": {}, "conditions": []}, {"captions.csv"}),
+        "cooldown": ({"vision": {}, "conditions": []}, {"captions.csv", "answers.csv"}),
         "blind": ({"captioning": None, "conditions": ["removed"]}, {"vision.csv", "measures.csv"}),
         "text": ({"checkpoint": "text", "encoder": None, "vision": {}, "captioning": None, "conditions": []}, set()),
     }

@@ -16,7 +16,7 @@ from pipeline.__main__ import main
 from pipeline.commands.keep_failed import keep_failed
 from pipeline.common.files import read_json, stable_json, write_text
 from pipeline.execution.run import run_job
-from pipeline.reporting import claims, comparison, conditions, controls, examples, experiment_tables, table1
+from pipeline.reporting import claims, comparison, conditions, controls, examples, experiment_tables, signal, table1
 from pipeline.reporting.table_list import TABLES
 from pipeline.settings.errors import ConfigError
 from pipeline.store.failed_runs import FILE, note
@@ -284,9 +284,10 @@ def test_a_row_is_of_the_seeds_that_did_not_fail_and_says_so(study, tmp_path):  
 
 
 def test_seeds_one_by_one_show_the_one_that_failed(study, tmp_path):  # noqa: F811
-    made = study("table7", ("a", 7, {}, 0.6), ("a", 365, {}, 0.5), experiments=["seeds"])
-    experiment_tables.table(fail_runs(made, "scores/a-365"), tmp_path)
-    table = pd.read_csv(tmp_path / "table7.csv").set_index("seed")
+    runs = [(f"f{seed}", 7, {"finetune_seed": seed}, score) for seed, score in ((7, 0.6), (365, 0.5))]
+    made = study("table7", *runs, experiments=["seeds"])
+    experiment_tables.table(fail_runs(made, "scores/f365-7"), tmp_path)
+    table = pd.read_csv(tmp_path / "table7.csv").set_index("finetune_seed")
     assert table["status"].to_dict() == {7: "ok", 365: f"failed: {REASON}"}
 
 
@@ -313,7 +314,7 @@ def test_table_1_keeps_its_rows(study, tmp_path, lost):  # noqa: F811
         assert f"- branch at 80%: failed: {REASON}" in text
         assert set(metrics["vision_gain"]) == {"100%"}
     if lost == "every branch":
-        assert metrics == {"vision_stable": {}, "vision_gain": {}, "text_stable": {}, "bits_per_byte": {}}
+        assert metrics == {name: {} for name in table1.HEADLINE}
     if lost == "the text run's end":
         row = table[(table["model"] == "text only") & (table["branch_percent"] == 100)].iloc[0]
         assert row["status"] == f"failed: {REASON}" and math.isnan(row["text_stable"])
@@ -392,11 +393,11 @@ def test_a_claim_whose_runs_failed_is_not_run_and_says_why(results):  # noqa: F8
 
 
 def test_a_claim_is_judged_on_the_seeds_that_are_left_and_names_the_others(results):  # noqa: F811
-    results.add("recipe", 0.64, run_sd=0.001)
-    results.add("other", 0.6, run_sd=0.001)
+    results.add("recipe", 0.64, run_sd=0.001, seeds=6)
+    results.add("other", 0.6, run_sd=0.001, seeds=6)
     lose(results, "other-model-3")
     (row,) = results.judge(claim(difference())).to_dict("records")
-    assert (row["verdict"], row["seeds"]) == ("supported", 4)
+    assert (row["verdict"], row["seeds"]) == ("supported", 5)
     assert row["reason"].endswith(f"Failed: other: seed 3: {REASON}.")
 
 
@@ -405,7 +406,8 @@ def test_without_the_blind_run_nothing_can_be_said_of_looking(results):  # noqa:
     results.add("other", 0.6, run_sd=0.001, bits=2.1)
     lose(results, "blind")
     results.inputs["blind"] = results.inputs.pop("scores/blind")
-    agreement = {"metric": "short_answer", "cells": ["recipe"], "seeds": [0, 3], "margin": 0.02}
+    agreement = {"metric": "short_answer", "over": "finetune_seed", "values": [7, 365], "margin": 0.02}
+    agreement["pairs"] = [["recipe", "other"]]
     asked = [claim(difference()), claim(difference("other", "recipe", "bits_per_byte"), name="text")]
     asked.append(claim(kind="agreement", agreement=agreement, name="seeds"))
     table = results.judge(*asked).set_index("claim")
@@ -413,10 +415,17 @@ def test_without_the_blind_run_nothing_can_be_said_of_looking(results):  # noqa:
     assert table.loc["the_claim", "reason"].endswith(f"Failed: the language prior: {REASON}.")
 
 
+def test_a_seed_that_failed_is_no_part_of_signal_and_noise(study, tmp_path):  # noqa: F811
+    runs = [(cell, seed, {}, score) for cell, score in (("recipe", 0.6), ("other", 0.5)) for seed in (7, 8, 9)]
+    made = fail_runs(study("signal", *runs, experiments=["timing"]), "scores/other-9")
+    signal.make(made, tmp_path)
+    assert set(pd.read_csv(tmp_path / "signal.csv")["seeds"]) == {2}
+
+
 def test_every_table_that_shows_runs_is_tried_here():
     """A new table must say what it does about a run that failed."""
     tried = {"table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "table9"}
-    tried |= {"controls", "conditions", "examples", "claims", "comparison"}
+    tried |= {"controls", "conditions", "examples", "claims", "comparison", "signal"}
     tried |= {"report"}  # in tests/test_report.py
     figures = {name for name, table in TABLES.items() if table.files == (f"figures/{name}.png", f"figures/{name}.csv")}
     assert set(TABLES) - figures - tried == {"drawings"}  # of the plan alone

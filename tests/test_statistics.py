@@ -136,108 +136,86 @@ def test_p_and_interval_agree():
     assert min(abs(at_p.low), abs(at_p.high)) == pytest.approx(0, abs=1e-9)
 
 
-# Block contrast
+# Over seeds
 
 
-def contrast(cells, seeds, scores, weights, **more):
-    return estimates.block_fit(cells, seeds, scores).contrast(weights, **more)
+def seeds_of(*scores, se=0.0):
+    """Each seed's contrast as an estimate of its own."""
+    return [estimates.t_estimate(score, se, 50) for score in scores]
 
 
-def columns(case):
-    return [[row[name] for row in case["rows"]] for name in ("cell", "seed", "score")]
+def test_a_cell_over_seeds_by_hand():
+    # Variance of the runs 2, of their mean 1; the items' 4 is of both seeds: (2 * 4 - 4) / 1.
+    found = estimates.over_seeds([[1.0, 3.0]], estimates.t_estimate(2.0, 2.0, 50), seeds_of(1.0, 3.0, se=2.0))
+    assert (found.seeds, found.items) == pytest.approx((2.0, 4.0))
+    assert (found.estimate.estimate, found.estimate.se, found.estimate.df) == pytest.approx((2.0, math.sqrt(5), 1))
+    # 12.7062 is the .975 quantile of t with one degree of freedom.
+    assert found.estimate.high == pytest.approx(2 + 12.7062 * math.sqrt(5), rel=1e-5)
 
 
-@pytest.mark.parametrize("case", GOLDEN["block_contrast"], ids=lambda case: f"{len(case['rows'])}runs")
-def test_block_contrast(case):
-    first, second = case["contrast"]
-    result = contrast(*columns(case), {first: 1, second: -1})
-    assert result.estimate == pytest.approx(case["estimate"], rel=1e-9)
-    assert result.se == pytest.approx(case["se"], rel=1e-9)
-    assert result.df == case["df"]
-    assert result.p == pytest.approx(case["p"], rel=1e-8)
-    assert [result.low, result.high] == pytest.approx(case["ci95"], rel=1e-8)
+def test_what_only_single_seeds_scatter_by_is_not_counted_twice():
+    # Nothing shared: the squared error of the mean is that of a seed over their number.
+    own = estimates.t_estimate(2.0, 2.0 / math.sqrt(2), 50)
+    assert estimates.over_seeds([[1.0, 3.0]], own, seeds_of(1.0, 3.0, se=2.0)).items == pytest.approx(0)
+    less = own._replace(se=0.1)  # less than nothing shared, by chance
+    assert estimates.over_seeds([[1.0, 3.0]], less, seeds_of(1.0, 3.0, se=2.0)).items == 0
 
 
-def test_two_cells_are_a_paired_t():
-    scores = [3.0, 5.0, 4.0, 2.0, 1.0, 4.0]
-    result = contrast("aaabbb", [0, 1, 2] * 2, scores, {"a": 1, "b": -1})
-    paired = clustered(np.subtract(scores[:3], scores[3:]), range(3))
-    assert result == pytest.approx(paired)
+def test_a_contrast_takes_the_larger_of_two_variances():
+    alike = estimates.over_seeds([[1.0, 2.0, 3.0], [-2.0, -3.0, -4.0]], *mean_and_seeds(-1.0, -1.0, -1.0))
+    assert alike.seeds == pytest.approx(1 + 1)  # the seeds' contrasts are all equal, the cells are not
+    apart = estimates.over_seeds([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]], *mean_and_seeds(3.0, 5.0, 7.0))
+    assert apart.seeds == pytest.approx(4)  # opposite signs in the cells: their sum swings twice as far
+
+
+def mean_and_seeds(*contrasts):
+    return estimates.t_estimate(float(np.mean(contrasts)), 0.0, 50), seeds_of(*contrasts)
 
 
 @quick
-@given(st.lists(floats, min_size=8, max_size=8), st.lists(floats, min_size=4, max_size=4))
-def test_seed_effects_cancel_in_a_balanced_grid(scores, effects):
-    cells, seeds = ["a"] * 4 + ["b"] * 4, [0, 1, 2, 3] * 2
-    weights = {"a": 1, "b": -1}
-    plain = contrast(cells, seeds, scores, weights)
-    shifted = contrast(cells, seeds, np.add(scores, effects * 2), weights)
-    assert plain.estimate == pytest.approx(np.mean(scores[:4]) - np.mean(scores[4:]), abs=1e-9)
-    assert (shifted.estimate, shifted.se) == pytest.approx((plain.estimate, plain.se), abs=1e-7)
+@given(st.lists(floats, min_size=3, max_size=6))
+def test_one_cell_without_errors_of_examples_is_the_t_interval_of_its_runs(scores):
+    found = estimates.over_seeds([scores], *mean_and_seeds(*scores)).estimate
+    plain = clustered(scores, range(len(scores)))
+    assert found == pytest.approx(plain, abs=1e-9)
 
 
-def test_unbalanced_grid_compares_within_seeds():
-    # Cell b ran on the two seeds that score low: the raw means would favour a by 5.
-    cells, seeds = list("aaaabbcccc"), [0, 1, 2, 3, 2, 3, 0, 1, 2, 3]
-    scores = [10, 10, 0, 0, 1, 1, 12, 12, 2, 2]
-    result = contrast(cells, seeds, scores, {"a": 1, "b": -1})
-    assert result.estimate == pytest.approx(-1)
-    assert result.df == 10 - (3 + 4 - 1)
-    mixed = contrast(cells, seeds, scores, {"c": 1, "a": -0.5, "b": -0.5})
-    assert mixed.estimate == pytest.approx(1.5)
-
-
-def test_item_variance_is_added_in_quadrature():
-    case = GOLDEN["block_contrast"][0]
-    plain = contrast(*columns(case), {0: 1, 1: -1})
-    wider = contrast(*columns(case), {0: 1, 1: -1}, item_se=0.6)
-    assert wider.se == pytest.approx(math.hypot(plain.se, 0.6))
-    assert (wider.estimate, wider.df) == (plain.estimate, plain.df)
-    assert wider.high - wider.low > plain.high - plain.low
-
-
-def test_one_seed_has_no_residual():
-    result = contrast("ab", [0, 0], [3.0, 1.0], {"a": 1, "b": -1})
-    assert (result.estimate, result.df) == (pytest.approx(2), 0)
-    assert all(map(math.isnan, (result.se, result.p, result.low, result.high)))
+def test_over_seeds_of_one_image_knows_nothing():
+    one = estimates.t_estimate(1.0, math.nan, 0)
+    found = estimates.over_seeds([[1.0, 1.0]], one, [one, one])
+    assert found.estimate.estimate == 1.0
+    assert all(map(math.isnan, (found.estimate.se, found.estimate.p, found.estimate.low, found.seeds, found.items)))
 
 
 @pytest.mark.parametrize(
-    ("cells", "seeds", "scores", "weights", "message"),
+    ("parts", "seeds", "message"),
     [
-        ("", [], [], {}, "non-empty"),
-        ("ab", [0], [1.0, 2.0], {"a": 1, "b": -1}, "seeds"),
-        ("a", [0, 0], [1.0, 2.0], {"a": 1, "b": -1}, "cells"),
-        ("ab", [0, 0], [1.0, math.nan], {"a": 1, "b": -1}, "finite"),
-        ("aab", [0, 0, 0], [1.0, 2.0, 3.0], {"a": 1, "b": -1}, "two runs"),
-        ("ab", [0, 0], [1.0, 2.0], {"a": 1, "c": -1}, "no run"),
-        ("ab", [0, 0], [1.0, 2.0], {"a": 1, "b": -0.5}, "sum to zero"),
-        ("ab", [0, 0], [1.0, 2.0], {}, "sum to zero"),
-        ("aabb", [0, 1, 2, 3], [1.0, 2.0, 3.0, 4.0], {"a": 1, "b": -1}, "shared seeds"),
+        ([[1.0]], 1, "two seeds"),
+        ([1.0, 2.0], 2, "two seeds"),
+        ([[1.0, 2.0]], 3, "3 seeds"),
+        ([[1.0, math.nan]], 2, "finite"),
     ],
 )
-def test_block_contrast_rejects(cells, seeds, scores, weights, message):
+def test_over_seeds_rejects(parts, seeds, message):
     with pytest.raises(ValueError, match=message):
-        contrast(cells, seeds, scores, weights)
+        estimates.over_seeds(parts, estimates.t_estimate(1.0, 0.1, 9), seeds_of(*[1.0] * seeds))
 
 
-@pytest.mark.parametrize("item_se", [-1.0, math.nan, math.inf])
-def test_block_contrast_rejects_item_se(item_se):
-    with pytest.raises(ValueError, match="item_se"):
-        contrast("aabb", [0, 1] * 2, [1.0, 2.0, 3.0, 5.0], {"a": 1, "b": -1}, item_se=item_se)
+# Best
 
 
-def test_one_fit_gives_every_contrast():
-    case = GOLDEN["block_contrast"][0]
-    fit = estimates.block_fit(*columns(case))
-    for pair in ([0, 1], [1, 2], [2, 0]):
-        weights = dict(zip(pair, (1, -1)))
-        alone = contrast(*columns(case), weights, alpha=0.1, item_se=0.2)
-        assert fit.contrast(weights, alpha=0.1, item_se=0.2) == alone
-    seeds = len({row["seed"] for row in case["rows"]})
-    # A full grid: the standard error of a difference is sd * sqrt(2 / seeds).
-    assert fit.df == case["df"]
-    assert fit.sd == pytest.approx(case["se"] / math.sqrt(2 / seeds))
+def test_cells_that_may_be_the_best():
+    assert estimates.best_of([1.0, 3.0, 2.0], lambda *_: 0.001) == [1]
+    assert estimates.best_of([1.0, 3.0, 2.0], lambda *_: 0.2) == [0, 1, 2]
+    assert estimates.best_of([2.0, 2.0], lambda *_: 0.001) == [0, 1]  # neither is above the other
+    assert estimates.best_of([1.0, 3.0], lambda *_: math.nan) == [0, 1]
+    with pytest.raises(ValueError, match="means"):
+        estimates.best_of([], lambda *_: 0.001)
+
+
+def test_range_of_equals():
+    # From printed tables of d2 in quality control.
+    assert [estimates.range_of_equals(n) for n in (2, 5, 10)] == pytest.approx([1.128, 2.326, 3.078], abs=5e-4)
 
 
 # Spread, power
@@ -265,7 +243,7 @@ def test_power_of_a_paired_t():
     # Cohen's textbook case: d = .5 needs 34 pairs for .8 and has .8078 with them.
     assert estimates.power(0.5, 1 / math.sqrt(34), 33) == pytest.approx(0.8078, abs=1e-4)
     assert estimates.power(0.5, 1 / math.sqrt(33), 32) < 0.8
-    assert estimates.seeds_for_power(0.5, 1.0, 0.0, weights_square_sum=1.0) == 34
+    assert estimates.seeds_for_power(0.5, 1.0, 0.0) == 34
 
 
 @quick
@@ -288,92 +266,21 @@ def test_power_degenerate():
 
 def test_seeds_for_power_is_the_smallest_number():
     def chance(seeds):
-        return estimates.power(0.02, math.sqrt(2 * 0.015**2 / seeds + 0.004**2), 11 * (seeds - 1))
+        return estimates.power(0.02, math.sqrt(2 * 0.015**2 / seeds + 0.004**2), seeds - 1)
 
-    seeds = estimates.seeds_for_power(0.02, 0.015, 0.004, cells=12)
+    seeds = estimates.seeds_for_power(0.02, 2 * 0.015**2, 0.004**2)
     assert chance(seeds - 1) < 0.8 <= chance(seeds)
-    assert estimates.seeds_for_power(0.02, 0.015, 0.004, cells=12, target=0.95) > seeds
-    assert estimates.seeds_for_power(0.02, 0.015, 0.004, cells=2) > seeds
-    assert estimates.seeds_for_power(0.02, 0.015, 0.004, weights_square_sum=1.5, cells=12) < seeds
+    assert estimates.seeds_for_power(0.02, 2 * 0.015**2, 0.004**2, target=0.95) > seeds
+    assert estimates.seeds_for_power(0.02, 1.5 * 0.015**2, 0.004**2) < seeds
 
 
 def test_no_number_of_seeds_makes_up_for_few_images():
     # Without any run noise, 2 points at a standard error of 1 point have a power of about .5.
-    assert estimates.seeds_for_power(0.02, 0.01, 0.01, cells=12) is None
-    assert estimates.seeds_for_power(0.0, 0.01, 0.0) is None
+    assert estimates.seeds_for_power(0.02, 0.01**2, 0.01**2) is None
+    assert estimates.seeds_for_power(0.0, 0.01**2, 0.0) is None
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"cells": 1}, {"run_sd": -1.0}, {"item_se": math.nan}, {"weights_square_sum": 0}, {"target": 1.0}]
-)
+@pytest.mark.parametrize("wrong", [{"seeds": -1.0}, {"items": math.nan}, {"target": 1.0}])
 def test_seeds_for_power_rejects(wrong):
-    with pytest.raises(ValueError, match="cells"):
-        estimates.seeds_for_power(**({"effect": 0.02, "run_sd": 0.01, "item_se": 0.0} | wrong))
-
-
-# Resampling
-
-
-def test_hierarchical_bootstrap_of_seeds_alone():
-    # Two seeds, items equal within them: means 0, .5 and 1 with chances 1/4, 1/2 and 1/4.
-    differences = np.repeat([[0.0], [1.0]], 6, axis=1)
-    assert estimates.hierarchical_bootstrap(differences, range(6), [0] * 6) == (0, 1)
-    assert estimates.hierarchical_bootstrap(differences, range(6), [0] * 6, alpha=0.6) == (0.5, 0.5)
-
-
-def test_hierarchical_bootstrap_of_images_alone():
-    # Seeds that agree leave the scatter of the images: a long tail on the right, as percentiles have it.
-    values = 2.0 ** np.arange(10)
-    result = estimates.hierarchical_bootstrap(np.tile(values, (4, 1)), range(10), [0] * 10, draws=20_000)
-    assert result == pytest.approx((21.8, 211.9), rel=0.03)
-    copies = np.repeat(np.tile(values, (4, 1)), 3, axis=1)
-    groups = ["a", "b", "c"] * 10
-    clustered = estimates.hierarchical_bootstrap(copies, np.repeat(np.arange(10), 3), groups, draws=20_000)
-    assert clustered == pytest.approx(result)
-
-
-def test_hierarchical_bootstrap_weighs_groups_and_ignores_draws_without_one():
-    # Three items of task a at 0, one of task b at 1: their mean is .5 in each draw that has both.
-    differences = np.tile([0.0, 0.0, 0.0, 1.0], (3, 1))
-    assert estimates.hierarchical_bootstrap(differences, range(4), list("aaab")) == (0.5, 0.5)
-
-
-def test_hierarchical_bootstrap_degenerate():
-    values = np.arange(6.0).reshape(2, 3)
-    assert estimates.hierarchical_bootstrap(np.ones((2, 3)), range(3), [0] * 3) == (1, 1)
-    assert all(map(math.isnan, estimates.hierarchical_bootstrap(values[:1], range(3), [0] * 3)))
-    assert all(map(math.isnan, estimates.hierarchical_bootstrap(values, [7] * 3, [0] * 3)))
-    again = estimates.hierarchical_bootstrap(values, range(3), [0] * 3, draws=99)
-    assert again == estimates.hierarchical_bootstrap(values, range(3), [0] * 3, draws=99)
-    assert again != estimates.hierarchical_bootstrap(values, range(3), [0] * 3, draws=99, seed=1)
-
-
-@pytest.mark.parametrize(
-    ("differences", "clusters", "groups", "draws", "message"),
-    [
-        ([1.0, 2.0], [0, 1], [0, 0], 9, "seeds by items"),
-        (np.empty((2, 0)), [], [], 9, "non-empty"),
-        ([[1.0, math.nan]] * 2, [0, 1], [0, 0], 9, "finite"),
-        ([[1.0, 2.0]] * 2, [0], [0, 0], 9, "clusters"),
-        ([[1.0, 2.0]] * 2, [0, 1], [0], 9, "groups"),
-        ([[1.0, 2.0]] * 2, [0, 1], [0, 0], 0, "draws"),
-    ],
-)
-def test_hierarchical_bootstrap_rejects(differences, clusters, groups, draws, message):
-    with pytest.raises(ValueError, match=message):
-        estimates.hierarchical_bootstrap(differences, clusters, groups, draws=draws)
-
-
-def test_hierarchical_bootstrap_covers():
-    # 64 images in 4 tasks and 5 seeds; noise of runs, of images in all runs, and of single answers, all of one size.
-    rng = np.random.default_rng(5)
-    images, tasks, seeds, studies = 64, 4, 5, 400
-    clusters, groups = np.repeat(np.arange(images), tasks), np.tile(np.arange(tasks), images)
-    hits = 0
-    for _ in range(studies):
-        runs = rng.normal(0, 0.01 * math.sqrt(seeds), (seeds, 1))
-        shared = np.repeat(rng.normal(0, 0.01 * math.sqrt(images), images), tasks)
-        answers = rng.normal(0, 0.01 * math.sqrt(seeds * images * tasks), (seeds, images * tasks))
-        low, high = estimates.hierarchical_bootstrap(0.02 + runs + shared + answers, clusters, groups, draws=400)
-        hits += low <= 0.02 <= high
-    assert hits / studies >= 0.95
+    with pytest.raises(ValueError, match="variances"):
+        estimates.seeds_for_power(**({"effect": 0.02, "seeds": 0.01, "items": 0.0} | wrong))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from pipeline.evaluation.viewer import Look
 from pipeline.model.vlm import VLM, greedy
 
 TIED = "tied"  # what stands for an answer while two are equally likely
-Reply = Callable[["Prompt"], list[str]]  # prompts of one length -> texts
+Said = TypeVar("Said", str, float)
+Reply = Callable[["Prompt"], list[Said]]  # prompts of one length -> texts, or numbers about them
 
 
 def by_length(
@@ -41,20 +42,20 @@ def by_length(
 def answer(
     batches: list[list],
     look: Look | None,
-    reply: Reply,
+    reply: Reply[Said],
     image: int,
     answers: Answers,
     key: tuple = (),
     update: Callable[[int], object] = lambda done: None,
-) -> dict[tuple, str] | None:
+) -> dict[tuple, Said] | None:
     """A model's replies to batches of (prompt, what is shown), by these pairs; None if other processes have some left.
 
     No pair may occur twice. Each prompt stands after the image tokens (of id `image`) of what is shown; without `look`
     there are none. `update` is told how many batches are done.
     """
-    said: dict[tuple, str] = {}
+    said: dict[tuple, Said] = {}
 
-    def reply_to(pairs: list) -> list[str]:
+    def reply_to(pairs: list) -> list[Said]:
         tokens = torch.tensor([prompt for prompt, _ in pairs], dtype=torch.long)
         features = slots = None
         if look is not None:

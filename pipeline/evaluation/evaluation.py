@@ -5,6 +5,8 @@ example counts for in its task's mean) where a task averages over kinds. `measur
 questions, score (0..1): what is measured beside the score (`tasks.measures`), acc_norm of text tasks, and the share of
 questions whose best answers were equally likely ("tied"; the first counts as given), where there are any.
 `captions.csv`: id, image, reference (the first), prediction, score (CIDEr-D among the split's images, 0..10).
+`answers.csv`: task, condition, id, image, nats, bytes: how unlikely the model finds the right answer (or first reference
+caption, as task "captioning") with its own image ("normal") and with another's ("shuffled"); in text tasks the right choice.
 `text.csv`: task, id, answer, prediction, score (0 or 1). `heldout.csv`: id, nats, bytes of held-out documents.
 
 Conditions: "normal"; "removed": the prompt without its image; "mean": the mean features of the task's images in place
@@ -24,7 +26,7 @@ import torch
 
 from pipeline.common.files import one_line
 from pipeline.common.job_context import Progress
-from pipeline.common.squares import move_boxes
+from pipeline.common.squares import Fit, move_boxes
 from pipeline.data.corpora.list_files import left_out_of
 from pipeline.data.formats.documents import read_choices, read_documents
 from pipeline.data.packing import prompt_tokens
@@ -33,13 +35,13 @@ from pipeline.data.records import BadRecord, LeftOut, MultipleChoice, Question
 from pipeline.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.evaluation import tasks
 from pipeline.evaluation.answer_store import Answers
-from pipeline.evaluation.answering import TIED, Reply, answer, by_length, generate, yes_or_no
+from pipeline.evaluation.answering import TIED, Reply, Said, answer, by_length, generate, yes_or_no
 from pipeline.evaluation.benchmarks import read_benchmark, token_pair
 from pipeline.evaluation.cider import cider_d, tokenise_caption
-from pipeline.evaluation.job_settings import Evaluate
-from pipeline.evaluation.likelihoods import Row, log_likelihoods, truncate_left
+from pipeline.evaluation.job_settings import Condition, Evaluate
+from pipeline.evaluation.likelihoods import Row, log_likelihoods, nats_after, truncate_left
 from pipeline.evaluation.model import choose_device, halve, load_model
-from pipeline.evaluation.tasks import ask, asked, score_answer, subset
+from pipeline.evaluation.tasks import ask, asked, right_answer, score_answer, subset, yes_no_words
 from pipeline.evaluation.viewer import Look, make_viewer, view
 from pipeline.settings.tasks import AskedTextTask, AskedVisionTask
 
@@ -47,12 +49,8 @@ VISION_COLUMNS = ["task", "condition", "id", "image", "kind", "split", "answer",
 CAPTION_COLUMNS = ["id", "image", "reference", "prediction", "score"]
 MEASURE_COLUMNS = ["task", "condition", "kind", "measure", "questions", "score"]
 TEXT_COLUMNS = ["task", "id", "answer", "prediction", "score"]
-
-
-def yes_no_words(task: AskedVisionTask) -> tuple[str, str]:
-    """The words that a task has for yes and no."""
-    yes, no = task.options or ("yes", "no")
-    return yes, no
+ANSWER_COLUMNS = ["task", "condition", "id", "image", "nats", "bytes"]
+COMPARED: tuple[Condition, ...] = ("normal", "shuffled")  # what an answer owes to its image is the difference
 
 
 def questions_of(source: Path, split: str, name: str, format: str, context: dict) -> list[Question]:
@@ -93,6 +91,7 @@ class Evaluation:
                 halve(self.viewer.network)
         self.tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer.json")
         self.measures: list[list] = []  # rows of measures.csv
+        self.right_choices: list[list] = []  # those of text tasks in answers.csv
         self.left_out: dict[str, LeftOut] = {}  # bad items by task
         self.batch, self.room = settings.evaluation.batch, settings.evaluation.batch_tokens
 
@@ -108,6 +107,9 @@ class Evaluation:
         if settings.text:
             yield "text", TEXT_COLUMNS, self.text()
             yield "heldout", ["id", "nats", "bytes"], self.heldout()
+        # Last: what the text tasks leave for it is there by then.
+        if settings.text or (settings.encoder and settings.captioning) or {*COMPARED} <= {*settings.conditions}:
+            yield "answers", ANSWER_COLUMNS, self.right_answers()
         if self.measures:
             yield "measures", MEASURE_COLUMNS, iter(self.measures)
 
@@ -131,10 +133,10 @@ class Evaluation:
         prompts: Sequence[tuple[int, ...]],
         shown: Sequence[Path | None],
         look: Look | None,
-        reply: Reply,
-        longest: int,
+        reply: Reply[Said],
+        longest: int = 0,
         update: Callable[[float], object] = lambda done: 0,
-    ) -> list[str] | None:
+    ) -> list[Said] | None:
         """A reply to each prompt about what is shown; None if other processes have some left.
 
         `longest`: tokens that a reply may have. `update` is told the share that is done.
@@ -165,7 +167,7 @@ class Evaluation:
                 self.viewer.prepare(question.image for question in questions)
             # Boxes in questions and answers are in the frame of the square that the model sees; rows have them in
             # shares of the image.
-            texts = [move_boxes(ask(task, question), question.image, "resize", fit) for question in questions]
+            texts = [self.framed(ask(task, question), question, fit) for question in questions]
             prompts = [tuple(prompt_tokens(self.tokenizer, text)) for text in texts]
             reply = partial(generate, self.model, self.tokenizer, self.tokenizer.end_assistant, task.longest)
             if task.scorer == "yes_no":
@@ -222,6 +224,48 @@ class Evaluation:
         for question, prediction, score in zip(questions, predictions, scores):
             yield [question.id, question.image.name, question.answers[0], prediction, f"{score:.6g}"]
 
+    def right_answers(self) -> Iterator[list]:
+        """Rows of answers.csv: vision tasks and captions with their own images and with others', then the text tasks."""
+        settings, total = self.settings, len(self.settings.vision) + 1
+        if settings.encoder and {*COMPARED} <= {*settings.conditions}:
+            for done, (name, task) in enumerate(settings.vision.items(), 1):
+                questions = asked(task, self.questions(name, task.format))
+                frame, end = settings.encoder.fit, [self.tokenizer.end_assistant]
+                prompts = [prompt_tokens(self.tokenizer, self.framed(ask(task, q), q, frame)) for q in questions]
+                told = [self.tokenizer.encode(self.framed(right_answer(task, q), q, frame)) + end for q in questions]
+                yield from self.likely(name, questions, prompts, told, [right_answer(task, q) for q in questions])
+                self.progress.update(done, total, "right answers", name)
+        if settings.encoder and settings.captioning:
+            questions = self.questions("captioning", "coco_captions")
+            texts = [question.answers[0] for question in questions]
+            told = [[*self.tokenizer.encode(text), self.tokenizer.end] for text in texts]
+            yield from self.likely("captioning", questions, [[] for _ in questions], told, texts)
+        self.progress.update(total, total, "right answers")
+        yield from self.right_choices
+
+    def framed(self, text: str, question: Question, frame: Fit) -> str:
+        """A text with its boxes in the frame of the square that the model sees."""
+        return move_boxes(text, question.image, "resize", frame)
+
+    def likely(
+        self,
+        name: str,
+        questions: list[Question],
+        prompts: list[list[int]],
+        told: list[list[int]],
+        texts: list[str],
+    ) -> Iterator[list]:
+        """Rows of answers.csv of one task: prompts and what should be told after them as token ids, and as texts."""
+        if self.viewer:
+            self.viewer.prepare(question.image for question in questions)
+        whole = [(*prompt, *answer) for prompt, answer in zip(prompts, told, strict=True)]
+        reply = partial(nats_after, self.model, (self.tokenizer.image, self.tokenizer.end_human))
+        for condition in COMPARED:
+            shown, look = view(condition, questions, self.viewer, self.batch)
+            found = self.answer(("right", name, condition), whole, shown, look, reply)
+            for question, nats, text in zip(questions, found or (), texts):
+                yield [name, condition, question.id, question.image.name, f"{nats:.6f}", len(text.encode())]
+
     # --- text ---
 
     def log_likelihoods(self, key: tuple, pairs: list[tuple[list[int], list[int]]]) -> np.ndarray | None:
@@ -238,6 +282,8 @@ class Evaluation:
                 best, best_normed, is_tied = tasks.choose(item.choices, nats)
                 normed.append(best_normed == item.gold)
                 tied += is_tied
+                right = item.choices[item.gold].removeprefix(" ")  # the space joins it to its context
+                self.right_choices.append([name, "normal", item.id, "", f"{-nats[item.gold]:.6f}", len(right.encode())])
                 yield [name, item.id, item.gold, best, int(best == item.gold)]
             if normed:
                 self.measure(name, "", "", "acc_norm", len(normed), sum(normed) / len(normed))

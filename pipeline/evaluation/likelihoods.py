@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.evaluation.answer_store import Answers
-from pipeline.evaluation.answering import place
+from pipeline.evaluation.answering import Prompt, place
 from pipeline.model.vlm import IGNORE, VLM
 
 LOGITS = 512  # positions whose logits exist at a time: with a vocabulary of 50,000 they take 100 MB
@@ -92,10 +93,29 @@ def batch_likelihoods(model: VLM, rows: list[Row]) -> list[float]:
     if tokens.shape[1]:
         model.decoder.select_rows(cache, context_row)
         hidden = torch.cat((hidden, model.decoder(model.embed(tokens), cache=cache)), dim=1)
+    return (-sum_of_nats(model, hidden[:, : targets.shape[1]], targets)).tolist()
+
+
+def sum_of_nats(model: VLM, hidden: Tensor, targets: Tensor) -> Tensor:
+    """[B] in double: how unlikely each row of token ids `targets` [B, T] is after `hidden` [B, T, D], in nats.
+
+    Where `targets` is IGNORE nothing is counted.
+    """
     wanted = targets != IGNORE
-    pieces = zip(hidden[:, : targets.shape[1]][wanted].split(LOGITS), targets[wanted].split(LOGITS))
+    pieces = zip(hidden[wanted].split(LOGITS), targets[wanted].split(LOGITS))
     losses = [F.cross_entropy(model.decoder.logits(h), ids, reduction="none") for h, ids in pieces]
     # Sums in double: they have many terms, and the likelihoods of two choices may differ by little.
     nats = torch.zeros(targets.shape, dtype=torch.double, device=targets.device)
-    nats[wanted] = -torch.cat(losses).double()
-    return nats.sum(1).tolist()
+    nats[wanted] = torch.cat(losses).double()
+    return nats.sum(1)
+
+
+@torch.inference_mode()
+def nats_after(model: VLM, marks: tuple[int, ...], prompt: Prompt) -> list[float]:
+    """How unlikely a model finds what stands behind the last of some marks (token ids) in each text, in nats."""
+    tokens, features, slots = prompt.to(model)
+    marked = torch.isin(tokens, torch.tensor(marks, device=tokens.device))
+    # How many marks there are from a position on: behind the last one there is none.
+    targets = tokens.masked_fill(marked.flip(1).cumsum(1).flip(1) > 0, IGNORE)[:, 1:]
+    hidden = model.decoder(model.embed(tokens, features, slots))[:, :-1]
+    return sum_of_nats(model, hidden, targets).tolist()

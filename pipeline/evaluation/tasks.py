@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from pipeline.common.files import one_line
+from pipeline.data.formats.boxes import box_text
 from pipeline.data.records import Conversation, MultipleChoice, Question
 from pipeline.evaluation import metrics, vqa
 from pipeline.settings.tasks import AskedVisionTask
@@ -112,6 +113,26 @@ def score_answer(task: AskedVisionTask, question: Question, prediction: str) -> 
     if task.scorer == "yes_no":
         return True, float(prediction == question.answers[0].lower())
     return bool(prediction), float(FREE_TEXT[task.scorer].score(prediction, question.answers))
+
+
+def right_answer(task: AskedVisionTask, question: Question) -> str:
+    """The answer that counts as the right one where one is needed: of people's answers the most frequent.
+
+    The first of equals counts. A box is written as models write it.
+    """
+    if task.scorer == "box":
+        assert question.box, "a question of a box task has one"
+        return box_text(question.box)
+    if task.scorer == "yes_no":
+        return yes_no_words(task)[question.answers[0].lower() != "yes"]
+    counts = Counter(question.answers)
+    return max(counts, key=lambda answer: counts[answer])
+
+
+def yes_no_words(task: AskedVisionTask) -> tuple[str, str]:
+    """The words that a task has for yes and no."""
+    yes, no = task.options or ("yes", "no")
+    return yes, no
 
 
 def true_box(task: AskedVisionTask, question: Question) -> metrics.Box:

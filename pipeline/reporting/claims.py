@@ -1,14 +1,15 @@
 """Verdicts on the claims of configs/claims.yaml, from the runs of the study: claims.csv and claims.md.
 
-The effect of a claim is a contrast of cells. Its interval comes from one least-squares fit of all runs of the study that
-have the metric (score = cell + seed), so that the scatter between runs is pooled, and from the images, which all runs
-share. `pipeline/statistics/verdicts.py` says what follows from it.
+The effect of a claim is a contrast of cells: a difference, a difference of differences, or a slope over a setting. Its
+interval comes from how far the contrast differs between seeds, where every cell has a scatter of its own, and from the
+examples, which all seeds share (`statistics.estimates.over_seeds`). Where the seeds descend from several text runs, a text
+run is what counts as one seed, and intervals cover the text runs too. `pipeline/statistics/verdicts.py` says what follows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ import pandas as pd
 from pipeline.common.files import write_text
 from pipeline.reporting import scores
 from pipeline.reporting.experiment_tables import title
-from pipeline.reporting.measures import VISION, measure_of, tasks_of
+from pipeline.reporting.measures import ANSWERS, VISION, measure_of, tasks_of
 from pipeline.reporting.table_list import TABLES
 from pipeline.reporting.table_rows import Rows, markdown_table, plain, write_table
 from pipeline.statistics import estimates
@@ -49,8 +50,8 @@ class Effect:
 
     evidence: Evidence
     covers: str = ""  # what its interval covers
-    bootstrap: tuple[float, float] = (math.nan, math.nan)
-    run_sd: float = math.nan  # of a run about its cell and seed
+    seed_sd: float = math.nan  # of the effect, from seed to seed
+    item_se: float = math.nan  # of its mean over examples, which more seeds do not lower
     power: float = math.nan  # to find the effect of interest
     seeds_needed: int | None = None
 
@@ -62,14 +63,17 @@ class RunScores:
         self.rows = rows
         self.cells = {cell.name: cell for cell in rows.cells()}
         self.items = cache(self.read_items)
-        self.grid = cache(self.read_grid)
+        self.text_seeds = {row["run"]: row.get("text_seed") for row in rows.told.rows}
 
     def seeds(self, arm: Arm) -> set[int]:
         return set(self.cells[arm[0]].runs) if arm[0] in self.cells else set()
 
     def asked(self, arm: Arm, seed: int, metric: str) -> bool:
         """Whether a run was asked for what a metric is the mean of: not every suite wants captions."""
-        return (self.rows.folder(self.cells[arm[0]].runs[seed]) / measure_of(metric, self.rows.tasks).file).exists()
+        file = self.rows.folder(self.cells[arm[0]].runs[seed]) / measure_of(metric, self.rows.tasks).file
+        if file.name != ANSWERS:
+            return file.exists()
+        return file.exists() and {*scores.read_table(file)["task"]}.issuperset(tasks_of(metric, self.rows.tasks))
 
     def read_items(self, arm: Arm, seed: int, metric: str) -> pd.DataFrame:
         """What a metric is the mean of: group (task), id, cluster and value of every item, sorted."""
@@ -82,16 +86,12 @@ class RunScores:
         """A run's score: the mean over groups of the mean over their items."""
         return float(self.items(arm, seed, metric).groupby("group")["value"].mean().mean())
 
-    def read_grid(self, metric: str, evaluated: str) -> list[tuple[Arm, int]]:
-        """All runs of one state under normal conditions: what a fit pools."""
-        file = measure_of(metric, self.rows.tasks).file
-        return [
-            ((cell.name, "normal"), seed)
-            for cell in self.cells.values()
-            if cell.evaluated == evaluated
-            for seed, run in sorted(cell.runs.items())
-            if (self.rows.folder(run) / file).exists()
-        ]
+    def replicates(self, arms: Iterable[Arm], seeds: list[int]) -> list[list[int]]:
+        """What repeats a comparison: seeds by the text run of their models, or each by itself if all share one."""
+        runs = {seed: tuple(self.text_seeds[self.cells[arm[0]].runs[seed]] for arm in arms) for seed in seeds}
+        if len(set(runs.values())) == 1:
+            return [[seed] for seed in seeds]
+        return [[seed for seed in seeds if runs[seed] == run] for run in dict.fromkeys(runs.values())]
 
     def beats_prior(self, arm: Arm, seeds: list[int], metric: str) -> bool:
         """Whether an arm is surely above answering without looking (vision) or chance (text stable score)."""
@@ -104,8 +104,11 @@ class RunScores:
             found = scores.read_scores(folders, VISION)
             pairs = scores.gains(found[found["condition"] == "normal"], self.rows.prior)
             return scores.average(pairs, chance, "gain").low > 0
-        if measure_of(metric).less == "chance":
+        measure = measure_of(metric)
+        if measure.less == "chance":
             return self.rows.estimate_of(folders, metric).low > 0
+        if measure.file == ANSWERS and measure.averages == "vision":
+            return self.rows.estimate_of(folders, "looking_bits").low > 0
         return True
 
 
@@ -118,7 +121,8 @@ RULES = (
     "A claim that something is not worse names a margin: it is supported if the interval lies above minus the margin, and"
     " refuted if it ends below that.",
     "A claim that seeds agree is of a spread, which is never below 0: it is supported if the interval of the spread ends"
-    " within the margin that the claim names, and refuted if it starts above it.",
+    " within the margin that the claim names, and refuted if it starts above it. What the examples alone make runs differ is"
+    " taken off.",
     "A claim of several parts is supported if all of them are, and refuted if one of them is. Support also asks for Holm's p"
     f" within the claim's family of at most {ALPHA:g}.",
     f"**Not testable**: fewer than {MIN_SEEDS} shared seeds (for agreement: fewer than {MIN_SPREAD_DF} models), no side that"
@@ -141,81 +145,97 @@ def measure(results: RunScores, contrast: dict, interest: float) -> Effect:
         for arm in arms:
             key = (arm["cell"], arm["condition"])
             # A claim may name an arm more than once: its weights add up.
-            weights[key] = weights.get(key, 0.0) + sign
+            weights[key] = weights.get(key, 0.0) + sign * arm.get("weight", 1.0)
     metric, seeds = contrast["metric"], sorted(set.intersection(*(results.seeds(arm) for arm in weights)))
     # Nobody can say then whether any arm looks at its images.
     if is_vision(metric, results.rows.tasks) and results.rows.no_prior:
         return Effect(NOT_RUN)
     if not seeds or not all(results.asked(arm, seed, metric) for arm in weights for seed in seeds):
         return Effect(NOT_RUN)
-    differences, frame = item_differences(results, weights, seeds, metric)
-    items = estimates.mean_of_means(differences.mean(0), frame["group"].tolist(), frame["cluster"].tolist())
+    replicates = results.replicates(weights, seeds)
+    differences, frame = item_differences(results, weights, replicates, metric)
+    groups, clusters = frame["group"].tolist(), frame["cluster"].tolist()
+    items = estimates.mean_of_means(differences.mean(0), groups, clusters)
     # Two models that both guess differ by nothing that a claim could be about.
     at_floor = not any(results.beats_prior(arm, seeds, metric) for arm in weights)
     runs = min(len(results.seeds(arm)) for arm in weights)
-    fit = pooled_fit(results, weights, metric)
-    if len(seeds) < MIN_SEEDS or not fit.df:
+    if len(replicates) < 2:
         # An effect to look at; `judge` calls it not testable, because other seeds may say otherwise.
-        return Effect(Evidence.of(items, len(seeds), runs, at_floor), covers="examples")
-    estimate = fit.contrast(weights, item_se=items.se)
-    squares = sum(weight**2 for weight in weights.values())
-    bootstrap = estimates.hierarchical_bootstrap(differences, frame["cluster"].tolist(), frame["group"].tolist())
+        return Effect(Evidence.of(items, len(replicates), runs, at_floor), covers="examples")
+    parts = [
+        [weight * np.mean([results.score(arm, seed, metric) for seed in one]) for one in replicates]
+        for arm, weight in weights.items()
+    ]
+    each = [estimates.mean_of_means(one, groups, clusters) for one in differences]
+    found = estimates.over_seeds(parts, items, each)
+    text_runs = len({results.text_seeds[results.cells[arm[0]].runs[seed]] for arm in weights for seed in seeds})
     return Effect(
-        Evidence.of(estimate, len(seeds), runs, at_floor),
-        covers="examples and seeds",
-        bootstrap=bootstrap,
-        run_sd=fit.sd,
-        power=estimates.power(interest, estimate.se, estimate.df),
-        seeds_needed=estimates.seeds_for_power(
-            interest, fit.sd, items.se, weights_square_sum=squares, cells=len(fit.cells)
-        ),
+        Evidence.of(found.estimate, len(replicates), runs, at_floor),
+        covers="examples, seeds and text runs" if text_runs > 1 else "examples and seeds",
+        seed_sd=math.sqrt(found.seeds),
+        item_se=math.sqrt(found.items),
+        power=estimates.power(interest, found.estimate.se, found.estimate.df),
+        seeds_needed=estimates.seeds_for_power(interest, found.seeds, found.items),
     )
 
 
+def may_be_best(results: RunScores, claim: dict) -> list[str]:
+    """Of a claim that one cell is the best: the cells that may be, at 95%. None if a cell has no runs."""
+    contrasts = claim["contrasts"]
+    arms, metric = [contrasts[0]["plus"][0], *(one["minus"][0] for one in contrasts)], contrasts[0]["metric"]
+
+    @cache
+    def evidence(one: int, other: int) -> Evidence:
+        return measure(results, {"metric": metric, "plus": [arms[one]], "minus": [arms[other]]}, INTEREST).evidence
+
+    # Less the first: of cells that share their seeds the order is that of their means.
+    means = [0.0, *(evidence(n, 0).estimate for n in range(1, len(arms)))]
+    if not np.isfinite(means).all():
+        return []
+    return [arms[n]["cell"] for n in estimates.best_of(means, lambda one, other: evidence(one, other).p)]
+
+
 def item_differences(
-    results: RunScores, weights: dict[Arm, float], seeds: list[int], metric: str
+    results: RunScores, weights: dict[Arm, float], replicates: list[list[int]], metric: str
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """The contrast of every item in every seed [seeds, items], and the items. Raises ValueError if arms differ in them."""
-    frame = results.items(next(iter(weights)), seeds[0], metric)[["group", "id", "cluster"]]
-    found = np.zeros((len(seeds), len(frame)))
+    """The contrast of every item in every replicate [replicates, items], and the items.
+
+    Raises ValueError if arms differ in them.
+    """
+    frame = results.items(next(iter(weights)), replicates[0][0], metric)[["group", "id", "cluster"]]
+    found = np.zeros((len(replicates), len(frame)))
     for arm, weight in weights.items():
-        for row, seed in enumerate(seeds):
-            items = results.items(arm, seed, metric)
-            if not items[["group", "id"]].equals(frame[["group", "id"]]):
-                raise ValueError(f"{arm} was not asked the same questions of {metric} as {next(iter(weights))}")
-            found[row] += weight * items["value"].to_numpy()
+        for row, seeds in enumerate(replicates):
+            for seed in seeds:
+                items = results.items(arm, seed, metric)
+                if not items[["group", "id"]].equals(frame[["group", "id"]]):
+                    raise ValueError(f"{arm} was not asked the same questions of {metric} as {next(iter(weights))}")
+                found[row] += weight / len(seeds) * items["value"].to_numpy()
     return found, frame
 
 
-def pooled_fit(results: RunScores, weights: dict[Arm, float], metric: str) -> estimates.BlockFit:
-    """The fit over every run of the study that is evaluated as the arms are, and the arms' own.
-
-    Blind models, which guess, say nothing of the scatter of those that look: they count only as arms.
-    """
-    # More runs give the scatter more degrees of freedom than the few seeds of the arms alone.
-    kinds = {results.cells[cell].evaluated for cell, _ in weights} - {"blind"}
-    runs = [run for kind in sorted(kinds) for run in results.grid(metric, kind)]
-    runs += [(arm, seed) for arm in weights for seed in sorted(results.seeds(arm))]
-    runs = list(dict.fromkeys(runs))
-    values = [results.score(arm, seed, metric) for arm, seed in runs]
-    return estimates.block_fit([arm for arm, _ in runs], [seed for _, seed in runs], values)
-
-
 def measure_spread(results: RunScores, agreement: dict) -> Effect:
-    """How far two seeds differ over some cells: root mean square of the difference."""
-    first, second = agreement["seeds"]
-    cells = [cell for cell in agreement["cells"] if {first, second} <= results.seeds((cell, "normal"))]
-    if not cells or (is_vision(agreement["metric"], results.rows.tasks) and results.rows.no_prior):
+    """How far two values of a setting differ over some cells, beyond what their examples alone make them differ.
+
+    Both runs of a pair answer the same questions, each right or wrong by some chance, so that the mean square of their
+    differences is that of the setting plus the examples' error, which is taken off.
+    """
+    metric = agreement["metric"]
+    if is_vision(metric, results.rows.tasks) and results.rows.no_prior:
         return Effect(NOT_RUN)
-    differences = [
-        results.score((cell, "normal"), first, agreement["metric"])
-        - results.score((cell, "normal"), second, agreement["metric"])
-        for cell in cells
-    ]
-    spread = float(np.sqrt(np.mean(np.square(differences))))
-    at_floor = not any(results.beats_prior((cell, "normal"), [first, second], agreement["metric"]) for cell in cells)
-    evidence = Evidence.of_spread(spread, len(cells), 2, 2 * len(cells), at_floor)
-    return Effect(evidence, covers="these seeds and examples")
+    pairs = [((first, "normal"), (second, "normal")) for first, second in agreement["pairs"]]
+    runs = [(pair, seed) for pair in pairs for seed in sorted(results.seeds(pair[0]) & results.seeds(pair[1]))]
+    if not runs:
+        return Effect(NOT_RUN)
+    found = []
+    for pair, seed in runs:
+        differences, frame = item_differences(results, dict(zip(pair, (1.0, -1.0))), [[seed]], metric)
+        found.append(estimates.mean_of_means(differences[0], frame["group"].tolist(), frame["cluster"].tolist()))
+    spread = math.sqrt(np.mean([one.estimate**2 for one in found]))
+    error = math.sqrt(np.mean([one.se**2 for one in found]))
+    at_floor = not any(results.beats_prior(arm, [seed], metric) for pair, seed in runs for arm in pair)
+    evidence = Evidence.of_spread(spread, len(found), 2, 2 * len(found), at_floor, error)
+    return Effect(evidence, covers="these values and examples", item_se=error)
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -228,8 +248,9 @@ def make(rows: Rows, out: Path) -> None:
     judgements = judge([tested_claim(claim, found) for claim, found in zip(claims, effects, strict=True)])
     table = pd.DataFrame(
         [
-            line(claim, number, effect, judgement, failed_runs(results, claim))
+            line(claim, number, effect, judgement, failed_runs(results, claim)) | {"may_be_best": "; ".join(best)}
             for claim, found, judgement in zip(claims, effects, judgements, strict=True)
+            for best in [may_be_best(results, claim) if claim["kind"] == "optimum" else []]
             for number, effect in enumerate(found)
         ]
     )
@@ -273,7 +294,9 @@ def unit_of(metric: str) -> Unit:
 
 
 def part_name(contrast: dict) -> str:
-    """ "vision_average: branch_percent=100 less recipe" """
+    """ "vision_average: branch_percent=100 less recipe", or "vision_average: rise over branch_percent" """
+    if over := contrast.get("over"):
+        return f"{contrast['metric'].replace('_', ' ')}: rise over {over}"
 
     def arms(some: list[dict]) -> str:
         return " + ".join(a["cell"] + (f" ({a['condition']})" if a["condition"] != "normal" else "") for a in some)
@@ -284,7 +307,7 @@ def part_name(contrast: dict) -> str:
 def failed_runs(results: RunScores, claim: dict) -> str:
     """What failed of the runs that a claim needs, in a sentence of their own; nothing where all is well."""
     arms = [arm["cell"] for contrast in claim["contrasts"] for arm in (*contrast["plus"], *contrast["minus"])]
-    arms += claim["agreement"]["cells"] if claim.get("agreement") else []
+    arms += [cell for pair in claim["agreement"]["pairs"] for cell in pair] if claim.get("agreement") else []
     cells = [results.cells[name] for name in dict.fromkeys(arms) if name in results.cells]
     failed = [f"{cell.name}: {cell.failures}" for cell in cells if cell.failed]
     failed += [f"the language prior: {results.rows.no_prior}"] if cells and results.rows.no_prior else []
@@ -304,7 +327,7 @@ def line(claim: dict, number: int, effect: Effect, judgement: Judgement, failed:
         "verdict": judgement.verdict,
         "part": part_name(contrast)
         if contrast
-        else f"{metric}: seeds {agreement['seeds'][0]} and {agreement['seeds'][1]}",
+        else f"{metric}: {agreement['over']} {agreement['values'][0]} and {agreement['values'][1]}",
         "part_verdict": judgement.parts[number].verdict,
         "metric": metric,
         "unit": unit.name,
@@ -312,12 +335,11 @@ def line(claim: dict, number: int, effect: Effect, judgement: Judgement, failed:
         "low": unit.scale * evidence.low,
         "high": unit.scale * evidence.high,
         "interval_covers": effect.covers,
-        "bootstrap_low": unit.scale * effect.bootstrap[0],
-        "bootstrap_high": unit.scale * effect.bootstrap[1],
         "p": judgement.parts[number].p,
         "p_holm": judgement.p_holm,
         "seeds": evidence.seeds,
-        "run_sd": unit.scale * effect.run_sd,
+        "seed_sd": unit.scale * effect.seed_sd,
+        "item_se": unit.scale * effect.item_se,
         "power_at": unit.scale * interest(claim) if effect.covers else None,
         "power": effect.power,
         "seeds_needed": effect.seeds_needed,
@@ -338,7 +360,7 @@ def markdown(rows: Rows, table: pd.DataFrame) -> str:
         *(f"- {rule}" for rule in RULES),
         "",
         "Power: the chance to find an effect of the size given in brackets, the paper's or 2 points. Seeds: how many all the",
-        "models have that a line compares, and how many 80% power would need.",
+        "models have that a line compares, and how many 80% power would need. Where their text runs differ, text runs count.",
     ]
     for family, heading in (("primary", "The paper's findings"), ("control", "Controls that the paper lacks")):
         lines += ["", f"## {heading}", ""]
@@ -363,7 +385,8 @@ def cells_of(row: pd.Series, first: bool) -> list[str]:
         sign = "" if row["kind"] == "agreement" else "+"  # a spread has none
         effect = f"{row['effect']:{sign}.2f} ({row['low']:.2f} to {row['high']:.2f}){unit}"
         effect += "; examples alone" if row["interval_covers"] == "examples" else ""
-    several = row["kind"] in ("all_of", "optimum")
+    several = row["kind"] in ("all_of", "optimum", "trend")
+    best = f" The best may be any of: {row['may_be_best']}." if first and row["may_be_best"] else ""
     power = f"{row['power']:.2f} [{row['power_at']:g}]" if row["power"] == row["power"] else ""
     needed = row["seeds_needed"]
     seeds = f"{row['seeds']}" + (f" (needs {needed:g})" if needed is not None and needed == needed else "")
@@ -379,5 +402,5 @@ def cells_of(row: pd.Series, first: bool) -> list[str]:
         power,
         seeds,
         paper,
-        (plain(row["reason"]) + (f" {row['note']}" if row["note"] else "")) if first else "",
+        (plain(row["reason"]) + best + (f" {row['note']}" if row["note"] else "")) if first else "",
     ]

@@ -16,20 +16,8 @@ from pipeline.reporting.table_rows import Rows, differing, markdown_table, runs_
 def table(rows: Rows, out: Path) -> None:
     """One of the paper's tables: tableN.csv and tableN.md."""
     name = rows.settings.make
-    labels = list(TABLES[name].labels)
-    if "seed" in labels:
-        found = by_seed(rows, *TABLES[name].experiments)
-    else:
-        found = rows.table(rows.cells(evaluated="model"))
-    write(rows, out, name, heading_of(name), found, labels)
-
-
-def by_seed(rows: Rows, experiment: str) -> pd.DataFrame:
-    """A row a run: what one seed says beside another."""
-    cells = rows.cells(experiment, "model")
-    return pd.DataFrame(
-        [rows.row(cell.of(seed)) | {"seed": seed} for cell in cells for seed in sorted(cell.runs | cell.failed)]
-    )
+    found = rows.table(rows.cells(evaluated="model"))
+    write(rows, out, name, heading_of(name), found, list(TABLES[name].labels))
 
 
 def stages(rows: Rows, out: Path) -> None:

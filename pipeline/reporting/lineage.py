@@ -124,7 +124,7 @@ class Lineage:
     def arms(self, claim: dict, number: int) -> list[str]:
         """The cells that a part of a claim compares."""
         if claim.get("agreement"):
-            return list(claim["agreement"]["cells"])
+            return [cell for pair in claim["agreement"]["pairs"] for cell in pair]
         contrast = claim["contrasts"][number]
         return list(dict.fromkeys(arm["cell"] for arm in (*contrast["plus"], *contrast["minus"])))
 

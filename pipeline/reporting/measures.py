@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-VISION, TEXT, HELDOUT, CAPTIONS = "vision.csv", "text.csv", "heldout.csv", "captions.csv"  # files of an evaluation
+# Files of an evaluation.
+VISION, TEXT, HELDOUT, CAPTIONS, ANSWERS = "vision.csv", "text.csv", "heldout.csv", "captions.csv", "answers.csv"
 CONDITIONS = ("normal", "removed", "mean", "shuffled")  # of the image, under which vision tasks are asked
 WITHOUT_IMAGE = CONDITIONS[1:]
 
@@ -23,13 +24,16 @@ class Measure:
 
     title: str  # in tables for reading and on the page
     file: str  # of the evaluation, whose rows it is the mean of
-    averages: Literal["", "vision", "text"] = ""  # the stable tasks of one kind, each with the same weight
-    less: Literal["", "chance", "prior"] = ""  # what of each task's score is no merit of the model
+    averages: Literal["", "vision", "text", "captioning"] = (
+        ""  # the stable tasks of one kind, each with the same weight
+    )
+    less: Literal["", "chance", "prior", "shuffled"] = ""  # what of each task's score is no merit of the model
     after_cooldown: bool = False  # asked of models before fine-tuning too: these have it as "cooldown_NAME"
     optional: bool = False  # not every suite asks for it: an evaluation may lack its file
     needs_images: bool = False  # only who has seen images can have it
     in_claims: bool = False  # whether claims may be about it; not for less="prior", which has no items of its own
 
+    lower_is_better: bool = False
     factor: int = 100  # from the column's value to what is shown: fractions are shown in percent
     digits: int = 1
     unit: str = "points"  # of what is shown, where two of it are compared
@@ -50,6 +54,32 @@ MEASURES = {
         "vision average", VISION, averages="vision", in_claims=True, axis="vision average (% correct)", drawn=True
     ),
     "vision_gain": Measure("gain over the language prior", VISION, averages="vision", less="prior"),
+    "looking_bits": Measure(
+        "bits per byte that looking saves",
+        ANSWERS,
+        averages="vision",
+        less="shuffled",
+        optional=True,
+        needs_images=True,
+        in_claims=True,
+        factor=1,
+        digits=3,
+        unit="bits per byte",
+        axis="bits per byte of the right answer\nthat its image saves",
+        drawn=True,
+    ),
+    "answer_bits": Measure(
+        "right answers, bits per byte",
+        ANSWERS,
+        averages="vision",
+        optional=True,
+        needs_images=True,
+        in_claims=True,
+        lower_is_better=True,
+        factor=1,
+        digits=3,
+        unit="bits per byte",
+    ),
     "text_stable": Measure(
         "text stable score",
         TEXT,
@@ -60,11 +90,24 @@ MEASURES = {
         axis="text stable score\n(accuracy minus chance, points)",
         drawn=True,
     ),
+    "choice_bits": Measure(
+        "right choices of text tasks, bits per byte",
+        ANSWERS,
+        averages="text",
+        after_cooldown=True,
+        optional=True,
+        in_claims=True,
+        lower_is_better=True,
+        factor=1,
+        digits=3,
+        unit="bits per byte",
+    ),
     "bits_per_byte": Measure(
         "held-out bits per byte",
         HELDOUT,
         after_cooldown=True,
         in_claims=True,
+        lower_is_better=True,
         factor=1,
         digits=3,
         unit="bits per byte",
@@ -81,6 +124,19 @@ MEASURES = {
         factor=1,
         digits=2,
         unit="CIDEr-D",
+    ),
+    "caption_bits": Measure(
+        "reference captions, bits per byte",
+        ANSWERS,
+        averages="captioning",
+        after_cooldown=True,
+        optional=True,
+        needs_images=True,
+        in_claims=True,
+        lower_is_better=True,
+        factor=1,
+        digits=3,
+        unit="bits per byte",
     ),
 }
 
@@ -103,8 +159,14 @@ def measure_of(name: str, tasks: Mapping[str, Mapping] | None = None) -> Measure
 
 def tasks_of(name: str, tasks: Mapping[str, Mapping]) -> list[str]:
     """The tasks that a measure averages: of a task, it alone."""
-    kind = measure_of(name).averages
-    return list(stable(tasks[kind])) if kind else [name]
+    return averaged(measure_of(name), tasks) or [name]
+
+
+def averaged(measure: Measure, tasks: Mapping[str, Mapping]) -> list[str]:
+    """The tasks that a measure of several averages."""
+    if measure.averages == "captioning":
+        return ["captioning"]
+    return list(stable(tasks[measure.averages])) if measure.averages else []
 
 
 def stable(tasks: Mapping[str, Mapping]) -> dict[str, float]:

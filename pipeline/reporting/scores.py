@@ -17,7 +17,7 @@ import pandas as pd
 from pipeline.common.files import read_rows
 from pipeline.data.records import Conversation, Question
 from pipeline.evaluation.tasks import ask, asked, majority_answers, score_answer
-from pipeline.reporting.measures import HELDOUT, TEXT, VISION, Measure, measure_of, stable, tasks_of
+from pipeline.reporting.measures import ANSWERS, HELDOUT, TEXT, VISION, Measure, averaged, measure_of, stable, tasks_of
 from pipeline.settings.tasks import AskedVisionTask
 from pipeline.statistics.estimates import Estimate, mean_of_means, wilson
 
@@ -69,6 +69,25 @@ def bits(rows: pd.DataFrame) -> Estimate:
 def bits_of(rows: pd.DataFrame) -> np.ndarray:
     """What each document adds to the bits a byte, so that the mean over documents is all bits over all bytes."""
     return rows["score"].to_numpy() / math.log(2) / rows["bytes"].mean()
+
+
+def answer_bits(rows: pd.DataFrame, tasks: Iterable[str], looking: bool) -> pd.DataFrame:
+    """task, id, image, score of right answers, such that a task's mean is all its bits over all its bytes.
+
+    looking: the bits that an answer's own image saves, compared with another's. Raises ValueError for a task without rows,
+    and for an answer that only one of the two images has.
+    """
+    rows = rows[rows["task"].isin(list(tasks))]
+    if missing := set(tasks) - set(rows["task"]):
+        raise ValueError(f"no rows of {', '.join(sorted(missing))}")
+    bits = rows["score"] / math.log(2) / rows.groupby("task")["bytes"].transform("mean")
+    rows = rows.assign(score=bits)
+    normal = rows[rows["condition"] == "normal"]
+    if not looking:
+        return normal[[*KEY, "image", "score"]]
+    other = rows.loc[rows["condition"] == "shuffled", [*KEY, "score"]]
+    pairs = paired(normal, other)
+    return pairs.assign(score=pairs["prior_score"] - pairs["score"])[[*KEY, "image", "score"]]
 
 
 def majority_scores(
@@ -150,6 +169,11 @@ def estimator(
     """What makes a measure's estimate of the rows of its file. prior: called by a measure that is less the prior."""
     if not measure.averages:
         return bits if measure.file == HELDOUT else mean
+    if measure.file == ANSWERS:
+        named, looking = averaged(measure, tasks), measure.less == "shuffled"
+        return lambda rows: average(
+            clustered(answer_bits(rows, named, looking), measure), dict.fromkeys(named, 0.0), cluster="cluster"
+        )
     chance = stable(tasks[measure.averages])
     zero = dict.fromkeys(chance, 0.0)
     if measure.less == "prior":
@@ -158,6 +182,11 @@ def estimator(
     if measure.file == TEXT:
         return lambda rows: average(rows.assign(item=one_item_one_task(rows)), taken, cluster="item")
     return partial(average, chance=taken)
+
+
+def clustered(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """Rows with what they are clustered by: the image; of text, the item."""
+    return rows.assign(cluster=one_item_one_task(rows) if measure.averages == "text" else rows["image"])
 
 
 def gains(rows: pd.DataFrame, prior: pd.DataFrame) -> pd.DataFrame:
@@ -182,6 +211,9 @@ def items(folder: Path, name: str, condition: str, tasks: Mapping[str, Mapping])
         group = rows["task"]
         cluster = one_item_one_task(rows) if measure.file == TEXT else rows["image"]
         value = weighted(rows, {task: chance.get(task, 0.0) for task in group.unique()})
+    elif measure.file == ANSWERS:
+        rows = clustered(answer_bits(rows, tasks_of(name, tasks), measure.less == "shuffled"), measure)
+        group, cluster, value = rows["task"], rows["cluster"], rows["score"]
     elif measure.file == HELDOUT:
         group, cluster, value = "all", rows["id"], bits_of(rows)
     else:

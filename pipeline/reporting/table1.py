@@ -18,7 +18,14 @@ from pipeline.reporting.measures import BEFORE_TUNING, MEASURES, PREFIX, WITHOUT
 from pipeline.reporting.table_list import heading_of
 from pipeline.reporting.table_rows import Rows, failed_lines, made, markdown_table, number, score_text, write_table
 
-HEADLINE = ("vision_stable", "vision_gain", "text_stable", "bits_per_byte")  # what one compares between studies
+HEADLINE = (
+    "vision_stable",
+    "vision_gain",
+    "looking_bits",
+    "text_stable",
+    "choice_bits",
+    "bits_per_byte",
+)  # what one compares between studies
 
 
 def make(rows: Rows, out: Path) -> None:
@@ -123,6 +130,8 @@ def markdown(table: pd.DataFrame, rows: Rows) -> str:
     lines += [
         row("vision average", "vision_average", "", score_text(next(iter(made(models).iloc), {}), "language_prior")),
         row("**gain over the language prior**", "vision_gain"),
+        row("**bits per byte of the right answer that its image saves**", "looking_bits"),
+        row("right answers, bits per byte", "answer_bits"),
     ]
     for name, task in tasks["vision"].items():
         label = name.replace("_", " ") + ("" if task["stable"] else " (not in the score)") + rows.left_out.get(name, "")
@@ -132,7 +141,9 @@ def markdown(table: pd.DataFrame, rows: Rows) -> str:
         lines.append(row(f"vision average, image {condition}", f"vision_average_{condition}"))
     for name, task in tasks["text"].items():
         lines.append(row(name.replace("_", " ") + rows.left_out.get(name, ""), name, f"{100 * task['chance']:g}"))
+    lines.append(row("right choices of text tasks, bits per byte", "choice_bits"))
     lines.append(row("captions (CIDEr-D, 0 to 10) after the cooldown", "cooldown_cider"))
+    lines.append(row("reference captions, bits per byte, after the cooldown", "cooldown_caption_bits"))
     lines.append(row("held-out bits per byte after the cooldown", "cooldown_bits_per_byte"))
     lines.append(row("held-out bits per byte", "bits_per_byte"))
     flops = [number(r, "training_flops", ".2e") for r in (*models.iloc, reference)]

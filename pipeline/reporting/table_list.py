@@ -152,7 +152,7 @@ TABLES = Tables(
             "table7",
             "How far do seeds differ?",
             "seeds",
-            *("branch_percent", "image_fraction", "finetune_epochs", "seed"),
+            *("branch_percent", "image_fraction", "finetune_epochs", "finetune_seed"),
         ),
         "table8": Table(
             maker="experiment_tables.stages",
@@ -224,6 +224,13 @@ TABLES = Tables(
             every_experiment=True,
             told="claims",
             rows_about={"claims": "claims"},
+        ),
+        "signal": Table(
+            maker="signal.make",
+            files=both("signal"),
+            title="Signal and noise of every measure",
+            every_experiment=True,
+            rows_about={"signal": "nothing"},
         ),
         "comparison": Table(
             maker="comparison.make",

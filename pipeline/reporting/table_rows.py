@@ -1,7 +1,7 @@
 """Rows of tables: a row a cell (a model whatever its seed), with scores, intervals and costs as columns.
 
 Scores are fractions (0..1) with 95% intervals. With one seed an interval covers which examples were asked, clustered by
-image (vision) or item (text); with several it covers the seeds too (`statistics.with_runs`).
+image (vision) or item (text); with several it covers the seeds too (`statistics.estimates.over_seeds`).
 
 A run that is kept as failed (pipeline/store/failed_runs.py) has no scores: its cell's row is of the other seeds, and its status says
 why. Without other seeds the row has no figures.
@@ -26,11 +26,21 @@ from pipeline.data.questions import read_task, read_turns
 from pipeline.data.records import Question
 from pipeline.reporting import scores
 from pipeline.reporting.job_settings import ResultSettings, TableSettings
-from pipeline.reporting.measures import HELDOUT, MEASURES, TEXT, VISION, WITHOUT_IMAGE, form_of
+from pipeline.reporting.measures import (
+    ANSWERS,
+    CAPTIONS,
+    HELDOUT,
+    MEASURES,
+    TEXT,
+    VISION,
+    WITHOUT_IMAGE,
+    averaged,
+    form_of,
+)
 from pipeline.reporting.measures import stable as stable
 from pipeline.reporting.table_list import key_words
 from pipeline.settings.tasks import VisionTask
-from pipeline.statistics.estimates import Estimate, with_runs
+from pipeline.statistics.estimates import Estimate, over_seeds
 
 UNKNOWN = Estimate(*[np.nan] * len(Estimate._fields))
 
@@ -162,10 +172,11 @@ class Rows:
         # One run says nothing of how runs differ.
         if len(each) == 1:
             return whole
-        runs = [of(rows).estimate for rows in each]
-        if max(whole.se, max(runs) - min(runs)) < 1e-12:
+        runs = [of(rows) for rows in each]
+        scores = [run.estimate for run in runs]
+        if max(whole.se, max(scores) - min(scores)) < 1e-12:
             return whole  # no scatter at all: then its interval is Wilson's
-        return with_runs(whole, runs)
+        return over_seeds([scores], whole, runs).estimate
 
     def scored(self, folders: list[Path], file: str) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
         """Rows of a file averaged over runs, and every run's own; not to be changed.
@@ -227,18 +238,23 @@ class Rows:
             # A file that is not optional and not there is a damaged evaluation: reading it raises the error.
             if measure.optional and not all((folder / measure.file).exists() for folder in folders):
                 continue
+            # A state is asked for the right answers of what it can know: of images only if it has seen some.
+            if measure.file == ANSWERS:
+                told = set(self.scored(folders, ANSWERS)[0]["task"])
+                if not told.issuperset(averaged(measure, self.tasks)):
+                    continue
             if measure.less == "prior":
                 columns |= {"language_prior": self.prior_average()}
             columns |= interval(name, self.estimate_of(folders, name))
         return columns
 
     def text(self, folders: list[Path]) -> dict:
-        """Accuracy of every text task, and the measures that need no image to be asked."""
+        """Accuracy of every text task, the measures that need no image to be asked, and the bits of right answers."""
         columns: dict = {}
         for name in self.tasks["text"]:
             accuracy = partial(scores.average, chance={name: 0.0}, cluster="id")
             columns |= interval(name, self.estimate(folders, TEXT, accuracy))
-        return columns | self.measures(folders, TEXT, HELDOUT)
+        return columns | self.measures(folders, TEXT, HELDOUT, ANSWERS)
 
     def vision(self, folders: list[Path]) -> dict:
         """Accuracy of every vision task, the measures of all of them, and the average under each other condition."""
@@ -263,7 +279,7 @@ class Rows:
 
     def optional(self, folders: list[Path]) -> dict:
         """What not every suite asks for, such as CIDEr-D of captions, where it was asked for."""
-        return self.measures(folders, *(measure.file for measure in MEASURES.values() if measure.optional))
+        return self.measures(folders, CAPTIONS)
 
     def cost(self, run: str) -> dict:
         """Tokens by kind and FLOPs of a run's whole ancestry."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         examples,
         experiment,
         experiment_tables,
+        signal,
         table1,
     )
     from pipeline.reporting.page import report  # noqa: F401

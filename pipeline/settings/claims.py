@@ -43,13 +43,43 @@ class Optimum(Section):
     others: list[Arm] = Field(min_length=1)
 
 
-class Agreement(Section):
-    """Two seeds differ by at most a margin, over several cells (root mean square)."""
+class Trend(Section):
+    """A metric rises with a setting: the slope of the least-squares line, times the range of the setting's values."""
 
     metric: Metric
-    cells: list[Arm] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=2, max_length=2)
-    margin: Fraction
+    over: str = Field(description="the setting: a key of the recipe or of the preset (scale.SECTION.KEY)")
+    values: list[float] = Field(min_length=3, description="its values; at least three, or it would be a contrast")
+    others: Arm = Field(default={}, description="what else of these cells differs from the recipe")
+
+    @property
+    def weights(self) -> list[float]:
+        """Of each value's cell: the slope of the line times the range of the values is the sum of the scores by them."""
+        middle = sum(self.values) / len(self.values)
+        squares = sum((value - middle) ** 2 for value in self.values)
+        span = max(self.values) - min(self.values)
+        return [(value - middle) / squares * span for value in self.values]
+
+    @property
+    def contrast(self) -> Contrast:
+        """The cells that weigh something, apart by the sign of their weight."""
+        cells = list(zip(self.weights, ({self.over: value} | self.others for value in self.values), strict=True))
+        plus, minus = ([cell for weight, cell in cells if weight * sign > 0] for sign in (1, -1))
+        return Contrast(metric=self.metric, plus=plus, minus=minus)
+
+
+class Agreement(Section):
+    """Two values of a setting, such as two seeds, differ by at most a margin, over several cells (root mean square)."""
+
+    metric: Metric
+    cells: list[Arm] = Field(min_length=1, description="what else the compared cells have, a pair of cells each")
+    over: str = Field(description="the setting: a key of the recipe or of the preset (scale.SECTION.KEY)")
+    values: list[Any] = Field(min_length=2, max_length=2)
+    margin: Fraction = Field(description="how far they may differ, what their examples add not counted")
+
+    @property
+    def pairs(self) -> list[list[dict[str, Any]]]:
+        """The two arms of every cell."""
+        return [[cell | {self.over: value} for value in self.values] for cell in self.cells]
 
 
 class Published(Section):
@@ -59,8 +89,11 @@ class Published(Section):
     unit: str
 
 
+KINDS = ("contrast", "all_of", "optimum", "trend", "agreement")
+
+
 class Claim(Section):
-    """A finding as data: exactly one of contrast, all_of, optimum and agreement."""
+    """A finding as data: exactly one of contrast, all_of, optimum, trend and agreement."""
 
     says: str
     source: str = Field(description="where the finding is stated")
@@ -71,14 +104,15 @@ class Claim(Section):
     contrast: Contrast | None = None
     all_of: list[Contrast] | None = Field(default=None, min_length=1)
     optimum: Optimum | None = None
+    trend: Trend | None = None
     agreement: Agreement | None = None
     published: Published | None = None
     note: str = ""
 
     @property
     def kind(self) -> str:
-        """Which of the four kinds it is: the name of the key that is set."""
-        return next(kind for kind in ("contrast", "all_of", "optimum", "agreement") if getattr(self, kind) is not None)
+        """Which of the kinds it is: the name of the key that is set."""
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
     @property
     def contrasts(self) -> list[Contrast]:
@@ -86,13 +120,15 @@ class Claim(Section):
         if self.optimum:
             best = self.optimum
             return [Contrast(metric=best.metric, plus=[best.best], minus=[other]) for other in best.others]
+        if self.trend:
+            return [self.trend.contrast]
         return [self.contrast] if self.contrast else self.all_of or []
 
     @property
     def arms(self) -> list[dict[str, Any]]:
         """All cells that it is about."""
         compared = [arm for contrast in self.contrasts for arm in (*contrast.plus, *contrast.minus)]
-        return compared + (self.agreement.cells if self.agreement else [])
+        return compared + [arm for pair in (self.agreement.pairs if self.agreement else []) for arm in pair]
 
 
 class PublishedFigure(Section):
@@ -122,20 +158,23 @@ def renamed(value: Any, names: dict[str, str]) -> Any:
 
 def load_claims(root: Path, names: dict[str, str]) -> dict[str, Claim]:
     """configs/claims.yaml: claims by their name, each of exactly one kind; `names` of tasks take the place of others."""
-    file, kinds = "configs/claims.yaml", ("contrast", "all_of", "optimum", "agreement")
+    file = "configs/claims.yaml"
     claims = {}
     for name, value in load_yaml(root / file, root).items():
         if not isinstance(value, dict):
             raise ConfigError(file, name, value, "a mapping of keys to values")
         # Asked here and not by the model: "exactly one of four keys" is no rule of a single key, and the line shall
         # name the claim.
-        given = [kind for kind in kinds if value.get(kind) is not None]
+        given = [kind for kind in KINDS if value.get(kind) is not None]
         if len(given) != 1:
-            raise ConfigError(file, name, given, f"exactly one of {', '.join(kinds)}")
+            raise ConfigError(file, name, given, f"exactly one of {', '.join(KINDS)}")
         try:
             claims[name] = parse(Claim, renamed(value, names), file)
         except ConfigError as error:
             raise ConfigError(file, f"{name}.{error.key}", error.found, error.allowed) from None
+        trend = claims[name].trend
+        if trend and len(set(trend.values)) < len(trend.values):
+            raise ConfigError(file, f"{name}.trend.values", trend.values, "each value once")
     return claims
 
 

@@ -34,18 +34,21 @@ class Recipe(Section):
     finetune_epochs: Count = Field(description="passes over the instruction data")
     encoder: str = Field(description="image encoder: a file in configs/encoder/")
     train_encoder: bool = Field(description="whether the encoder is trained too, in cooldown and fine-tuning")
+    text_seed: int = Field(ge=0, le=MOST_SEED, description="seed of the text run: its first weights and its data order")
     seed: int = Field(
         ge=0, le=MOST_SEED, description="seed of the cooldown's and the fine-tuning's data order and new weights"
+    )
+    finetune_seed: int | None = Field(
+        ge=0, le=MOST_SEED, description="seed of the fine-tuning's data order alone; null: `seed`"
     )
     cooldown_rate_factor: Multiple = Field(
         description="a cooldown in the middle of the text run goes on with that run's rate times this"
     )
 
     def told(self) -> dict[str, Any]:
-        """What tables are told of it, but for the seed: not of a factor of 1, which they did not have at first."""
-        return self.model_dump(
-            exclude={"seed"} | ({"cooldown_rate_factor"} if self.cooldown_rate_factor == 1 else set())
-        )
+        """What tables are told of it, but for the seeds: not of a factor of 1, which they did not have at first."""
+        seeds = {"seed", "text_seed", "finetune_seed"}
+        return self.model_dump(exclude=seeds | ({"cooldown_rate_factor"} if self.cooldown_rate_factor == 1 else set()))
 
 
 class Experiment(Section):
@@ -104,7 +107,7 @@ PAPER = {
     "unfrozen": ("train_encoder", "image_fraction", "finetune_epochs"),
     "captions": ("captions",),
     "encoder": ("encoder",),
-    "seeds": ("branch_percent", "image_fraction", "finetune_epochs", "seed"),
+    "seeds": ("branch_percent", "image_fraction", "finetune_epochs", "finetune_seed"),
     "usual": ("cooldown", "branch_percent"),
     "rewarm": ("branch_percent", "rewarm_like"),
     "text_only": ("branch_percent", "image_fraction"),
@@ -120,7 +123,6 @@ class Params(Section):
     preset: str = Field(description="scale: a file in configs/scale/")
     data: str = Field(description="data source: a file in configs/data/")
     tasks: str = Field(description="evaluation suite: a file in configs/tasks/")
-    text_seed: int = Field(ge=0, le=MOST_SEED, description="seed of the text run: its first weights and its data order")
     split: Literal["test", "validation"] = Field(description="evaluation split; validation while tuning")
     recipe: Recipe
     experiments: dict[str, Experiment] = Field(description="by their names; the paper's, and any others")

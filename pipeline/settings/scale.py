@@ -101,6 +101,9 @@ class Repeats(Section):
 
     primary: Count = Field(description="seeds of every cell of the experiments that primary claims are about")
     other: Count = Field(description="seeds of every other cell")
+    text: Count = Field(
+        default=1, description="text runs that the seeds are dealt to in turn; 1: all models descend from one"
+    )
 
 
 class Scale(Section):

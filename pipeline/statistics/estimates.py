@@ -1,4 +1,4 @@
-"""Intervals, tests and power of the comparisons: items clustered by image, runs blocked by seed.
+"""Intervals, tests and power of the comparisons, over items that are clustered by image and over seeds.
 
 Alpha is the two-sided error rate: intervals hold 1 - alpha. Values keep the unit they come in. Empty input, unequal
 lengths and values that are not finite raise ValueError; a variance that the data cannot give (one cluster, no
@@ -8,9 +8,8 @@ residual degree of freedom) is NaN. SciPy is loaded by the functions that need a
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -107,98 +106,48 @@ def _cluster_totals(values: np.ndarray, clusters: Sequence[Hashable]) -> tuple[n
     return np.bincount(codes, weights=values), np.bincount(codes)
 
 
-@dataclass(frozen=True, eq=False)
-class BlockFit:
-    """One least-squares fit of score = cell + seed over all runs, from which every contrast of cells is read.
+class OverSeeds(NamedTuple):
+    """An estimate over several seeds, and the two variances that its interval is made of, in squared units of the scores.
 
-    variance: of the residual, which pools the cell-by-seed variation of the whole grid, in squared units of the
-    scores, on `df` = runs - rank degrees of freedom; NaN with none left.
+    seeds: of the estimate of one seed, about what all seeds of these cells would give on average; items: of the mean over
+    examples that all seeds share, which more seeds do not lower.
     """
 
-    variance: float
-    df: int
-    cells: Mapping[Hashable, int]  # the column of each cell in the design
-    design: np.ndarray  # [runs, cells + seeds] of 0 and 1
-    inverse: np.ndarray  # [cells + seeds, runs], its pseudo-inverse
-    scores: np.ndarray  # [runs], centred
-
-    @property
-    def sd(self) -> float:
-        """Standard deviation of a run about its cell and its seed, in the unit of the scores."""
-        return math.sqrt(self.variance)
-
-    def contrast(self, weights: Mapping[Any, float], alpha: float = 0.05, item_se: float = 0.0) -> Estimate:
-        """A contrast of cells; with no residual degree of freedom its standard error, p and interval are NaN.
-
-        weights: by cell, summing to zero, such as {a: 1, b: -1}. item_se: standard error of the same contrast over images
-        (scores averaged over seeds), added in quadrature, because all runs share their images; the degrees of freedom stay
-        the residual ones, which is the wider choice.
-
-        Raises ValueError on a cell that has no run, weights that do not sum to zero, an item_se that is negative or not
-        finite, and cells that no chain of shared seeds links.
-        """
-        if missing := [cell for cell in weights if cell not in self.cells]:
-            raise ValueError(f"no run of the cells {missing}")
-        if not weights or abs(math.fsum(weights.values())) > 1e-9:
-            raise ValueError("the weights of a contrast must sum to zero")
-        if not (math.isfinite(item_se) and item_se >= 0):
-            raise ValueError(f"item_se {item_se}")
-        columns = np.zeros(self.design.shape[1])
-        for cell, weight in weights.items():
-            columns[self.cells[cell]] = weight
-        runs = columns @ self.inverse
-        # A contrast can be estimated if some combination of runs has exactly its columns. Otherwise the minimum-norm
-        # fit would still give a number, for cells that no shared seed compares.
-        if not np.allclose(runs @ self.design, columns, atol=1e-8):
-            raise ValueError("the cells of the contrast are not linked by shared seeds")
-        # More seeds make the first part smaller and never the second: all runs answer the same questions.
-        se = math.sqrt(self.variance * float(runs @ runs) + item_se**2)
-        return t_estimate(float(runs @ self.scores), se, float(self.df), alpha)
+    estimate: Estimate
+    seeds: float
+    items: float
 
 
-def block_fit(cells: Sequence[Hashable], seeds: Sequence[Hashable], scores: ArrayLike) -> BlockFit:
-    """Fit of score = cell + seed (randomised blocks). cells, seeds, scores: one entry for each run.
+def over_seeds(parts: ArrayLike, items: Estimate, each: Sequence[Estimate], alpha: float = 0.05) -> OverSeeds:
+    """The t interval of a contrast of cells over seeds; it covers which examples were asked and which seeds were trained.
 
-    Cells need not share all seeds. Raises ValueError on empty or mismatched input and on a repeated run of one cell
-    and seed.
+    parts: shape (cells, seeds), each cell's score in each seed times its weight in the contrast: the contrast of a seed is
+    the sum of its column. items: the contrast's estimate from examples averaged over the seeds; each: the estimate of
+    every seed by itself. Of a single cell it is the mean of that cell.
 
-    Source: Montgomery, Design and Analysis of Experiments, chapter 4
+    Every cell has a variance of its own (Welch), and cells may go together: the variance of the seeds' contrasts knows of
+    that, and the sum of the cells' own variances does not. A few seeds tell badly which is right, and the larger counts.
+    What examples scatter by in one seed alone is in that variance already; what they share over the S seeds is
+    (S se(mean)^2 - mean se(seed)^2) / (S - 1), or 0 where that is negative. There are S - 1 degrees of freedom, however
+    exactly the examples are known: where runs are of two kinds, such as a task that is learned or not, five of them look
+    calm in one study of sixteen, and a narrower interval would be wrong in all of these (docs/statistics.md).
+
+    Raises ValueError for values that are not finite, shapes that do not fit and fewer than two seeds.
+
+    Source: Welch 1947 and Satterthwaite 1946 on unequal variances; the rest by simulation (tests/test_error_rates.py)
     """
-    scores = _vector(scores, "scores")
-    cell_codes, cell_index = _codes(cells, scores.size, "cells")
-    seed_codes, seed_index = _codes(seeds, scores.size, "seeds")
-    # The same run counted twice would make the error look smaller than it is.
-    if len(set(zip(cell_codes.tolist(), seed_codes.tolist()))) != scores.size:
-        raise ValueError("a cell has two runs of one seed")
-    design = np.hstack([np.eye(len(cell_index))[cell_codes], np.eye(len(seed_index))[seed_codes]])
-    # The minimum-norm fit serves a design that is rank-deficient by construction: estimable contrasts are unique.
-    inverse = np.linalg.pinv(design)
-    centred = scores - scores.mean()
-    residual = centred - design @ (inverse @ centred)
-    # The columns of the cells and those of the seeds both add up to ones, so the rank is at least one below their
-    # number.
-    df = scores.size - int(np.linalg.matrix_rank(design))
-    variance = float(residual @ residual) / df if df else math.nan
-    return BlockFit(variance, df, cell_index, design, inverse, centred)
-
-
-def with_runs(items: Estimate, runs: Sequence[float], alpha: float = 0.05) -> Estimate:
-    """A mean over several runs whose interval covers both which examples were asked and which seeds were trained.
-
-    items: the estimate from scores averaged over the runs, clustered by image; runs: each run's own estimate, two or
-    more. The variances of the two means add; the degrees of freedom are Satterthwaite's. Raises ValueError for fewer
-    than two runs.
-
-    Source: Satterthwaite 1946
-    """
-    values = _vector(runs, "runs")
-    if values.size < 2:
-        raise ValueError(f"{values.size} runs")
-    between = float(values.var(ddof=1)) / values.size
-    variance = between + items.se**2
-    parts = between**2 / (values.size - 1) + (items.se**4 / items.df if items.se > 0 else 0.0)
-    df = variance**2 / parts if parts > 0 else items.df
-    return t_estimate(items.estimate, math.sqrt(variance), df, alpha)
+    parts = np.asarray(parts, dtype=float)
+    if parts.ndim != 2 or parts.shape[1] < 2 or parts.shape[1] != len(each):
+        raise ValueError(f"expected cells by two seeds or more, got shape {parts.shape} and {len(each)} seeds")
+    _vector(parts.ravel(), "parts")
+    seeds = parts.shape[1]
+    if not math.isfinite(items.se):  # one image alone: nobody can say how examples scatter
+        return OverSeeds(t_estimate(items.estimate, math.nan, 0, alpha), math.nan, math.nan)
+    together, apart = float(parts.sum(0).var(ddof=1)), float(parts.var(axis=1, ddof=1).sum())
+    own = sum(one.se**2 for one in each) / seeds
+    shared = max(0.0, (seeds * items.se**2 - own) / (seeds - 1))
+    between = max(together, apart)
+    return OverSeeds(t_estimate(items.estimate, math.sqrt(between / seeds + shared), seeds - 1, alpha), between, shared)
 
 
 def spread_interval(sd: float, df: float, alpha: float = 0.05) -> tuple[float, float]:
@@ -246,95 +195,49 @@ def power(effect: float, se: float, df: float, alpha: float = 0.05) -> float:
 _MOST_SEEDS = 200
 
 
-def seeds_for_power(
-    effect: float,
-    run_sd: float,
-    item_se: float,
-    weights_square_sum: float = 2.0,
-    target: float = 0.8,
-    cells: int = 2,
-    alpha: float = 0.05,
-) -> int | None:
-    """Smallest number of seeds, up to 200, at which a contrast of a full grid finds `effect` with chance `target`.
+def seeds_for_power(effect: float, seeds: float, items: float, target: float = 0.8, alpha: float = 0.05) -> int | None:
+    """Smallest number of seeds, up to 200, at which a contrast finds `effect` with chance `target`.
 
-    run_sd: of a run about its cell and its seed (`BlockFit.sd`); item_se: of the contrast over images, which more
-    seeds do not lower; effect, run_sd and item_se in one unit. weights_square_sum: of the contrast's weights, 2 for
-    one cell against another. cells: in the grid, whose fit leaves (cells - 1)(seeds - 1) degrees of freedom. None
-    where no number suffices, because the images alone leave too much error. Raises ValueError as `power` does and on
-    fewer than two cells, a negative run_sd or sum of squares, and a target outside 0..1.
+    seeds and items: the two variances of `OverSeeds`, in squared units of the effect. None where no number suffices,
+    because the examples alone leave too much error. Raises ValueError as `power` does, and on a variance that is negative
+    and a target outside 0..1.
     """
-    if cells < 2 or not run_sd >= 0 or not item_se >= 0 or not weights_square_sum > 0 or not 0 < target < 1:
-        raise ValueError(
-            f"cells {cells}, run_sd {run_sd}, item_se {item_se}, weights_square_sum {weights_square_sum}, "
-            f"target {target}"
-        )
-    for seeds in range(2, _MOST_SEEDS + 1):
-        se = math.sqrt(run_sd**2 * weights_square_sum / seeds + item_se**2)
-        if power(effect, se, (cells - 1) * (seeds - 1), alpha) >= target:
-            return seeds
+    if not seeds >= 0 or not items >= 0 or not 0 < target < 1:
+        raise ValueError(f"variances {seeds} and {items}, target {target}")
+    for number in range(2, _MOST_SEEDS + 1):
+        if power(effect, math.sqrt(seeds / number + items), number - 1, alpha) >= target:
+            return number
     return None
 
 
-def _multiplicities(rng: np.random.Generator, draws: int, size: int) -> np.ndarray:
-    """How often each of `size` things is picked when `size` are picked with replacement: [draws, size]."""
-    picks = rng.integers(size, size=(draws, size)) + np.arange(draws)[:, None] * size
-    return np.bincount(picks.ravel(), minlength=draws * size).reshape(draws, size).astype(float)
+def range_of_equals(count: int) -> float:
+    """Expected range of `count` independent normal values of one mean, in their standard deviations.
 
-
-def hierarchical_bootstrap(
-    differences: ArrayLike,
-    clusters: Sequence[Hashable],
-    groups: Sequence[Hashable],
-    alpha: float = 0.05,
-    draws: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile interval (low, high) of a contrast, resampling seeds and, crossed with them, clusters of items.
-
-    differences: shape (seeds, items), each item's contrast in each seed; clusters, groups: the items' images and
-    tasks. The statistic is the mean over groups of the mean over their items, averaged over seeds. A draw without
-    any item of some group is left out. No model of the scatter is assumed. The scatter of items within runs is drawn
-    twice, so the interval is too wide where that dominates; where nearly all scatter is between few seeds it is too
-    short (simulated: .98 and .80 for .95 with five seeds). A check beside `BlockFit.contrast`, not a replacement.
-
-    NaN for a single seed or cluster, and if every draw is left out. Raises ValueError on empty or mismatched input,
-    values that are not finite and draws < 1.
-
-    Source: Owen 2007, The pigeonhole bootstrap
+    Source: Tippett 1925
     """
-    _check_alpha(alpha)
-    if draws < 1:
-        raise ValueError(f"{draws} draws")
-    differences = np.asarray(differences, dtype=float)
-    if differences.ndim != 2:
-        raise ValueError(f"differences: expected seeds by items, got shape {differences.shape}")
-    _vector(differences.ravel(), "differences")
-    seeds, items = differences.shape
-    cluster_codes, cluster_index = _codes(clusters, items, "clusters")
-    group_codes, group_index = _codes(groups, items, "groups")
-    shape = len(cluster_index), len(group_index)
-    if seeds == 1 or shape[0] == 1:
-        return math.nan, math.nan
+    from scipy.special import ndtr
 
-    cell = cluster_codes * shape[1] + group_codes
-    counts = np.bincount(cell, minlength=math.prod(shape)).reshape(shape)
-    sums = np.stack([np.bincount(cell, row, minlength=math.prod(shape)).reshape(shape) for row in differences])
-    rng = np.random.default_rng(seed)
-    means = np.empty(draws)
-    # Blocks bound the memory: 256 draws of 20,000 images are 40 MB.
-    for start in range(0, draws, 256):
-        size = min(256, draws - start)
-        images = _multiplicities(rng, size, shape[0])
-        runs = _multiplicities(rng, size, seeds) / seeds
-        totals = np.einsum("ds,dsg->dg", runs, np.tensordot(images, sums, axes=(1, 1)))
-        # A draw may hold no item of some group: 0 / 0 is NaN, and such draws are left out below.
-        with np.errstate(invalid="ignore"):
-            means[start : start + size] = (totals / (images @ counts)).mean(axis=1)
-    means = means[np.isfinite(means)]
-    if means.size == 0:
-        return math.nan, math.nan
-    low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2])
-    return float(low), float(high)
+    grid = np.linspace(-9, 9, 4001)
+    below = ndtr(grid)
+    return float(np.trapezoid(1 - below**count - (1 - below) ** count, grid))
+
+
+def best_of(means: ArrayLike, p: Callable[[int, int], float], alpha: float = 0.05) -> list[int]:
+    """Which cells may be the best: all but those that another one surely beats, by positions in `means`.
+
+    means: of the cells, shape (cells,), larger being better; p(i, j): two-sided, that cells i and j do not differ. The best
+    is among them with a chance of at least 1 - alpha. Raises ValueError on empty input and values that are not finite.
+
+    Source: Hsu 1984 on comparisons with the best, with Bonferroni's level in place of the joint distribution
+    """
+    means = _vector(means, "means")
+    found = []
+    for one in range(means.size):
+        rivals = [other for other in range(means.size) if means[other] > means[one]]
+        # One-sided: half of the two-sided p. The level is shared by all that the best is compared with.
+        beaten = any(p(other, one) / 2 < alpha / (means.size - 1) for other in rivals)
+        found += [] if beaten else [one]
+    return found
 
 
 def mean_of_means(

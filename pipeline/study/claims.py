@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipeline.reporting.measures import CONDITIONS, MEASURES, VISION, measure_of
-from pipeline.settings.claims import Claim, PublishedFigure
+from pipeline.settings.claims import KINDS, Claim, PublishedFigure
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.experiments import PRESET
 from pipeline.study.comparisons import FACTORS, FILE, factors_of, lint
@@ -34,20 +34,28 @@ def resolve_claim(study: Study, name: str, claim: Claim) -> dict:
     if unknown:
         allowed = f"{', '.join(FACTORS)}, or a key of the preset ({PRESET}SECTION.KEY)"
         raise ConfigError(FILE, f"{name}.may_differ", unknown[0], allowed)
-    resolved = claim.model_dump(exclude={"contrast", "all_of", "optimum", "agreement", "may_differ"})
+    resolved = claim.model_dump(exclude={*KINDS, "may_differ"})
     contrasts = []
     for contrast in claim.contrasts:
         arms = [arm_of(study, name, arm) for arm in (*contrast.plus, *contrast.minus)]
         check_metric(study, name, contrast.metric, arms)
         lint(study, name, claim, arms)
-        named = [{"cell": study.cell_name(cell), "condition": condition} for cell, condition in arms]
+        named: list[dict] = [{"cell": study.cell_name(cell), "condition": condition} for cell, condition in arms]
         plus = len(contrast.plus)
+        if claim.trend:
+            # In the order of the arms; an arm's sign is in which list it is.
+            weights = [weight for sign in (1, -1) for w in claim.trend.weights if (weight := w * sign) > 0]
+            named = [{**one, "weight": weight} for one, weight in zip(named, weights, strict=True)]
         contrasts.append(contrast.model_dump() | {"plus": named[:plus], "minus": named[plus:]})
+        contrasts[-1] |= {"over": claim.trend.over} if claim.trend else {}
     resolved |= {"kind": claim.kind, "contrasts": contrasts}
     if claim.agreement:
-        arms = [arm_of(study, name, arm) for arm in claim.agreement.cells]
-        check_metric(study, name, claim.agreement.metric, arms)
-        resolved["agreement"] = claim.agreement.model_dump() | {"cells": [study.cell_name(cell) for cell, _ in arms]}
+        pairs = [[arm_of(study, name, arm) for arm in pair] for pair in claim.agreement.pairs]
+        for pair in pairs:
+            check_metric(study, name, claim.agreement.metric, pair)
+            lint(study, name, claim, pair)
+        names = [[study.cell_name(cell) for cell, _ in pair] for pair in pairs]
+        resolved["agreement"] = claim.agreement.model_dump(exclude={"cells"}) | {"pairs": names}
     return resolved
 
 
@@ -88,6 +96,8 @@ def check_metric(study: Study, name: str, metric: str, arms: list[tuple[Cell, st
         if vision:
             # A blind model was trained without images: it is asked without them, and about nothing else.
             fits = cell.evaluated == "model" or (cell.evaluated == "blind" and condition == "removed")
+        elif measure.averages == "vision":
+            fits = cell.evaluated == "model" and condition == "normal"
         else:
             fits = cell.evaluated != "blind" and condition == "normal" and (seen or not measure.needs_images)
         if not fits:

@@ -48,6 +48,8 @@ FACTORS = {
     "train_encoder": ("*.train_encoder", "*.encoder.trained_rate", "features/*"),
     "size": ("*.model.layers", "*.model.heads", "*.model.width"),
     "text_budget": ("pretrain.optimisation.tokens", "pretrain.stop", "cooldown.branch_step"),
+    "text_seed": ("pretrain.seed", "*.main_seed"),
+    "finetune_seed": ("finetune.seed",),
     "blind": (
         *("finetune.blind", "features/*", "evaluate.conditions", "evaluate.captioning*", "evaluate.text*"),
         *("evaluate.evaluation.text_items", "evaluate.evaluation.heldout_documents"),

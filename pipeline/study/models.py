@@ -208,29 +208,30 @@ class Models:
             "hardware": scale.hardware.model_dump(include={"device", "threads", "microbatch", "precision", "compile"}),
         }
 
-    def text_settings(self, size: str, budget: float) -> dict:
+    def text_settings(self, size: str, budget: float, seed: int) -> dict:
         """What a text run depends on, whenever it is left, as `Pretrain` has it."""
         recipe = self.recipe.model_copy(update={"size": size, "text_budget": budget})
-        return self.train_settings("pretrain", recipe, self.settings.params.text_seed)
+        return self.train_settings("pretrain", recipe, seed)
 
-    def text_run(self, size: str, budget: float) -> str:
+    def text_run(self, size: str, budget: float, seed: int) -> str:
         """The identity of a text run, whenever it is left; two presets may have the same run."""
-        return digest([self.text_settings(size, budget), self.shards("text").identity])
+        return digest([self.text_settings(size, budget, seed), self.shards("text").identity])
 
-    def pretrain(self, size: str, budget: float, step: int) -> Job:
+    def pretrain(self, size: str, budget: float, seed: int, step: int) -> Job:
         """A text run after `step` updates, optimizer state included."""
         if self.settings.checkpoints:
             return self.imported(step)
         label = f"text-{step}" + ("-larger" if size == "larger" else "") + (f"-x{budget:g}" if budget != 1 else "")
-        settings = Pretrain.model_validate(self.text_settings(size, budget) | {"stop": step})
+        label += f"-s{seed}" if seed != self.recipe.text_seed else ""
+        settings = Pretrain.model_validate(self.text_settings(size, budget, seed) | {"stop": step})
         # A text run is one chain: each state goes on from the one before it, and no step is trained twice.
-        earlier = [s for s in self.text_stops[self.text_run(size, budget)] if s < step]
+        earlier = [s for s in self.text_stops[self.text_run(size, budget, seed)] if s < step]
         return self.add(
             "pretrain",
             label,
             settings,
             {"text": self.shards("text")},
-            continues=self.pretrain(size, budget, max(earlier)) if earlier else None,
+            continues=self.pretrain(size, budget, seed, max(earlier)) if earlier else None,
         )
 
     def imported(self, step: int) -> Job:
@@ -250,7 +251,7 @@ class Models:
     def text_state(self, recipe: Recipe) -> Job | None:
         """The state of the text run that a branch starts from; None at 0%."""
         step = self.branch_step(recipe)
-        return self.pretrain(recipe.size, recipe.text_budget, step) if step else None
+        return self.pretrain(recipe.size, recipe.text_budget, recipe.text_seed, step) if step else None
 
     def continued_rate(self, recipe: Recipe) -> float | None:
         """The rate of the text run that a branch goes on with; None at its two ends, and where every branch warms up."""
@@ -260,7 +261,7 @@ class Models:
 
     def in_cooldown(self, recipe: Recipe) -> Recipe:
         """A recipe with plain values for what its cooldown does not use. Equal recipes then share the cooldown."""
-        unused: dict = {"cooldown": True, "finetune_epochs": 1}
+        unused: dict = {"cooldown": True, "finetune_epochs": 1, "finetune_seed": None}
         if not recipe.image_fraction:
             unused |= {"captions": "full", "instruction_share": 0.0, "encoder": self.recipe.encoder}
             unused |= {"train_encoder": False}
@@ -295,7 +296,7 @@ class Models:
         if continued and rewarm is None:
             settings["main"] = self.text_phase(recipe.text_budget).model_dump()
         if not step:
-            settings["main_seed"] = self.settings.params.text_seed  # the decoder's weights, as this is from scratch
+            settings["main_seed"] = recipe.text_seed  # the decoder's weights, as this is from scratch
         parents = {"text": self.shards("text")} if recipe.image_fraction < 1 else {}
         if images and recipe.instruction_share < 1:
             parents["captions"] = self.shards("captions", recipe.encoder, recipe.captions)
@@ -310,7 +311,8 @@ class Models:
 
     def finetune(self, recipe: Recipe, blind: bool = False) -> Job:
         """Fine-tuning on instructions; `blind` takes the images away: the language prior."""
-        settings = self.train_settings("finetune", recipe, recipe.seed) | {
+        seed = recipe.seed if recipe.finetune_seed is None else recipe.finetune_seed
+        settings = self.train_settings("finetune", recipe, seed) | {
             "epochs": recipe.finetune_epochs,
             "encoder": self.training_encoder(recipe),
             "train_encoder": recipe.train_encoder,
@@ -324,11 +326,11 @@ class Models:
         elif state := self.text_state(recipe):
             parents["branch"] = state
         else:
-            settings["main_seed"] = self.settings.params.text_seed  # the decoder's weights, as this is from scratch
+            settings["main_seed"] = recipe.text_seed  # the decoder's weights, as this is from scratch
         start = parents["branch"].label if "branch" in parents else f"b0{suffix(recipe)}"
         label = f"{'blind-' if blind else ''}{start}-e{recipe.finetune_epochs}"
         # A cooldown's label ends in the seed already.
-        label = label if recipe.cooldown else f"{label}-s{recipe.seed}"
+        label = label if recipe.cooldown and seed == recipe.seed else f"{label}-s{seed}"
         return self.add("finetune", label, Finetune.model_validate(settings), parents)
 
     # --- evaluation ---

@@ -102,9 +102,14 @@ class Study(Models):
         """Every recipe of the study, the params' own first."""
         return [self.recipe, *(cell.recipe for _, cell in self.all_cells)]
 
+    def seeded(self, recipe: Recipe, seed: int) -> Recipe:
+        """A recipe with a seed, and with the text run that falls to this seed."""
+        text = (seed - self.recipe.seed) % self.settings.scale.repeats.text
+        return recipe.model_copy(update={"seed": seed, "text_seed": recipe.text_seed + text})
+
     def run(self, cell: Cell, seed: int) -> Job:
         """The evaluation of a cell with one seed."""
-        models, recipe = self.at(cell.preset), cell.recipe.model_copy(update={"seed": seed})
+        models, recipe = self.at(cell.preset), self.seeded(cell.recipe, seed)
         return models.evaluate(models.trained(recipe, cell.evaluated), recipe)
 
     def runs(self, name: str) -> dict[tuple[Cell, int], Job]:
@@ -147,10 +152,12 @@ class Study(Models):
         stops: dict[str, set[int]] = {}
         # At 100%: the last state of the text run.
         finished = Cell(self.recipe.model_copy(update={"branch_percent": 100}))
-        for cell in (finished, Cell(self.recipe), *(cell for _, cell in cells)):
-            models = self.at(cell.preset)
-            run = models.text_run(cell.recipe.size, cell.recipe.text_budget)
-            stops.setdefault(run, set()).add(models.branch_step(cell.recipe))
+        wanted = [(finished, self.recipe.seed), (Cell(self.recipe), self.recipe.seed)]
+        wanted += [(cell, seed) for name, cell in cells for seed in self.seeds(name)]
+        for cell, seed in wanted:
+            models, recipe = self.at(cell.preset), self.seeded(cell.recipe, seed)
+            run = models.text_run(recipe.size, recipe.text_budget, recipe.text_seed)
+            stops.setdefault(run, set()).add(models.branch_step(recipe))
         return {run: sorted(steps - {0}) for run, steps in stops.items()}
 
     def check_names(self) -> None:
@@ -175,7 +182,8 @@ class Study(Models):
             key, main = self.place_of(name, "branch_percent"), models.text_schedule(recipe.text_budget)
             step = models.branch_step(recipe)
             self.check_published(key, recipe, main.steps)
-            other = seen.setdefault((models.text_run(recipe.size, recipe.text_budget), step), percent)
+            run = models.text_run(recipe.size, recipe.text_budget, recipe.text_seed)
+            other = seen.setdefault((run, step), percent)
             if other != percent:
                 allowed = f"branch points at least one step apart: {other:g} is step {step} of {main.steps} too"
                 raise ConfigError("params.yaml", key, percent, allowed)
@@ -271,6 +279,7 @@ class Study(Models):
         return {
             "cell": self.cell_name(cell),
             "seed": seed,
+            "text_seed": self.seeded(cell.recipe, seed).text_seed,
             "evaluated": cell.evaluated,
             "settings": {key: self.value(cell, key) for key in keys} | cell.recipe.told(),
             "experiments": experiments,

@@ -133,11 +133,12 @@ def text_rows(study: Study, table: Table, parents: dict[str, Job]) -> dict[str, 
     stops = study.find_text_stops(study.papers_cells)
     recipes = [study.recipe, *(cell.recipe for _, cell in study.papers_cells)]
     for size, budget in dict.fromkeys((recipe.size, recipe.text_budget) for recipe in recipes):
-        steps = stops.get(study.text_run(size, budget), [])
+        seed = study.recipe.text_seed  # of several text runs the first stands for all
+        steps = stops.get(study.text_run(size, budget, seed), [])
         if not ends and (size, budget) != (study.recipe.size, study.recipe.text_budget):
             continue
         for step in steps[-1:] if ends else steps:
-            state = study.pretrain(size, budget, step)
+            state = study.pretrain(size, budget, seed, step)
             percent = 100 * step / study.text_schedule(budget).steps
             rows[state.id] = {"percent": percent, "size": size, "text_budget": budget}
             parents[f"pretrain/{state.id}"] = state

@@ -18,6 +18,7 @@ from pipeline.reporting.page.forms import (
     word,
 )
 from pipeline.reporting.page.results import Results
+from pipeline.reporting.table_list import key_words
 
 
 def headline(results: Results) -> str:
@@ -101,8 +102,9 @@ def compares(results: Results, row: Row, number: int) -> Markup:
         return Markup(" + ").join(model_link(results, arm["cell"]) + more for arm, more in zip(some, asked))
 
     if agreement := claim.get("agreement"):
-        seeds = Markup("{}: seeds {} and {} of ").format(title_of(agreement["metric"]), *agreement["seeds"])
-        return seeds + Markup(", ").join(model_link(results, cell) for cell in agreement["cells"])
+        over = key_words(agreement["over"])
+        said = Markup("{}: {} {} and {} of ").format(title_of(agreement["metric"]), over, *agreement["values"])
+        return said + Markup(", ").join(model_link(results, cell) for pair in agreement["pairs"] for cell in pair)
     contrast = claim["contrasts"][number]
     sides = arms(contrast["plus"]), arms(contrast["minus"])
     return Markup("{}: {} less {}").format(title_of(contrast["metric"]), *sides)
