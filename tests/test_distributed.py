@@ -390,7 +390,8 @@ COMPILED = HARDWARE | {"compile": True}
 compile_to_graph = partial(torch.compile, backend="aot_eager", fullgraph=True)
 
 
-@pytest.mark.parametrize("sharding", [pytest.param("ddp", marks=pytest.mark.nightly), "fsdp"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("sharding", SHARDINGS)
 def test_compiled_blocks_give_the_same_run(pair, parent, monkeypatch, sharding):
     plain = pair.alone(pair.cooldown(parent))
     monkeypatch.setattr(torch, "compile", compile_to_graph)

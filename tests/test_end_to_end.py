@@ -482,7 +482,7 @@ def test_an_edited_result_is_made_again(copy):
     assert is_clean(copy)
 
 
-@pytest.mark.parametrize("engine", ["snakemake", "dvc"])
+@pytest.mark.parametrize("engine", ["snakemake", pytest.param("dvc", marks=NIGHTLY)])
 def test_a_killed_engine_goes_on_where_it_was_and_ends_in_the_same_bits(copy, tmp_path, engine):
     lost = artifact(copy, "finetune/b50")
     shutil.rmtree(lost)

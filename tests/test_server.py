@@ -228,6 +228,7 @@ def test_a_phase_is_imported_once(start, server, tmp_path):
     assert [json.loads(said)["imported"] for said in (before, after)] == [False, True]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("phase", [name for name, phase in PHASES.items() if phase.preload])
 def test_what_a_phase_imports_late_is_imported_before_jobs_are_forked(tmp_path, phase):
     """And without threads, which a fork would leave behind: none but the own ones of OpenBLAS and, where it is installed, Arrow."""
@@ -250,6 +251,7 @@ assert sys.modules.keys() >= set(PHASES[{phase!r}].preload), sorted(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.nightly
 def test_what_every_trainer_asks_of_the_machine_is_asked_before_jobs_are_forked(tmp_path):
     """Composer's trainer starts a process that looks at the processor, unless it is known."""
     job = tmp_path / "job.json"

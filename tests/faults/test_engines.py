@@ -29,13 +29,14 @@ def begin(command: list[str], folder: Path, log: Path, **environment: str) -> su
         )
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("command", "number", "group"),
     [
         (["snakemake", "--cores", "2"], signal.SIGTERM, False),  # `kill`, a scheduler that knows of one process
-        pytest.param(["snakemake", "--cores", "2"], signal.SIGINT, True, marks=pytest.mark.nightly),  # Ctrl-C
-        pytest.param(["dvc", "repro"], signal.SIGINT, True, marks=pytest.mark.nightly),  # Ctrl-C
-        pytest.param(["dvc", "repro"], signal.SIGTERM, True, marks=pytest.mark.nightly),  # systemd, Slurm
+        (["snakemake", "--cores", "2"], signal.SIGINT, True),  # Ctrl-C
+        (["dvc", "repro"], signal.SIGINT, True),  # Ctrl-C
+        (["dvc", "repro"], signal.SIGTERM, True),  # systemd, Slurm
     ],
     ids=["snakemake-SIGTERM", "snakemake-SIGINT", "dvc-SIGINT", "dvc-SIGTERM"],
 )
@@ -95,6 +96,7 @@ def test_engines_ended_at_random_moments_lose_nothing(copy, study, tmp_path, see
         assert not list((copy / ".study").glob(f"{place}/*"))
 
 
+@pytest.mark.nightly
 def test_snakemake_ended_while_dvc_notes_what_was_made_has_it_noted_by_the_next(copy, tmp_path):
     shutil.rmtree(artifact(copy, "tokenizer/bpe"))
     (copy / "dvc.lock").write_text(re.sub("md5: [0-9a-f]{4}", "md5: 0000", (copy / "dvc.lock").read_text()))
