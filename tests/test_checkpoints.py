@@ -812,6 +812,8 @@ REFUSALS = [
     ("params.yaml", "recipe.text_budget", 0.5, "params.yaml: recipe.text_budget: found 0.5", "1: theirs was trained once"),
     ("params.yaml", "experiments.size.vary", {"size": ["larger"], "image_fraction": [0.1]}, "params.yaml: experiments.size.vary.size.0: found 'larger'", "base"),
     ("params.yaml", "experiments.mine", {"says": "x", "vary": {"scale.text.peak_lr": [0.01]}}, "params.yaml: experiments.mine.vary.scale.text.peak_lr: found [0.01]", "nothing of the text run: theirs was trained once"),
+    ("params.yaml", "experiments.mine", {"says": "x", "vary": {"text_seed": [125]}}, "params.yaml: experiments.mine.vary.text_seed.0: found 125", "124: theirs was trained once"),
+    (SCALE, "repeats.text", 2, f"{SCALE}: repeats.text: found 2", "1: theirs was trained once"),
     (SCALE, "text.from", "thiers", f"{SCALE}: text.from: found 'thiers'", "did you mean 'theirs'?"),
     (SCALE, "text.tokens", 5, f"{SCALE}: text.tokens: found 5", "nothing beside `from`"),
     (SCALE, "larger", {"layers": 3, "heads": 2, "width": 48}, f"{SCALE}: larger: found 'a size'", "null: theirs has one size"),

@@ -222,6 +222,14 @@ def test_seeds_of_one_text_run_count_once_where_there_are_several(results):
     assert (row["verdict"], row["seeds"]) == ("not testable", 3)
 
 
+def test_two_text_runs_compared_are_no_repeats_of_text_runs(results):
+    """Every seed has the same two: how far another text run would move the difference, nobody can say."""
+    results.add("recipe", 0.64, run_sd=0.001)
+    results.add("text_seed=125", 0.6, run_sd=0.001, text_seeds=[125] * 5)
+    (row,) = results.judge(claim(difference("recipe", "text_seed=125"))).to_dict("records")
+    assert (row["verdict"], row["seeds"], row["interval_covers"]) == ("supported", 5, "examples and seeds")
+
+
 def test_a_trend_is_the_slope_times_the_range(results):
     for percent, score in ((0, 0.5), (40, 0.52), (80, 0.54)):
         results.add(f"branch_percent={percent}", score, run_sd=0.0005)
@@ -247,6 +255,10 @@ def test_of_a_claim_that_one_is_best_the_table_says_which_may_be(results):
     assert set(table["may_be_best"]) == {"recipe; near"}
     assert "The best may be any of: recipe; near." in results.text
     results.rows.clear()
+    for cell, score in (("first", 0.6), ("second", 0.5)):
+        results.add(cell, score, run_sd=0.001, seeds=4)
+    few = claim(difference("first", "second"), kind="optimum")
+    assert results.judge(few)["may_be_best"].isna().all()  # no verdict, and no list either
     results.add("alone", 0.6)
     assert results.judge(claim(difference("alone", "absent"), kind="optimum"))["may_be_best"].isna().all()
 

@@ -172,6 +172,19 @@ def test_a_study_that_has_only_one_of_the_arms_is_no_error(project):
         ({"contrast": None}, "the_claim"),
         ({"optimum": {"metric": "cider", "best": {}, "others": [{"moments": "fresh"}]}}, "the_claim"),
         ({"family": "secret"}, "family"),
+        (
+            {"contrast": None, "optimum": {"metric": "bits_per_byte", "best": {}, "others": [{"branch_percent": 50}]}},
+            "the_claim.optimum.metric",
+        ),
+        (
+            {"contrast": None, "trend": {"metric": "cider", "over": "branch_percent", "values": [50, 80, 50]}},
+            "the_claim.trend.values",
+        ),
+        (
+            {"contrast": None, "trend": {"metric": "vision_average", "over": "branch", "values": [50, 60, 80]}},
+            "branch",
+        ),
+        ({"contrast": {"metric": "looking_bits", "plus": [{"evaluated": "cooldown"}], "minus": [{}]}}, "looking_bits"),
     ],
 )
 def test_a_claim_that_cannot_be_understood_is_refused(project, changes, key):

@@ -72,6 +72,7 @@ VALUES = {
     "params.experiments.*.vary.seed": [[1], [2]],
     "params.experiments.*.vary.finetune_seed": [[1], [2]],
     "params.experiments.*.repeats": [2, 3],
+    "scale.repeats.text": [1, 4],
     "scale.text.tokens": [2048000, 1024000],
     "scale.model.heads": [1, 2],
     "scale.model.width": [192, 96],
@@ -257,14 +258,19 @@ def changes() -> dict[str, set[str]]:
     encoder = today.encoders[recipe.encoder]
     spare = {OTHER: encoder.model_copy(update={"pixels": encoder.pixels + 1})}
     more = replaced(today, ["encoders"], today.encoders | spare)
-    before, found = cards(today), {}
+    before_all, found = cards(today), {}
+    # So that one seed more needs a text run more, and one text run for all fewer of them.
+    repeats = {"primary": 2, "other": 2, "text": 4}
+    several = replaced(more, ["scale", "repeats"], today.scale.repeats.model_copy(update=repeats))
+    before_several = cards(several)
     settings = today.model_dump(exclude={"checkpoints", "claims", "published"})  # no checkpoints in the default study
     for experiment in settings["params"]["experiments"].values():
         del experiment["says"]  # the paper's have none
     # Encoders are in DVC by the file: a few settings of one that any stage may need stand for all.
     settings["encoders"] = {recipe.encoder: {key: settings["encoders"][recipe.encoder][key] for key in ENCODER}}
     for path, value in leaves(settings):
-        changed = replaced(more, path, another(path, value))
+        base, before = (several, before_several) if path[:2] == ("scale", "repeats") else (more, before_all)
+        changed = replaced(base, path, another(path, repeats.get(path[-1], value) if base is several else value))
         if len(choices(path)) != 1:
             checked(changed)
         after = cards(changed)
@@ -272,7 +278,7 @@ def changes() -> dict[str, set[str]]:
     claim = next(iter(today.claims))
     for path in (["claims", claim, "says"], ["published", 0, "note"]):  # what they say is the report's alone
         after = cards(replaced(today, path, OTHER))
-        found[path[0]] = {stage for stage in STAGES if after[stage] != before[stage]}
+        found[path[0]] = {stage for stage in STAGES if after[stage] != before_all[stage]}
     for name, section in NAMES.items():  # another file may have another value of every setting
         found[name] |= set().union(*(found[key] for key in found if covers(section, key)))
     return found

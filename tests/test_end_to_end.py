@@ -343,12 +343,12 @@ longer_is_better:
   family: control
   may_differ: [scale.cooldown.tokens]
   contrast: {metric: bits_per_byte, plus: [{scale.cooldown.tokens: 5120}], minus: [{scale.cooldown.tokens: 10240}]}
-two_seeds_agree:
-  says: Two seeds agree.
+lengths_agree:
+  says: Twice the cooldown makes no difference.
   source: a test
   family: control
-  may_differ: []
-  agreement: {metric: presence, cells: [{}], seeds: [7, 8], margin: 0.9}
+  may_differ: [scale.cooldown.tokens]
+  agreement: {metric: presence, cells: [{}], over: scale.cooldown.tokens, values: [5120, 10240], margin: 0.9}
 """
 
 
@@ -376,7 +376,7 @@ def test_new_experiments_over_a_presets_key_seeds_and_two_keys_need_no_code(copy
         assert (results / f"{name}.png").stat().st_size > 10_000
     assert (results / "seeds_again.md").read_text().startswith("# How far do two seeds differ?")
     verdicts = pd.read_csv(copy / "results/claims.csv").set_index("claim")["verdict"]
-    assert verdicts[["longer_is_better", "two_seeds_agree"]].to_list() == ["not testable"] * 2
+    assert verdicts[["longer_is_better", "lengths_agree"]].to_list() == ["not testable"] * 2
     page = (copy / "results/report.html").read_text()
     places = [f'id="{place}"' in page for place in ("figure-cooldown_length", "table-experiments/cooldown_length")]
     assert places == [True, True]

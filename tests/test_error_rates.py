@@ -44,13 +44,19 @@ FAR_APART = {
         rng.normal(0, CALM, (2, n)) + 25 * rng.choice([-1, 1], n) * [[1], [0]]
     ),
 }
+# A kind that is rarer than the seeds are many is mostly not seen at all.
+RARE = {
+    "one run in ten 22 points below the others": lambda rng, n: (
+        rng.normal(0, CALM, (2, n)) + np.where(rng.random(n) < 0.1, -22.5, 2.5) * [[1], [0]]
+    ),
+}
 # A text run that all seeds share moves a cell in all of them: intervals say that they do not cover it.
 ONE_TEXT_RUN = {
     "text runs scatter by 1, all seeds of one": lambda rng, n: rng.normal(0, CALM, (2, n)) + rng.normal(0, 1.0, (2, 1)),
     "text runs scatter by 2, all seeds of one": lambda rng, n: rng.normal(0, CALM, (2, n)) + rng.normal(0, 2.0, (2, 1)),
 }
 
-SCATTER = NULLS | FAR_APART | ONE_TEXT_RUN
+SCATTER = NULLS | FAR_APART | RARE | ONE_TEXT_RUN
 
 
 def contrast(rng, scatter, seeds, effect=0.0) -> estimates.OverSeeds:
@@ -86,6 +92,11 @@ def test_three_seeds_may_be_wrong_once_in_four_and_get_no_verdict():
     (judged,) = judge([Tested("contrast", "primary", [Part(evidence)])])
     assert judged.verdict == "not testable"
     assert "3 of the 5" in judged.reason
+
+
+def test_a_rare_kind_of_run_is_not_covered():
+    (rare,) = RARE
+    assert rate(rare, 5) > 0.06
 
 
 def test_one_text_run_is_not_covered():

@@ -331,3 +331,45 @@ def test_the_presets_file_is_named_where_it_is_at_fault(project):
     project.set(SCALE, "cooldown.floor_lr", 0.009)
     project.set(SCALE, "cooldown.peak_lr", 0.01)
     assert complaint(project).startswith(f"{SCALE}: cooldown.floor_lr: found 0.009, allowed: at most the rate")
+
+
+# --- text runs ---
+
+
+def text_seeds(study, name: str = "timing") -> dict[int, set[int]]:
+    """The seeds of the text runs, or of first weights in their place, that an experiment's models of each seed descend from."""
+    found: dict[int, set[int]] = {}
+    for (_, seed), scores in study.runs(name).items():
+        for job in lineage(scores):
+            told = job.card_settings
+            if job.phase == "pretrain" or "main_seed" in told:
+                found.setdefault(seed, set()).add(told["seed"] if job.phase == "pretrain" else told["main_seed"])
+    return found
+
+
+def test_seeds_are_dealt_to_the_text_runs_that_a_preset_asks_for(project):
+    before = keys(project.study())
+    project.set(SCALE, "repeats", {"primary": 3, "other": 1, "text": 2})
+    study = project.study()
+    assert text_seeds(study) == {7: {124}, 8: {125}, 9: {124}}
+    assert before < keys(study)  # the first seed has the text run that it had
+    rows = {row["seed"]: row["text_seed"] for row in study.tables["table1"].settings.rows}
+    assert rows == {7: 124, 8: 125, 9: 124}
+    # The states of the first text run stand for all in the tables.
+    states = study.tables["table1"].settings.text.values()
+    assert sorted(state["percent"] for state in states) == [50, 80, 100]
+    project.set(SCALE, "repeats", {"primary": 3, "other": 1})
+    assert text_seeds(project.study()) == {7: {124}, 8: {124}, 9: {124}}
+
+
+def test_the_seed_of_the_text_run_and_of_the_fine_tuning_may_be_varied(project):
+    add(project, {"text_seed": [124, 125], "finetune_seed": [365]})
+    study = project.study()
+    first, second = (study.run(cell, 7) for cell in study.cells("mine"))
+    assert first.parents["checkpoint"].card_settings["seed"] == 365
+    assert {job.card_settings["seed"] for job in lineage(second) if job.phase == "pretrain"} == {125}
+    assert {job.card_settings["seed"] for job in lineage(second) if job.phase == "cooldown"} == {7}
+    project.set(SCALE, "repeats", {"primary": 2, "other": 2, "text": 2})
+    allowed = r"vary.text_seed: found \[124, 125\], allowed: nothing: the preset deals the seeds to 2 text runs"
+    with pytest.raises(ConfigError, match=allowed):
+        project.study()

@@ -165,7 +165,7 @@ def test_several_seeds_widen_the_interval_by_how_they_differ(study):
     assert cell.seeds == [7, 8, 9]
     folders = [made.folder(run) for run in cell.runs.values()]
     each = [vision_average([folder]) for folder in folders]
-    expected = estimates.over_seeds([[0.4, 0.6, 0.8]], vision_average(folders), each).estimate
+    expected = estimates.over_seeds([[0.4, 0.6, 0.8]], vision_average(folders), each, careful=False).estimate
     row = made.row(cell)
     found = [row[f"vision_average{end}"] for end in ("", "_low", "_high")]
     assert found == pytest.approx([expected.estimate, expected.low, expected.high])
@@ -211,7 +211,8 @@ def test_an_estimate_of_one_folder_is_left_as_it_is_and_of_several_is_widened(st
         assert found == pytest.approx(share(asked))
     averaged = share(read[0].assign(score=(read[0]["score"] + read[1]["score"].to_numpy()) / 2))
     both = made.estimate(folders, "vision.csv", share, condition="normal", task="presence")
-    assert both == pytest.approx(estimates.over_seeds([[0.6, 0.5]], averaged, [share(one) for one in read]).estimate)
+    each = [share(one) for one in read]
+    assert both == pytest.approx(estimates.over_seeds([[0.6, 0.5]], averaged, each, careful=False).estimate)
     assert both.estimate == pytest.approx(0.55)
     assert both.high - both.low > averaged.high - averaged.low
 

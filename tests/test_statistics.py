@@ -180,6 +180,16 @@ def test_one_cell_without_errors_of_examples_is_the_t_interval_of_its_runs(score
     assert found == pytest.approx(plain, abs=1e-9)
 
 
+def test_degrees_of_freedom_without_care_are_satterthwaites():
+    # 5 = 2 / 2 + 4; 25 / (1 / 1 + 16 / 50).
+    told = ([[1.0, 3.0]], estimates.t_estimate(2.0, 2.0, 50), seeds_of(1.0, 3.0, se=2.0))
+    assert estimates.over_seeds(*told, careful=False).estimate.df == pytest.approx(25 / (1 + 16 / 50))
+    calm = estimates.over_seeds([[2.0, 2.0]], *told[1:], careful=False).estimate
+    assert calm == pytest.approx(told[1])  # without scatter between runs it is the examples' own
+    still = estimates.over_seeds([[2.0, 2.0]], *mean_and_seeds(2.0, 2.0), careful=False).estimate
+    assert (still.se, still.low, still.high) == (0, 2, 2)
+
+
 def test_over_seeds_of_one_image_knows_nothing():
     one = estimates.t_estimate(1.0, math.nan, 0)
     found = estimates.over_seeds([[1.0, 1.0]], one, [one, one])

@@ -146,6 +146,8 @@ def test_what_the_examples_add_to_a_spread_is_taken_off():
     assert (beyond.low, beyond.high) == pytest.approx((0, math.sqrt(whole.high**2 - 0.008**2)))
     claim = several("agreement", Part(beyond, "within", beyond.high))
     assert judge([claim])[0].p == pytest.approx(0.025)
+    unknown = Evidence.of_spread(0.01, 9, seeds=2, runs=20, error=math.nan)
+    assert judge([several("agreement", Part(unknown, "within", POINT))])[0].verdict == "not testable"
     # Less than the examples alone would give: no spread is seen, and none is ruled out below the interval's end.
     none = Evidence.of_spread(0.005, 9, seeds=2, runs=20, error=0.008)
     assert (none.estimate, none.low) == (0, 0)
@@ -263,7 +265,7 @@ def test_an_optimum_is_refuted_by_wider_intervals():
         (contrast(effect(0.8, 3, p=0.12)), "The interval starts at 0.80 points, above 0, but Holm's p is 0.12."),
         (contrast(effect(-1, 0.3)), "The interval ends at 0.30 points, below the trivial 0.50 points."),
         (contrast(effect(-1, 3)), "The interval reaches from -1.00 to 3.00 points."),
-        (contrast(effect(1, 3, seeds=2)), "2 of the 5 shared seeds that a verdict needs."),
+        (contrast(effect(1, 3, seeds=2)), "2 of the 5 shared seeds or text runs that a verdict needs."),
         (contrast(FLOOR), "Neither arm beats the language prior."),
         (
             contrast(Evidence(0.02, NAN, 0, NAN, NAN, NAN, 5, False, 5)),

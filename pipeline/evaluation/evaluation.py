@@ -7,6 +7,7 @@ questions whose best answers were equally likely ("tied"; the first counts as gi
 `captions.csv`: id, image, reference (the first), prediction, score (CIDEr-D among the split's images, 0..10).
 `answers.csv`: task, condition, id, image, nats, bytes: how unlikely the model finds the right answer (or first reference
 caption, as task "captioning") with its own image ("normal") and with another's ("shuffled"); in text tasks the right choice.
+Nats are of the text and the token that ends it (of a choice: of the text alone), bytes of the text.
 `text.csv`: task, id, answer, prediction, score (0 or 1). `heldout.csv`: id, nats, bytes of held-out documents.
 
 Conditions: "normal"; "removed": the prompt without its image; "mean": the mean features of the task's images in place

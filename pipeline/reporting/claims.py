@@ -63,12 +63,13 @@ class RunScores:
         self.rows = rows
         self.cells = {cell.name: cell for cell in rows.cells()}
         self.items = cache(self.read_items)
+        self.asked = cache(self.was_asked)
         self.text_seeds = {row["run"]: row.get("text_seed") for row in rows.told.rows}
 
     def seeds(self, arm: Arm) -> set[int]:
         return set(self.cells[arm[0]].runs) if arm[0] in self.cells else set()
 
-    def asked(self, arm: Arm, seed: int, metric: str) -> bool:
+    def was_asked(self, arm: Arm, seed: int, metric: str) -> bool:
         """Whether a run was asked for what a metric is the mean of: not every suite wants captions."""
         file = self.rows.folder(self.cells[arm[0]].runs[seed]) / measure_of(metric, self.rows.tasks).file
         if file.name != ANSWERS:
@@ -86,12 +87,15 @@ class RunScores:
         """A run's score: the mean over groups of the mean over their items."""
         return float(self.items(arm, seed, metric).groupby("group")["value"].mean().mean())
 
-    def replicates(self, arms: Iterable[Arm], seeds: list[int]) -> list[list[int]]:
-        """What repeats a comparison: seeds by the text run of their models, or each by itself if all share one."""
+    def replicates(self, arms: Iterable[Arm], seeds: list[int]) -> tuple[list[list[int]], bool]:
+        """What repeats a comparison, and whether it repeats the text runs too.
+
+        Seeds are taken together by the text runs of their models, or each by itself if these are the same for all.
+        """
         runs = {seed: tuple(self.text_seeds[self.cells[arm[0]].runs[seed]] for arm in arms) for seed in seeds}
         if len(set(runs.values())) == 1:
-            return [[seed] for seed in seeds]
-        return [[seed for seed in seeds if runs[seed] == run] for run in dict.fromkeys(runs.values())]
+            return [[seed] for seed in seeds], False
+        return [[seed for seed in seeds if runs[seed] == run] for run in dict.fromkeys(runs.values())], True
 
     def beats_prior(self, arm: Arm, seeds: list[int], metric: str) -> bool:
         """Whether an arm is surely above answering without looking (vision) or chance (text stable score)."""
@@ -125,8 +129,8 @@ RULES = (
     " taken off.",
     "A claim of several parts is supported if all of them are, and refuted if one of them is. Support also asks for Holm's p"
     f" within the claim's family of at most {ALPHA:g}.",
-    f"**Not testable**: fewer than {MIN_SEEDS} shared seeds (for agreement: fewer than {MIN_SPREAD_DF} models), no side that"
-    " beats answering without looking (for text: chance), or runs too few for an interval. What is none of these is"
+    f"**Not testable**: fewer than {MIN_SEEDS} shared seeds (for agreement: fewer than {MIN_SPREAD_DF} pairs of models), no side"
+    " that beats answering without looking (for text: chance), or runs too few for an interval. What is none of these is"
     " **inconclusive**.",
 )
 
@@ -152,7 +156,7 @@ def measure(results: RunScores, contrast: dict, interest: float) -> Effect:
         return Effect(NOT_RUN)
     if not seeds or not all(results.asked(arm, seed, metric) for arm in weights for seed in seeds):
         return Effect(NOT_RUN)
-    replicates = results.replicates(weights, seeds)
+    replicates, text_runs = results.replicates(weights, seeds)
     differences, frame = item_differences(results, weights, replicates, metric)
     groups, clusters = frame["group"].tolist(), frame["cluster"].tolist()
     items = estimates.mean_of_means(differences.mean(0), groups, clusters)
@@ -168,19 +172,19 @@ def measure(results: RunScores, contrast: dict, interest: float) -> Effect:
     ]
     each = [estimates.mean_of_means(one, groups, clusters) for one in differences]
     found = estimates.over_seeds(parts, items, each)
-    text_runs = len({results.text_seeds[results.cells[arm[0]].runs[seed]] for arm in weights for seed in seeds})
+    needed = estimates.seeds_for_power(interest, found.seeds, found.items)
     return Effect(
         Evidence.of(found.estimate, len(replicates), runs, at_floor),
-        covers="examples, seeds and text runs" if text_runs > 1 else "examples and seeds",
+        covers="examples, seeds and text runs" if text_runs else "examples and seeds",
         seed_sd=math.sqrt(found.seeds),
         item_se=math.sqrt(found.items),
         power=estimates.power(interest, found.estimate.se, found.estimate.df),
-        seeds_needed=estimates.seeds_for_power(interest, found.seeds, found.items),
+        seeds_needed=None if needed is None else max(needed, MIN_SEEDS),
     )
 
 
 def may_be_best(results: RunScores, claim: dict) -> list[str]:
-    """Of a claim that one cell is the best: the cells that may be, at 95%. None if a cell has no runs."""
+    """Of a claim that one cell is the best: the cells that may be, at 95%. None where a comparison is not testable."""
     contrasts = claim["contrasts"]
     arms, metric = [contrasts[0]["plus"][0], *(one["minus"][0] for one in contrasts)], contrasts[0]["metric"]
 
@@ -189,8 +193,9 @@ def may_be_best(results: RunScores, claim: dict) -> list[str]:
         return measure(results, {"metric": metric, "plus": [arms[one]], "minus": [arms[other]]}, INTEREST).evidence
 
     # Less the first: of cells that share their seeds the order is that of their means.
-    means = [0.0, *(evidence(n, 0).estimate for n in range(1, len(arms)))]
-    if not np.isfinite(means).all():
+    first = [evidence(n, 0) for n in range(1, len(arms))]
+    means = [0.0, *(one.estimate for one in first)]
+    if not np.isfinite(means).all() or any(one.seeds < MIN_SEEDS or one.at_floor for one in first):
         return []
     return [arms[n]["cell"] for n in estimates.best_of(means, lambda one, other: evidence(one, other).p)]
 
@@ -383,7 +388,8 @@ def cells_of(row: pd.Series, first: bool) -> list[str]:
     if row["effect"] == row["effect"]:
         unit = "" if row["unit"] == "points" else f" {row['unit']}"
         sign = "" if row["kind"] == "agreement" else "+"  # a spread has none
-        effect = f"{row['effect']:{sign}.2f} ({row['low']:.2f} to {row['high']:.2f}){unit}"
+        digits = unit_of(row["metric"]).digits
+        effect = f"{row['effect']:{sign}.{digits}f} ({row['low']:.{digits}f} to {row['high']:.{digits}f}){unit}"
         effect += "; examples alone" if row["interval_covers"] == "examples" else ""
     several = row["kind"] in ("all_of", "optimum", "trend")
     best = f" The best may be any of: {row['may_be_best']}." if first and row["may_be_best"] else ""

@@ -171,9 +171,12 @@ def estimator(
         return bits if measure.file == HELDOUT else mean
     if measure.file == ANSWERS:
         named, looking = averaged(measure, tasks), measure.less == "shuffled"
-        return lambda rows: average(
-            clustered(answer_bits(rows, named, looking), measure), dict.fromkeys(named, 0.0), cluster="cluster"
-        )
+
+        def mean_bits(rows: pd.DataFrame) -> Estimate:
+            found = clustered(answer_bits(rows, named, looking), measure)
+            return mean_of_means(found["score"].to_numpy(), found["task"].tolist(), found["cluster"].tolist())
+
+        return mean_bits
     chance = stable(tasks[measure.averages])
     zero = dict.fromkeys(chance, 0.0)
     if measure.less == "prior":

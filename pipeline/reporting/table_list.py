@@ -80,7 +80,7 @@ def both(name: str) -> tuple[str, str]:
 def papers_table(
     name: str, title: str, experiment: str, *labels: str, along: str = "", recipe_states: tuple[State, ...] = ()
 ) -> Table:
-    """One of the paper's tables of one experiment, with a row a cell; a row a run where a label is the seed."""
+    """One of the paper's tables of one experiment, with a row a cell."""
     return Table(
         maker="experiment_tables.table",
         files=both(name),

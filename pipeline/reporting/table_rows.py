@@ -176,7 +176,7 @@ class Rows:
         scores = [run.estimate for run in runs]
         if max(whole.se, max(scores) - min(scores)) < 1e-12:
             return whole  # no scatter at all: then its interval is Wilson's
-        return over_seeds([scores], whole, runs).estimate
+        return over_seeds([scores], whole, runs, careful=False).estimate
 
     def scored(self, folders: list[Path], file: str) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
         """Rows of a file averaged over runs, and every run's own; not to be changed.

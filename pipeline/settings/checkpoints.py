@@ -103,7 +103,9 @@ def check_checkpoints(checkpoints: Checkpoints, params: Params, scale: Scale, na
     # The text run of a larger model would have to be published too, and a run has one size.
     if scale.larger is not None:
         raise ConfigError(scale_file, "larger", "a size", f"null: {name} has one size")
-    for key, allowed in (("size", "base"), ("text_budget", 1)):
+    if scale.repeats.text > 1:
+        raise ConfigError(scale_file, "repeats.text", scale.repeats.text, f"1: {name} was trained once, by others")
+    for key, allowed in (("size", "base"), ("text_budget", 1), ("text_seed", params.recipe.text_seed)):
         for where, value in given(params, key):
             if value != allowed:
                 raise ConfigError("params.yaml", where, value, f"{allowed}: {name} was trained once, by others")

@@ -48,7 +48,7 @@ class Trend(Section):
 
     metric: Metric
     over: str = Field(description="the setting: a key of the recipe or of the preset (scale.SECTION.KEY)")
-    values: list[float] = Field(min_length=3, description="its values; at least three, or it would be a contrast")
+    values: list[int | float] = Field(min_length=3, description="its values; at least three, or it would be a contrast")
     others: Arm = Field(default={}, description="what else of these cells differs from the recipe")
 
     @property
@@ -57,18 +57,24 @@ class Trend(Section):
         middle = sum(self.values) / len(self.values)
         squares = sum((value - middle) ** 2 for value in self.values)
         span = max(self.values) - min(self.values)
-        return [(value - middle) / squares * span for value in self.values]
+        found = [(value - middle) / squares * span for value in self.values]
+        return [
+            0.0 if abs(weight) < 1e-9 else weight for weight in found
+        ]  # rounding would ask for a cell in the middle
 
     @property
     def contrast(self) -> Contrast:
         """The cells that weigh something, apart by the sign of their weight."""
-        cells = list(zip(self.weights, ({self.over: value} | self.others for value in self.values), strict=True))
+        cells = list(zip(self.weights, (self.others | {self.over: value} for value in self.values), strict=True))
         plus, minus = ([cell for weight, cell in cells if weight * sign > 0] for sign in (1, -1))
         return Contrast(metric=self.metric, plus=plus, minus=minus)
 
 
 class Agreement(Section):
-    """Two values of a setting, such as two seeds, differ by at most a margin, over several cells (root mean square)."""
+    """Two values of a setting differ by at most a margin, over several cells (root mean square).
+
+    Such as two seeds of the fine-tuning. (Arms have no seed of their own: they are compared seed by seed.)
+    """
 
     metric: Metric
     cells: list[Arm] = Field(min_length=1, description="what else the compared cells have, a pair of cells each")
@@ -163,7 +169,7 @@ def load_claims(root: Path, names: dict[str, str]) -> dict[str, Claim]:
     for name, value in load_yaml(root / file, root).items():
         if not isinstance(value, dict):
             raise ConfigError(file, name, value, "a mapping of keys to values")
-        # Asked here and not by the model: "exactly one of four keys" is no rule of a single key, and the line shall
+        # Asked here and not by the model: "exactly one of these keys" is no rule of a single key, and the line shall
         # name the claim.
         given = [kind for kind in KINDS if value.get(kind) is not None]
         if len(given) != 1:

@@ -78,6 +78,9 @@ def check_experiments(params: Params, scale: Scale, file: str) -> None:
     for name, experiment in params.experiments.items():
         where = f"experiments.{name}"
         check_size(where, experiment, file)
+        if scale.repeats.text > 1 and experiment.values("text_seed"):
+            allowed = f"nothing: the preset deals the seeds to {scale.repeats.text} text runs (repeats.text)"
+            raise ConfigError(file, f"{where}.vary.text_seed", experiment.values("text_seed"), allowed)
         if name in PAPER:
             check_papers(where, experiment, PAPER[name], file)
         elif not re.fullmatch("[a-z][a-z0-9_]{0,40}", name):

@@ -39,7 +39,9 @@ class Recipe(Section):
         ge=0, le=MOST_SEED, description="seed of the cooldown's and the fine-tuning's data order and new weights"
     )
     finetune_seed: int | None = Field(
-        ge=0, le=MOST_SEED, description="seed of the fine-tuning's data order alone; null: `seed`"
+        ge=0,
+        le=MOST_SEED,
+        description="the fine-tuning's seed, of data order and of weights that are new there; null: `seed`",
     )
     cooldown_rate_factor: Multiple = Field(
         description="a cooldown in the middle of the text run goes on with that run's rate times this"

@@ -102,7 +102,9 @@ class Repeats(Section):
     primary: Count = Field(description="seeds of every cell of the experiments that primary claims are about")
     other: Count = Field(description="seeds of every other cell")
     text: Count = Field(
-        default=1, description="text runs that the seeds are dealt to in turn; 1: all models descend from one"
+        default=1,
+        description="text runs that the seeds are dealt to in turn (that of seed s: s less the recipe's, modulo this);"
+        " 1: all models descend from one",
     )
 
 

@@ -118,7 +118,9 @@ class OverSeeds(NamedTuple):
     items: float
 
 
-def over_seeds(parts: ArrayLike, items: Estimate, each: Sequence[Estimate], alpha: float = 0.05) -> OverSeeds:
+def over_seeds(
+    parts: ArrayLike, items: Estimate, each: Sequence[Estimate], alpha: float = 0.05, careful: bool = True
+) -> OverSeeds:
     """The t interval of a contrast of cells over seeds; it covers which examples were asked and which seeds were trained.
 
     parts: shape (cells, seeds), each cell's score in each seed times its weight in the contrast: the contrast of a seed is
@@ -128,9 +130,11 @@ def over_seeds(parts: ArrayLike, items: Estimate, each: Sequence[Estimate], alph
     Every cell has a variance of its own (Welch), and cells may go together: the variance of the seeds' contrasts knows of
     that, and the sum of the cells' own variances does not. A few seeds tell badly which is right, and the larger counts.
     What examples scatter by in one seed alone is in that variance already; what they share over the S seeds is
-    (S se(mean)^2 - mean se(seed)^2) / (S - 1), or 0 where that is negative. There are S - 1 degrees of freedom, however
-    exactly the examples are known: where runs are of two kinds, such as a task that is learned or not, five of them look
-    calm in one study of sixteen, and a narrower interval would be wrong in all of these (docs/statistics.md).
+    (S se(mean)^2 - mean se(seed)^2) / (S - 1), or 0 where that is negative.
+
+    careful: there are S - 1 degrees of freedom, however exactly the examples are known. Verdicts need that: where runs are
+    of two kinds with even odds, such as a task that is learned or not, five of them look calm in one study of sixteen
+    (docs/statistics.md). Otherwise they are Satterthwaite's, with the examples' own for their part.
 
     Raises ValueError for values that are not finite, shapes that do not fit and fewer than two seeds.
 
@@ -147,7 +151,10 @@ def over_seeds(parts: ArrayLike, items: Estimate, each: Sequence[Estimate], alph
     own = sum(one.se**2 for one in each) / seeds
     shared = max(0.0, (seeds * items.se**2 - own) / (seeds - 1))
     between = max(together, apart)
-    return OverSeeds(t_estimate(items.estimate, math.sqrt(between / seeds + shared), seeds - 1, alpha), between, shared)
+    variance, df = between / seeds + shared, float(seeds - 1)
+    if not careful and variance > 0:
+        df = variance**2 / ((between / seeds) ** 2 / (seeds - 1) + (shared**2 / items.df if shared else 0.0))
+    return OverSeeds(t_estimate(items.estimate, math.sqrt(variance), df, alpha), between, shared)
 
 
 def spread_interval(sd: float, df: float, alpha: float = 0.05) -> tuple[float, float]:

@@ -23,8 +23,8 @@ largest (intersection-union: parts at alpha test the whole at alpha). Refutation
 
 A part is not_run without runs, and not testable below five shared seeds (a spread: two degrees of freedom), at the
 floor (neither arm beats the language prior) and without a finite interval. A claim with such a part can be refuted by
-another part and nothing else, and it does not count in its family. Five seeds, because of three all may be of one kind once
-in four times where a task is learned or not (docs/statistics.md).
+another part and nothing else, and it does not count in its family. Five seeds: where a task is learned or not with even odds,
+three seeds are all of one kind once in four times (docs/statistics.md).
 
 Scores are fractions, 0.01 being a point, unless a part says otherwise (`Unit`). Pure functions of numbers; nothing is
 read or written.
@@ -109,7 +109,8 @@ class Evidence:
         """
 
         def beyond(whole: float) -> float:
-            return math.sqrt(max(0.0, whole**2 - error**2)) if math.isfinite(whole) else whole
+            known = math.isfinite(whole + error)  # of one image nobody knows how far it may move a score
+            return math.sqrt(max(0.0, whole**2 - error**2)) if known else math.nan
 
         low, high = map(beyond, spread_interval(sd, df, ALPHA))
         return cls(beyond(sd), error, df, low, high, math.nan, seeds, at_floor, runs)
@@ -247,7 +248,7 @@ def _obstacle(part: Part) -> Finding | None:
     if spread and evidence.df < MIN_SPREAD_DF:
         reason = f"the spread has {evidence.df:g} degrees of freedom, fewer than {MIN_SPREAD_DF}"
     elif not spread and evidence.seeds < MIN_SEEDS:
-        reason = f"{evidence.seeds} of the {MIN_SEEDS} shared seeds that a verdict needs"
+        reason = f"{evidence.seeds} of the {MIN_SEEDS} shared seeds or text runs that a verdict needs"
     elif evidence.at_floor:
         reason = "neither arm beats the language prior"
     elif not np.isfinite(numbers).all():

@@ -34,6 +34,8 @@ def resolve_claim(study: Study, name: str, claim: Claim) -> dict:
     if unknown:
         allowed = f"{', '.join(FACTORS)}, or a key of the preset ({PRESET}SECTION.KEY)"
         raise ConfigError(FILE, f"{name}.may_differ", unknown[0], allowed)
+    if claim.optimum and measure_of(claim.optimum.metric).lower_is_better:
+        raise ConfigError(FILE, f"{name}.optimum.metric", claim.optimum.metric, "a measure of which more is better")
     resolved = claim.model_dump(exclude={*KINDS, "may_differ"})
     contrasts = []
     for contrast in claim.contrasts:
@@ -102,5 +104,6 @@ def check_metric(study: Study, name: str, metric: str, arms: list[tuple[Cell, st
             fits = cell.evaluated != "blind" and condition == "normal" and (seen or not measure.needs_images)
         if not fits:
             allowed = "a model, or a blind one with condition removed" if vision else "a model or cooldown, as it is"
+            allowed = "a model, as it is" if measure.averages == "vision" and not vision else allowed
             allowed += ", that has seen images" if measure.needs_images else ""
             raise ConfigError(FILE, f"{name}: {metric} of", f"{cell.evaluated} ({condition})", allowed)

@@ -106,6 +106,9 @@ def compares(results: Results, row: Row, number: int) -> Markup:
         said = Markup("{}: {} {} and {} of ").format(title_of(agreement["metric"]), over, *agreement["values"])
         return said + Markup(", ").join(model_link(results, cell) for pair in agreement["pairs"] for cell in pair)
     contrast = claim["contrasts"][number]
+    if over := contrast.get("over"):
+        cells = Markup(", ").join(model_link(results, arm["cell"]) for arm in (*contrast["minus"], *contrast["plus"]))
+        return Markup("{}: rise over {}, of {}").format(title_of(contrast["metric"]), key_words(over), cells)
     sides = arms(contrast["plus"]), arms(contrast["minus"])
     return Markup("{}: {} less {}").format(title_of(contrast["metric"]), *sides)
 
