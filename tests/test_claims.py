@@ -222,6 +222,12 @@ def test_seeds_of_one_text_run_count_once_where_there_are_several(results):
     assert (row["verdict"], row["seeds"]) == ("not testable", 3)
 
 
+def test_a_study_without_claims_has_a_page_that_says_so(results):
+    settings = table_settings(make="claims", tasks=TASKS)
+    claims.make(Rows(settings, {}), results.folder / "none")
+    assert "has no claim" in (results.folder / "none" / "claims.md").read_text()
+
+
 def test_two_text_runs_compared_are_no_repeats_of_text_runs(results):
     """Every seed has the same two: how far another text run would move the difference, nobody can say."""
     results.add("recipe", 0.64, run_sd=0.001)

@@ -168,9 +168,21 @@ def test_several_seeds_widen_the_interval_by_how_they_differ(study):
     expected = estimates.over_seeds([[0.4, 0.6, 0.8]], vision_average(folders), each, careful=False).estimate
     row = made.row(cell)
     found = [row[f"vision_average{end}"] for end in ("", "_low", "_high")]
-    assert found == pytest.approx([expected.estimate, expected.low, expected.high])
+    assert found == pytest.approx([expected.estimate, expected.low, min(1, expected.high)])
     assert row["vision_average_high"] - row["vision_average_low"] > 0.4  # three seeds: 4.3 standard errors each way
     assert row["seeds"] == 3
+
+
+def test_no_interval_reaches_beyond_what_a_score_can_be(study):
+    made = study("table5", ("recipe", 7, {}, 0.95), ("recipe", 8, {}, 0.5))
+    row = made.row(made.cells()[0])
+    assert (row["short_answer_low"], row["short_answer_high"]) == (0, 1)
+    assert (row["vision_average_low"], row["vision_average_high"]) == (0, 1)
+    assert (row["vision_stable_low"], row["vision_stable_high"]) == (
+        -0.25,
+        0.75,
+    )  # chance is 0 in one task, .5 in another
+    assert row["vision_gain_high"] > 1  # it is a difference: of its interval more is said than of a share
 
 
 def test_no_right_answer_in_any_seed_is_not_a_certain_zero(study):
@@ -959,5 +971,5 @@ def test_seeds_that_cancel_question_by_question_are_no_certainty(study):
     made = study("table5", ("recipe", 7, {}, 0.0), ("recipe", 8, {}, 1.0))
     row = made.row(made.cells()[0])
     assert row["short_answer"] == 0.5
-    assert row["short_answer_low"] < 0
-    assert row["short_answer_high"] > 1
+    assert row["short_answer_low"] == 0
+    assert row["short_answer_high"] == 1

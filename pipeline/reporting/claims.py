@@ -367,6 +367,8 @@ def markdown(rows: Rows, table: pd.DataFrame) -> str:
         "Power: the chance to find an effect of the size given in brackets, the paper's or 2 points. Seeds: how many all the",
         "models have that a line compares, and how many 80% power would need. Where their text runs differ, text runs count.",
     ]
+    if not len(table):
+        return "\n".join([*lines, "", "configs/claims.yaml has no claim.", ""])
     for family, heading in (("primary", "The paper's findings"), ("control", "Controls that the paper lacks")):
         lines += ["", f"## {heading}", ""]
         part = table[table["family"] == family]

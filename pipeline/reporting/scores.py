@@ -187,6 +187,17 @@ def estimator(
     return partial(average, chance=taken)
 
 
+def bounds(measure: Measure, tasks: Mapping[str, Mapping]) -> tuple[float, float]:
+    """Between which values a measure is: a mean of shares, less their chance, is bounded; all others are not below 0."""
+    if measure.less in ("prior", "shuffled"):
+        return -math.inf, math.inf
+    if measure.file not in (VISION, TEXT):
+        return 0.0, math.inf
+    chance = list(stable(tasks[measure.averages]).values()) if measure.less == "chance" else [0.0]
+    level = sum(chance) / max(len(chance), 1)
+    return -level, 1 - level
+
+
 def clustered(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     """Rows with what they are clustered by: the image; of text, the item."""
     return rows.assign(cluster=one_item_one_task(rows) if measure.averages == "text" else rows["image"])

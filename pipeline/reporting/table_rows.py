@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,7 @@ from pipeline.reporting.table_list import key_words
 from pipeline.settings.tasks import VisionTask
 from pipeline.statistics.estimates import Estimate, over_seeds
 
+SHARE = (0.0, 1.0)
 UNKNOWN = Estimate(*[np.nan] * len(Estimate._fields))
 
 
@@ -158,9 +160,17 @@ class Rows:
         return scores.language_prior(majority, blind)
 
     def estimate(
-        self, folders: list[Path], file: str, value: Callable[[pd.DataFrame], Estimate], **where: object
+        self,
+        folders: list[Path],
+        file: str,
+        value: Callable[[pd.DataFrame], Estimate],
+        bounds: tuple[float, float] = (-math.inf, math.inf),
+        **where: object,
     ) -> Estimate:
-        """An estimate from rows averaged over runs, its interval widened by how the runs differ."""
+        """An estimate from rows averaged over runs, its interval widened by how the runs differ.
+
+        bounds: between which it must be, whatever the t interval says: no share is above 1.
+        """
 
         def of(rows: pd.DataFrame) -> Estimate:
             for column, wanted in where.items():
@@ -170,13 +180,15 @@ class Rows:
         averaged, each = self.scored(folders, file)
         whole = of(averaged)
         # One run says nothing of how runs differ.
-        if len(each) == 1:
-            return whole
-        runs = [of(rows) for rows in each]
-        scores = [run.estimate for run in runs]
-        if max(whole.se, max(scores) - min(scores)) < 1e-12:
-            return whole  # no scatter at all: then its interval is Wilson's
-        return over_seeds([scores], whole, runs, careful=False).estimate
+        if len(each) > 1:
+            runs = [of(rows) for rows in each]
+            scores = [run.estimate for run in runs]
+            # Without any scatter its interval is Wilson's.
+            if max(whole.se, max(scores) - min(scores)) >= 1e-12:
+                whole = over_seeds([scores], whole, runs, careful=False).estimate
+        # With NumPy, which leaves an end that is not known as it is.
+        low, high = np.maximum(whole.low, bounds[0]), np.minimum(whole.high, bounds[1])
+        return whole._replace(low=float(low), high=float(high))
 
     def scored(self, folders: list[Path], file: str) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
         """Rows of a file averaged over runs, and every run's own; not to be changed.
@@ -223,7 +235,8 @@ class Rows:
         if measure.less == "prior" and self.no_prior:
             return UNKNOWN
         condition = {"condition": "normal"} if measure.file == VISION else {}
-        return self.estimate(folders, measure.file, self.estimator(name), **condition)
+        bounds = scores.bounds(measure, self.tasks)
+        return self.estimate(folders, measure.file, self.estimator(name), bounds, **condition)
 
     def estimator(self, name: str) -> Callable[[pd.DataFrame], Estimate]:
         """What makes a measure's estimate of rows of its file."""
@@ -253,7 +266,7 @@ class Rows:
         columns: dict = {}
         for name in self.tasks["text"]:
             accuracy = partial(scores.average, chance={name: 0.0}, cluster="id")
-            columns |= interval(name, self.estimate(folders, TEXT, accuracy))
+            columns |= interval(name, self.estimate(folders, TEXT, accuracy, SHARE))
         return columns | self.measures(folders, TEXT, HELDOUT, ANSWERS)
 
     def vision(self, folders: list[Path]) -> dict:
@@ -261,7 +274,7 @@ class Rows:
         columns: dict = {}
         for name in self.tasks["vision"]:
             accuracy = partial(scores.average, chance={name: 0.0})
-            columns |= interval(name, self.estimate(folders, VISION, accuracy, condition="normal"))
+            columns |= interval(name, self.estimate(folders, VISION, accuracy, SHARE, condition="normal"))
         columns |= self.measures(folders, VISION)
         for condition in WITHOUT_IMAGE:
             other = self.estimate(folders, VISION, self.estimator("vision_average"), condition=condition)
