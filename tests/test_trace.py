@@ -93,13 +93,13 @@ def test_any_way_to_name_a_row_finds_it(root):
 
 
 def test_a_table_of_seeds_leads_to_the_seeds_own_run(root):
-    lines = follow(
-        root, "results/table7.csv", "branch_percent=20,image_fraction=0.1,finetune_epochs=1,seed=365", "reading"
-    )
+    row = "branch_percent=20,image_fraction=0.1,finetune_epochs=1,finetune_seed=365"
+    lines = follow(root, "results/table7.csv", row, "reading")
     assert [line for line in lines if not line.startswith(" ") and ", seed " in line] == [
-        "branch_percent=20 finetune_epochs=1, seed 365"
+        "branch_percent=20 finetune_epochs=1 finetune_seed=365, seed 7"
     ]
-    assert not any("s7-e" in line for line in lines)
+    tuned = [line for line in lines if "finetune/" in line]
+    assert tuned and all("-s365-" in line for line in tuned)
 
 
 def test_a_claim_leads_to_both_sides_and_to_all_seeds(root):

@@ -28,6 +28,11 @@ def study_of(root: Path, folder: Path) -> Study:
     return Study(load_settings(root, (folder / PARAMS).relative_to(root).as_posix()))
 
 
+def place_of(folder: Path, table: str) -> Path:
+    """The file that says what a table was made from."""
+    return folder / "made_from" / f"{table}.json"
+
+
 def report(root: Path, folder: Path) -> Path:
     """Write report.html into a folder of kept results. Raises ValueError for a folder or a file that is not there."""
     # Results are of a study only together with the settings that they were made with.
@@ -40,8 +45,12 @@ def report(root: Path, folder: Path) -> Path:
             raise ValueError(f"{folder / name}: no such file, but the report shows it")
         return root / folder / name
 
+    told = report_settings(study_of(root, folder))
+    # Results may be older than a table of today: what was never made is not shown.
+    made_from = {name: files for name, files in told.tables.items() if place_of(root / folder, name).is_file()}
+    told = told.model_copy(update={"tables": made_from})
     readme = root / folder / "README.md"
     notes = readme.read_text(encoding="utf-8") if readme.exists() else ""
     made = root / folder / "report.html"
-    write_text(made, render(Results(report_settings(study_of(root, folder)), place, notes=notes)))
+    write_text(made, render(Results(told, place, notes=notes)))
     return made
