@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.common.files import one_line, write_text
+from pipeline.reporting.job_settings import ReportSettings
 from pipeline.reporting.page.report import render
 from pipeline.reporting.page.results import Results
 from pipeline.settings.load import load_settings
@@ -28,9 +29,11 @@ def study_of(root: Path, folder: Path) -> Study:
     return Study(load_settings(root, (folder / PARAMS).relative_to(root).as_posix()))
 
 
-def place_of(folder: Path, table: str) -> Path:
-    """The file that says what a table was made from."""
-    return folder / "made_from" / f"{table}.json"
+def settings_of(root: Path, folder: Path) -> ReportSettings:
+    """What the report of kept results is told. Results may be older than a table of today: that is left out."""
+    told = report_settings(study_of(root, folder))
+    made = {name: files for name, files in told.tables.items() if (folder / "made_from" / f"{name}.json").is_file()}
+    return told.model_copy(update={"tables": made})
 
 
 def report(root: Path, folder: Path) -> Path:
@@ -45,10 +48,7 @@ def report(root: Path, folder: Path) -> Path:
             raise ValueError(f"{folder / name}: no such file, but the report shows it")
         return root / folder / name
 
-    told = report_settings(study_of(root, folder))
-    # Results may be older than a table of today: what was never made is not shown.
-    made_from = {name: files for name, files in told.tables.items() if place_of(root / folder, name).is_file()}
-    told = told.model_copy(update={"tables": made_from})
+    told = settings_of(root, root / folder)
     readme = root / folder / "README.md"
     notes = readme.read_text(encoding="utf-8") if readme.exists() else ""
     made = root / folder / "report.html"

@@ -63,7 +63,8 @@ def trace(root: Path, target: str, row: str, column: str) -> Iterator[str]:
         changed = git(root, "status", "--porcelain", "--", target)
         yield f"{INDENT}the file {'has other bytes than in' if changed else 'is of'} commit {commit}"
     if not subjects:
-        yield "it comes from no run of the study: a setting, a schedule, or a figure that only the paper has"
+        found_in = "a setting, a schedule, a figure that only the paper has, or a claim that today's list has not"
+        yield f"it comes from no run of the study: {found_in}"
     # Sections that many jobs share are listed once, at the end: with all of them in it no job's line could be read.
     shared: dict[str, dict] = {}
     for subject in subjects:

@@ -78,7 +78,9 @@ class Lineage:
         """
         about = ROWS_ABOUT.get(table)
         if about == "claims":
-            return self.arms(self.settings.claims[row["claim"]], number)
+            # Of kept results a claim may be older than today's list, which alone says what it compares.
+            claim = self.settings.claims.get(row["claim"])
+            return self.arms(claim, number) if claim else []
         if about == "curves":
             timing = [cell["cell"] for cell in self.rows("timing") if cell["evaluated"] == "model"]
             return list(dict.fromkeys(timing)) if column != "text run" else [self.last_state]
