@@ -131,7 +131,7 @@ def test_a_column_says_where_its_numbers_were_found(root, column, where):
 
 def test_what_no_run_made_says_so(root):
     lines = follow(root, "results/figures/schedules.csv", "1", "learning_rate")
-    assert "it comes from no run of the study: a setting, a schedule, or a figure that only the paper has" in lines
+    assert any(line.startswith("it comes from no run of the study: a setting, a schedule, a figure") for line in lines)
 
 
 def edit(file: Path, old: str, new: str) -> None:
