@@ -16,7 +16,17 @@ from pipeline.__main__ import main
 from pipeline.commands.keep_failed import keep_failed
 from pipeline.common.files import read_json, stable_json, write_text
 from pipeline.execution.run import run_job
-from pipeline.reporting import claims, comparison, conditions, controls, examples, experiment_tables, signal, table1
+from pipeline.reporting import (
+    claims,
+    comparison,
+    conditions,
+    controls,
+    examples,
+    experiment_tables,
+    proportions,
+    signal,
+    table1,
+)
 from pipeline.reporting.table_list import TABLES
 from pipeline.settings.errors import ConfigError
 from pipeline.store.failed_runs import FILE, note
@@ -422,10 +432,19 @@ def test_a_seed_that_failed_is_no_part_of_signal_and_noise(study, tmp_path):  # 
     assert set(pd.read_csv(tmp_path / "signal.csv")["seeds"]) == {2}
 
 
+def test_of_a_phase_that_failed_there_are_no_proportions(study, tmp_path):  # noqa: F811
+    made = fail_runs(study("proportions", ("recipe", 7, {}, 0.6)), "cooldown/recipe-7")
+    proportions.make(made, tmp_path)
+    found = pd.read_csv(tmp_path / "proportions.csv").set_index("proportion")["here"]
+    assert math.isnan(found["fine-tuning tokens : image-text tokens of the cooldown"])
+    proportions.make(study("proportions"), tmp_path)
+    assert pd.read_csv(tmp_path / "proportions.csv")["here"].isna().all()
+
+
 def test_every_table_that_shows_runs_is_tried_here():
     """A new table must say what it does about a run that failed."""
     tried = {"table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "table9"}
-    tried |= {"controls", "conditions", "examples", "claims", "comparison", "signal"}
+    tried |= {"controls", "conditions", "examples", "claims", "comparison", "signal", "proportions"}
     tried |= {"report"}  # in tests/test_report.py
     figures = {name for name, table in TABLES.items() if table.files == (f"figures/{name}.png", f"figures/{name}.csv")}
     assert set(TABLES) - figures - tried == {"drawings"}  # of the plan alone

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from pipeline.reporting import (
     experiment,
     experiment_tables,
     figures,
+    proportions,
     scores,
     signal,
     table1,
@@ -569,6 +571,9 @@ def test_table_1_has_the_text_run_and_a_row_a_branch_point_in_order(study, tmp_p
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found["vision_stable"] == {"0%": 30, "100%": 15}
     assert found["bits_per_byte"] == {"0%": 2.09, "100%": 2.09}
+    runs = pd.read_csv(tmp_path / "out" / "figures/timing_runs.csv")
+    found = list(zip(runs["branch_percent"], runs["seed"], runs["cell"], runs["vision_stable"]))
+    assert found == [(0, 7, "b0", 0.35), (0, 8, "b0", 0.25), (100, 7, "b100", 0.15), (100, 8, "b100", 0.15)]
     loss = pd.read_csv(tmp_path / "out" / "figures/loss.csv")
     assert list(loss.columns) == ["percent", "text run", "cooldown", "finetune"]
     assert list(loss["percent"]) == list(range(2, 101, 2))
@@ -577,6 +582,20 @@ def test_table_1_has_the_text_run_and_a_row_a_branch_point_in_order(study, tmp_p
     assert "those of the models cover their 2 or more training seeds too" in text
     assert "| 0% | 100% | text run at 100% |" in text
     assert "cloze (2 bad items left out)" in text and "presence (1 bad items left out; 3 boxes clipped)" in text
+
+
+def test_the_first_figures_title_is_the_contrast_with_its_verdict(study):
+    scores = {"recipe": (80.0, 0.75), "b100": (100.0, 0.7), "b0": (0.0, 0.5)}
+    runs = [(cell, seed, {"branch_percent": at}, score) for cell, (at, score) in scores.items() for seed in range(5)]
+    made = study("table1", *runs, experiments=["timing"])
+    said = table1.contrast_title(made, made.cells("timing", "model"))
+    low, high = map(float, re.search(r"\((\S+) to (\S+)\)", said).groups())
+    assert said == f"Images at 80% less images at 100%: +5.0 points of vision average ({low} to {high}), inconclusive."
+    assert low < 0 and low + high == pytest.approx(10)
+    one = [run for run in runs if run[1] == 0]
+    few = study("table1", *one, experiments=["timing"])
+    assert table1.contrast_title(few, few.cells("timing", "model")).endswith("not testable.")
+    assert table1.contrast_title(few, few.cells("timing", "model")[1:]) == ""  # without the recipe there is none
 
 
 def test_stages_and_sizes_have_the_text_run_in_front(study, tmp_path):
@@ -678,6 +697,44 @@ def test_signal_is_between_models_and_noise_within(study, tmp_path):
     assert "| timing | model | vision average (points) | 2 | 2 | 20 |" in (tmp_path / "signal.md").read_text()
 
 
+def test_proportions_are_of_what_was_counted(study, tmp_path):
+    made = study("proportions", ("recipe", 7, {}, 0.6))
+    recipe = RECIPE | {"size": "base", "text_budget": 1.0}
+    state = {"percent": 100.0, "size": "base", "text_budget": 1.0}
+    told = {"recipe": recipe, "text": {"end": state, "larger": state | {"size": "larger"}}}
+    made.told = made.told.model_copy(update=told)
+    counts = {
+        "pretrain/end": {"tokens": {"positions": 20000}, "steps": 40},
+        "cooldown/recipe-7": {"tokens": TOKENS | {"images": 20}, "learning_rates": {"first": 0.002}, "steps": 10},
+        "finetune/recipe-7": {"tokens": {"positions": 570, "images": 10}, "learning_rates": {"peak": 0.001}}
+        | {"parameters": 10, "steps": 5},
+        "shards/captions": {"pieces": 40},
+        "shards/instructions": {"pieces": 5},
+    }
+    for role, measured in counts.items():
+        made.inputs[role] = tmp_path / role
+        made.inputs[role].mkdir(parents=True, exist_ok=True)
+        (made.inputs[role] / "measured.json").write_text(json.dumps(measured))
+    proportions.make(made, tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out/proportions.csv").set_index("proportion")
+    assert table["here"].to_dict() == pytest.approx(
+        {
+            "text tokens a parameter": 2000,
+            "cooldown tokens : text tokens": 0.05,
+            "fine-tuning tokens : text tokens": 0.0285,
+            "fine-tuning tokens : image-text tokens of the cooldown": 3,  # 100 of images, 90 of their texts
+            "images of fine-tuning : of the cooldown": 0.5,
+            "fine-tuning rate : first rate of the cooldown": 0.5,
+            "passes over the captions": 0.5,
+            "passes over the instructions": 2,
+            "updates of the text run": 40,
+            "updates of the cooldown": 10,
+            "updates of fine-tuning": 5,
+        }
+    )
+    assert "| passes over the captions | at most 1 | 0.5 |" in (tmp_path / "out/proportions.md").read_text()
+
+
 def test_without_repeats_there_is_no_noise_to_speak_of(study, tmp_path):
     signal.make(study("signal", ("a", 7, {}, 0.6), ("b", 7, {}, 0.5), experiments=["timing"]), tmp_path)
     assert len(pd.read_csv(tmp_path / "signal.csv")) == 0
@@ -708,7 +765,7 @@ def captured(monkeypatch, draw):
 def test_equal_data_give_equal_files(tmp_path):
     for name in ("one", "two"):
         figures.sweep_figure(points(), "branch_percent", "x", "title", tmp_path / f"sweep-{name}.png")
-        figures.timing_figure(points(), points(), tmp_path / f"timing-{name}.png")
+        figures.timing_figure(points(seeds=2), several(), points(), "so", tmp_path / f"timing-{name}.png")
         counted = {"branches": {"0%": {}, "50%": {}}, "counts": {"cooldown": 2}}
         drawings.pipeline_figure(table_settings(**counted), tmp_path / f"pipeline-{name}.svg")
     for kind in ("sweep-{}.png", "timing-{}.png", "pipeline-{}.svg"):
@@ -716,7 +773,10 @@ def test_equal_data_give_equal_files(tmp_path):
 
 
 def test_the_branch_at_the_end_is_hollow_and_intervals_are_the_tables(monkeypatch, tmp_path):
-    figure = captured(monkeypatch, lambda: figures.timing_figure(points(), points(), tmp_path / "x.png"))
+    one = several(seeds=1)
+    figure = captured(monkeypatch, lambda: figures.timing_figure(points(), one, points(), "", tmp_path / "x.png"))
+    assert len(figure.axes) == len(figures.TIMING)
+    assert not dots(figure)  # of one run the mean is the run
     for axis in figure.axes:
         assert "%" in axis.get_xlabel()
         assert any(unit in axis.get_ylabel() for unit in ("points", "bits per byte"))
@@ -725,6 +785,31 @@ def test_the_branch_at_the_end_is_hollow_and_intervals_are_the_tables(monkeypatc
     assert faces == [figures.COLOUR, figures.COLOUR, "white"]
     ends = [bar.lines[2][0].get_segments()[0][:, 1] for bar in axis.containers]
     np.testing.assert_allclose(ends, [[25, 40], [35, 50], [45, 60]])  # points
+
+
+def several(seeds: int = 2) -> pd.DataFrame:
+    """A row a run of `points`, a tenth below the mean and a tenth above."""
+    runs = [points().assign(seed=seed) for seed in range(seeds)]
+    for seed, run in enumerate(runs):
+        run[list(figures.TIMING)] += (seed - (seeds - 1) / 2) / 5
+    return pd.concat(runs, ignore_index=True)
+
+
+def dots(figure) -> list:
+    return [line for axis in figure.axes for line in axis.lines if line.get_marker() == "."]
+
+
+def test_the_first_figure_has_a_dot_a_run_and_says_what_they_show(monkeypatch, tmp_path):
+    told = "Images at 80% less images at 100%: +1.0 points of vision average (0.1 to 1.9), supported."
+    figure = captured(
+        monkeypatch,
+        lambda: figures.timing_figure(points(seeds=2), several(), points(), told, tmp_path / "x.png"),
+    )
+    assert told in " ".join(figure.get_suptitle().split())
+    assert "dots: runs" in figure.get_suptitle()
+    drawn = dots(figure)
+    assert len(drawn) == len(figures.TIMING)
+    np.testing.assert_allclose(drawn[0].get_ydata(), [20, 30, 40, 40, 50, 60])  # points
 
 
 def test_a_sweep_draws_the_tables_values_in_the_units_of_its_labels(monkeypatch, tmp_path):
@@ -861,8 +946,8 @@ def figure_cases(folder) -> dict:
     sheet = shown[shown["task"] == shown["task"]].groupby(["task", "right"]).head(2)
     rest = shown.groupby(["task", "right"]).tail(2)
     return {
-        "timing": lambda: figures.timing_figure(points(seeds=5), points(), file),
-        "timing failed": lambda: figures.timing_figure(points(seeds=0), points(), file),
+        "timing": lambda: figures.timing_figure(points(seeds=5), several(5), points(), LONG, file),
+        "timing failed": lambda: figures.timing_figure(points(seeds=0), several(1), points(), "", file),
         "words": lambda: figures.sweep_figure(words, "captions", "x", LONG, file),
         "one panel": lambda: figures.sweep_figure(words[["captions", "text_stable"]], "captions", "x", LONG, file),
         "numbers": lambda: figures.sweep_figure(negative, "branch_percent", "x", "title", file),

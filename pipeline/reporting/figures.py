@@ -110,30 +110,44 @@ def points(
         axis.errorbar(place, values[number], yerr=bars, fmt="o", color=colour, mfc=face, capsize=3)
 
 
-def timing_figure(rows: pd.DataFrame, text: pd.DataFrame, file: Path) -> None:
-    """The study's Figure 4: scores by branch point with 95% intervals; the 100% branch hollow, as in the paper.
+TIMING = ("vision_stable", "looking_bits", "text_stable", "bits_per_byte")
 
-    rows: a row a branch point; text: a row a state of the text run.
+
+def timing_figure(rows: pd.DataFrame, runs: pd.DataFrame, text: pd.DataFrame, contrast: str, file: Path) -> None:
+    """The study's Figure 4: scores by branch point, a dot a run, with means and 95% intervals.
+
+    rows: a row a branch point; runs: a row a branch point and seed; text: a row a state of the text run. The 100% branch is
+    hollow, as in the paper. contrast: what the runs say of the paper's finding, for the title.
     """
     title = "When should a language model first see images?"
     rows, text = made(rows), made(text)
     if not len(rows) or not len(text):
         return notice([title, "its runs failed"], file)
-    figure, ((*axes,),) = canvas(11, 3.8, columns=3)
+    shown = [score for score in TIMING if score in rows and rows[score].notna().any()]
+    figure, ((*panels,),) = canvas(3.7 * len(shown), 3.8, columns=len(shown))
+    axes = dict(zip(shown, panels))
     x = rows["branch_percent"].to_numpy(float)
-    for axis, score in zip(axes, ("vision_stable", "text_stable", "bits_per_byte")):
+    for score, axis in axes.items():
         points(axis, x, rows, score, MEASURES[score].factor, x >= 100)
+        # The mean of one run is that run.
+        several = runs.groupby("branch_percent").filter(lambda same: len(same) > 1) if len(runs) else runs
+        if len(several):
+            values = MEASURES[score].factor * several[score].to_numpy(float)
+            axis.plot(several["branch_percent"] + 2.5, values, ".", color=COLOURS[1], markersize=5)
         axis.set(xlabel=axis_of("branch_percent").label, ylabel=MEASURES[score].axis)
         tidy(axis)
     prior = 100 * (rows["vision_stable"] - rows["vision_gain"]).iloc[0]
     if np.isfinite(prior):
-        axes[0].axhline(prior, color=GREY, linestyle="--", linewidth=1)
-        place = (0, prior)
-        axes[0].annotate("answering without looking", place, xytext=(0, 3), textcoords="offset points", color="0.3")
-    axes[1].axhline(100 * text["text_stable"].iloc[-1], color=GREY, linestyle=":", linewidth=1)
-    axes[2].plot(text["branch_percent"], text["bits_per_byte"], color=GREY, linestyle=":", label="the text run itself")
-    axes[2].legend(frameon=False)
-    heading(figure, title, f"bars: {covered(seeds_of(rows))}; hollow: at the end, where the rate is warmed up again")
+        axes["vision_stable"].axhline(prior, color=GREY, linestyle="--", linewidth=1)
+        style = {"xytext": (0, 3), "textcoords": "offset points", "color": "0.3"}
+        axes["vision_stable"].annotate("answering without looking", (0, prior), **style)
+    axes["text_stable"].axhline(100 * text["text_stable"].iloc[-1], color=GREY, linestyle=":", linewidth=1)
+    held_out = axes["bits_per_byte"]
+    held_out.plot(text["branch_percent"], text["bits_per_byte"], color=GREY, linestyle=":", label="the text run itself")
+    held_out.legend(frameon=False)
+    dots = "dots: runs; " if max(seeds_of(rows)) > 1 else ""
+    bars = f"{dots}bars: {covered(seeds_of(rows))}; hollow: at the end, where the rate is warmed up again"
+    heading(figure, f"{title} {contrast}".strip(), bars)
     return save(figure, file)
 
 

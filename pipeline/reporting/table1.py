@@ -1,7 +1,7 @@
 """Table 1: when should images come in? A row a branch point, and the text run itself for reference.
 
 Writes table1.csv (all figures), table1.md (for reading), metrics.json (its headline, for `dvc metrics`),
-figures/timing.csv and figures/timing.png (Figure 4 of this study) and figures/loss.csv.
+figures/timing.csv, figures/timing_runs.csv and figures/timing.png (Figure 4 of this study) and figures/loss.csv.
 """
 
 from __future__ import annotations
@@ -12,11 +12,22 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.common.files import stable_json, write_text
+from pipeline.reporting import claims
 from pipeline.reporting.experiment_tables import title
 from pipeline.reporting.figures import timing_figure
 from pipeline.reporting.measures import BEFORE_TUNING, MEASURES, PREFIX, WITHOUT_IMAGE
 from pipeline.reporting.table_list import heading_of
-from pipeline.reporting.table_rows import Rows, failed_lines, made, markdown_table, number, score_text, write_table
+from pipeline.reporting.table_rows import (
+    Cell,
+    Rows,
+    failed_lines,
+    made,
+    markdown_table,
+    number,
+    score_text,
+    write_table,
+)
+from pipeline.statistics.verdicts import Part, Tested, judge
 
 HEADLINE = (
     "vision_stable",
@@ -41,7 +52,9 @@ def make(rows: Rows, out: Path) -> None:
     write_text(out / "table1.md", markdown(table, rows))
     points = timing_points(models)
     write_table(points, out / "figures/timing.csv")
-    timing_figure(points, text, out / "figures/timing.png")
+    runs = timing_runs(rows, cells)
+    write_table(runs, out / "figures/timing_runs.csv")
+    timing_figure(points, runs, text, contrast_title(rows, cells), out / "figures/timing.png")
     write_table(loss_curves(rows, cells), out / "figures/loss.csv", "%.5g")
     write_text(out / "metrics.json", stable_json(headline(models)))
 
@@ -101,6 +114,33 @@ def loss_curves(rows: Rows, cells: list, points: int = 50) -> pd.DataFrame:
 def timing_points(models: pd.DataFrame) -> pd.DataFrame:
     """The timing figure's data: a row a branch point, what is plotted and its intervals."""
     return models.reindex(columns=["branch_percent", "seeds", *with_ends(*HEADLINE)])
+
+
+def timing_runs(rows: Rows, cells: list[Cell]) -> pd.DataFrame:
+    """What is plotted, a row a run."""
+    found = [
+        {"branch_percent": cell.settings["branch_percent"], "seed": seed} | rows.row(cell.of(seed))
+        for cell in cells
+        for seed in cell.seeds
+    ]
+    return pd.DataFrame(found).reindex(columns=["branch_percent", "seed", "cell", *HEADLINE])
+
+
+def contrast_title(rows: Rows, cells: list[Cell]) -> str:
+    """The recommended branch less the one at the end, in words with its interval and its verdict; nothing without both."""
+    recommended = next((cell for cell in cells if cell.name == "recipe"), None)
+    end = next((cell for cell in cells if cell.settings["branch_percent"] == 100), None)
+    if recommended is None or end is None or recommended is end or rows.no_prior:
+        return ""
+    arms = [[{"cell": cell.name, "condition": "normal"}] for cell in (recommended, end)]
+    contrast = {"metric": "vision_average", "plus": arms[0], "minus": arms[1]}
+    found = claims.measure(claims.RunScores(rows), contrast, claims.INTEREST)
+    if not found.covers:
+        return ""
+    (judged,) = judge([Tested("contrast", "primary", [Part(found.evidence)])])
+    told = found.evidence
+    points = f"{100 * told.estimate:+.1f} points of vision average ({100 * told.low:.1f} to {100 * told.high:.1f})"
+    return f"Images at {recommended.settings['branch_percent']:g}% less images at 100%: {points}, {judged.verdict}."
 
 
 def with_ends(*names: str) -> list[str]:

@@ -53,6 +53,7 @@ class Table:
     # What its job is told beside its runs.
     every_published: bool = False  # all figures of the paper, not only those that it prints in this table
     told: Literal["", "claims", "schedules"] = ""
+    shards: bool = False  # those of captions and instructions that its models read
     of_tables: bool = False  # it is made of all other tables
 
     # How it is shown.
@@ -117,14 +118,21 @@ TABLES = Tables(
     {
         "table1": Table(
             maker="table1.make",
-            files=(*both("table1"), "metrics.json", "figures/timing.png", "figures/timing.csv", "figures/loss.csv"),
+            files=(
+                *both("table1"),
+                "metrics.json",
+                "figures/timing.png",
+                "figures/timing.csv",
+                "figures/timing_runs.csv",
+                "figures/loss.csv",
+            ),
             title="When should images come in?",
             experiments=("timing",),
             text_states="evaluated",
             labels=("row",),
             along="branch_percent",
             cooldown_columns=True,
-            rows_about={"timing": "branch points", "loss": "curves"},
+            rows_about={"timing": "branch points", "timing_runs": "branch points", "loss": "curves"},
         ),
         "table2": Table(
             maker="experiment_tables.sizes",
@@ -168,6 +176,16 @@ TABLES = Tables(
             "usual",
             *("cooldown", "branch_percent"),
             recipe_states=("model",),
+        ),
+        "proportions": Table(
+            maker="proportions.make",
+            files=both("proportions"),
+            title="The proportions of a scaled model",
+            recipe_states=("model",),
+            first_seed_only=True,
+            text_states="ends",
+            shards=True,
+            rows_about={"proportions": "the recipe"},
         ),
         "image_fraction": papers_figure("image_fraction", "How many images?", "image_fraction"),
         "from_scratch": papers_figure(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.data.job_settings import ShardSettings
 from pipeline.reporting.job_settings import ReportSettings, TableSettings
 from pipeline.reporting.table_list import TABLES, Table
 from pipeline.settings.params import PAPER
@@ -44,6 +45,10 @@ def table_job(study: Study, name: str) -> Job:
     for scores in runs.values():
         parents[f"scores/{scores.id}"] = scores
         parents |= {f"{job.phase}/{scores.id}": job for job in training(scores)}
+    if table.shards:
+        for job in lineage(*runs.values()):
+            if isinstance(job.settings, ShardSettings) and job.settings.part != "text":
+                parents[f"shards/{job.settings.part}"] = job
     if table.text_states != "none":
         settings["text"] = text_rows(study, table, parents)
     if table.told == "schedules":
