@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.common.files import one_line, write_text
+from pipeline.common.files import one_line, read_json, write_text
 from pipeline.reporting.job_settings import ReportSettings
 from pipeline.reporting.page.report import render
 from pipeline.reporting.page.results import Results
@@ -30,10 +30,12 @@ def study_of(root: Path, folder: Path) -> Study:
 
 
 def settings_of(root: Path, folder: Path) -> ReportSettings:
-    """What the report of kept results is told. Results may be older than a table of today: that is left out."""
+    """What the report of kept results is told. They may be older than a table or a file of today, which is left out."""
     told = report_settings(study_of(root, folder))
-    made = {name: files for name, files in told.tables.items() if (folder / "made_from" / f"{name}.json").is_file()}
-    return told.model_copy(update={"tables": made})
+    lists = {name: folder / "made_from" / f"{name}.json" for name in told.tables}
+    made = {name: read_json(file)["files"] for name, file in lists.items() if file.is_file()}
+    tables = {name: [file for file in told.tables[name] if file in files] for name, files in made.items()}
+    return told.model_copy(update={"tables": tables})
 
 
 def report(root: Path, folder: Path) -> Path:
