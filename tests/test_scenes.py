@@ -198,6 +198,9 @@ def right_answer(scene: render.Scene, text: str) -> str:
         row, column = text.removeprefix("What is at the ").rstrip("?").split()
         (thing,) = (t for t, (x, y) in middle.items() if (y < 64) == (row == "top") and (x < 64) == (column == "left"))
         return thing.name
+    if text.startswith("What kind of thing is at the "):
+        name = right_answer(scene, text.replace("What kind of thing", "What"))
+        return next(kind for kind, all_names in glyphs.KINDS.items() if name in all_names.split())
     if text.startswith("How many "):
         plural = text.removeprefix("How many ").removesuffix(" are there?")
         return str(sum(glyphs.PLURAL[name] == plural for name in names))
@@ -224,6 +227,7 @@ def test_every_answer_is_right(test_made, instructions):
         "short_answer",
         "relations",
         "reading",
+        "kinds",
         "novel_names",
         *(t for t in items if "presence" in t),
     ):
@@ -250,8 +254,9 @@ def test_expressions_are_unambiguous(test_made):
 
 def test_conversations_have_all_families_and_up_to_the_turns_asked_for(instructions):
     families = Counter(family for _, turns in instructions for family, _, _ in turns)
-    assert set(families) == {"presence", "short_answer", "counting", "relations", "reading", "boxes"}
-    assert min(families.values()) > 0.04 * sum(families.values())
+    asked = {"presence", "short_answer", "counting", "relations", "reading", "kinds", "boxes"}
+    assert set(families) == asked
+    assert min(families.values()) > 0.03 * sum(families.values())
     assert max(len(turns) for _, turns in instructions) == 6
     assert sum(len(turns) for _, turns in instructions) > 3.5 * MANY
     for turns, concepts in ((1, 24), (2, 24), (6, 4)):
@@ -319,11 +324,36 @@ def test_the_most_frequent_answer_is_rarely_right(test_made):
     asked = {task: [item.asked for item in made] for task, made in items.items()}
     assert prior(asked["short_answer"]) < 0.15
     assert prior(asked["reading"]) < 0.12
+    assert prior(asked["kinds"]) < 0.3
     assert prior(asked["novel_names"]) < 0.35  # eight names, few questions
     assert prior([a for a in asked["relations"] if a.kind == "count"]) < 0.32
     assert prior([a for a in asked["relations"] if a.kind != "count"]) < 0.3
     counting = sum(a.kind == "count" for a in asked["relations"]) / len(asked["relations"])
     assert 0.35 < counting < 0.65
+
+
+def test_some_things_are_of_a_kind_that_only_text_tells(test_made, instructions):
+    _, items = test_made
+    vocabulary = compose.vocabulary_of(SETTINGS)
+    asked = {thing.name for item in items["kinds"] for thing in item.asked.about}
+    assert vocabulary.held_out_kinds < asked
+    for item in items["kinds"]:
+        (thing,) = item.asked.about
+        assert (item.split == "held_out_kind") == (thing.name in vocabulary.held_out_kinds)
+    trained = set()
+    for scene, turns in instructions:
+        for family, text, _ in turns:
+            if family == "kinds":
+                trained.add(right_answer(scene, text.replace("What kind of thing", "What")))
+    assert trained == {name for name in vocabulary.main if name in glyphs.KIND} - vocabulary.held_out_kinds
+    # They are asked for by name, though: what is new is their kind alone.
+    named = {answer for _, turns in instructions for family, _, answer in turns if family == "short_answer"}
+    assert vocabulary.held_out_kinds <= named
+
+
+def test_a_name_is_of_one_kind():
+    names = [name for all_names in glyphs.KINDS.values() for name in all_names.split()]
+    assert len(names) == len(set(names)) and set(names) <= set(glyphs.GLYPH)
 
 
 def test_counting_in_training_is_about_balanced(instructions):

@@ -40,7 +40,6 @@ from pipeline.statistics.verdicts import (
     judge,
 )
 
-INTEREST = 0.02  # the effect for which power is given, where the paper reports none
 Arm = tuple[str, str]  # a cell and a condition
 
 
@@ -119,7 +118,9 @@ class RunScores:
 # What a verdict means, in the words of `pipeline/statistics/verdicts.py`; Markdown, for claims.md and the report.
 RULES = (
     "A claim of a difference is **supported** if its 95% interval lies above 0, and **refuted** if the interval ends below"
-    f" the trivial {100 * TRIVIAL:g} point ({TRIVIAL:g} bits per byte or CIDEr-D).",
+    f" what is trivial: {100 * TRIVIAL:g} point, or a quarter of what is like 2 points in other units (configs/measures.yaml).",
+    "A claim of vision or of text is judged by the primary measure, which was chosen before the test split was asked. What"
+    " another measure says stands beside it, under its name, in a family of its own.",
     "A claim that a model is best is refuted by a wider interval: there are several others, one of which may seem better by"
     " chance.",
     "A claim that something is not worse names a margin: it is supported if the interval lies above minus the margin, and"
@@ -143,7 +144,10 @@ def is_vision(metric: str, tasks: dict) -> bool:
 
 
 def measure(results: RunScores, contrast: dict, interest: float) -> Effect:
-    """The evidence for a contrast. Arms that are not in the study leave it not run."""
+    """The evidence for a contrast. Arms that are not in the study leave it not run.
+
+    interest: the effect whose power is given, in what the scores are in.
+    """
     weights: dict[Arm, float] = {}
     for sign, arms in ((1.0, contrast["plus"]), (-1.0, contrast["minus"])):
         for arm in arms:
@@ -190,7 +194,9 @@ def may_be_best(results: RunScores, claim: dict) -> list[str]:
 
     @cache
     def evidence(one: int, other: int) -> Evidence:
-        return measure(results, {"metric": metric, "plus": [arms[one]], "minus": [arms[other]]}, INTEREST).evidence
+        return measure(
+            results, {"metric": metric, "plus": [arms[one]], "minus": [arms[other]]}, contrasts[0]["two_points"]
+        ).evidence
 
     # Less the first: of cells that share their seeds the order is that of their means.
     first = [evidence(n, 0) for n in range(1, len(arms))]
@@ -266,14 +272,15 @@ def make(rows: Rows, out: Path) -> None:
 def effects_of(results: RunScores, claim: dict) -> Iterator[Effect]:
     """The effects of a claim's parts, in order."""
     for contrast in claim["contrasts"]:
-        yield measure(results, contrast, interest(claim))
+        yield measure(results, contrast, interest(claim, contrast))
     if claim.get("agreement"):
         yield measure_spread(results, claim["agreement"])
 
 
-def interest(claim: dict) -> float:
-    """The effect whose power is given: the published one, or two points."""
-    return abs(claim["published"]["effect"]) / 100 if claim["published"] else INTEREST
+def interest(claim: dict, contrast: dict) -> float:
+    """The effect whose power is given: the published one, which is in points, or two points; or what is like it."""
+    points = abs(claim["published"]["effect"]) if claim["published"] else 2.0
+    return points / 2 * contrast["two_points"]
 
 
 def tested_claim(claim: dict, effects: list[Effect]) -> Tested:
@@ -285,6 +292,7 @@ def tested_claim(claim: dict, effects: list[Effect]) -> Tested:
                 effect.evidence,
                 contrast["direction"],
                 contrast["margin"] or 0.0,
+                contrast["two_points"] / 4,
                 unit=unit_of(contrast["metric"]),
                 name=part_name(contrast),
             )
@@ -327,6 +335,7 @@ def line(claim: dict, number: int, effect: Effect, judgement: Judgement, failed:
     evidence, unit = effect.evidence, unit_of(metric)
     return {
         "claim": claim["name"],
+        "beside": claim["beside"],
         "family": claim["family"],
         "kind": claim["kind"],
         "verdict": judgement.verdict,
@@ -345,7 +354,7 @@ def line(claim: dict, number: int, effect: Effect, judgement: Judgement, failed:
         "seeds": evidence.seeds,
         "seed_sd": unit.scale * effect.seed_sd,
         "item_se": unit.scale * effect.item_se,
-        "power_at": unit.scale * interest(claim) if effect.covers else None,
+        "power_at": unit.scale * interest(claim, contrast) if effect.covers and contrast else None,
         "power": effect.power,
         "seeds_needed": effect.seeds_needed,
         "published": claim["published"]["effect"] if claim["published"] else None,
@@ -369,9 +378,10 @@ def markdown(rows: Rows, table: pd.DataFrame) -> str:
     ]
     if not len(table):
         return "\n".join([*lines, "", "configs/claims.yaml has no claim.", ""])
+    own = table["family"].where(table["beside"] == "", table["beside"].map(dict(zip(table["claim"], table["family"]))))
     for family, heading in (("primary", "The paper's findings"), ("control", "Controls that the paper lacks")):
         lines += ["", f"## {heading}", ""]
-        part = table[table["family"] == family]
+        part = table[own == family]
         header = ["claim", "verdict", "effect (95% interval)", "power", "seeds", "paper", "why"]
         lines += markdown_table(header, [cells_of(row, first) for row, first in with_first(part)])
     return "\n".join([*lines, ""])
@@ -383,6 +393,11 @@ def with_first(table: pd.DataFrame) -> Iterator[tuple[pd.Series, bool]]:
     for _, row in table.iterrows():
         yield row, row["claim"] not in seen
         seen.add(row["claim"])
+
+
+def claim_text(row: pd.Series) -> str:
+    """A claim's name and sentence; of one beside another, what it is judged by."""
+    return f"the same by {measure_of(row['metric']).title}" if row["beside"] else f"**{row['claim']}** {row['says']}"
 
 
 def cells_of(row: pd.Series, first: bool) -> list[str]:
@@ -404,7 +419,7 @@ def cells_of(row: pd.Series, first: bool) -> list[str]:
         else ""
     )
     return [
-        f"**{row['claim']}** {row['says']}" if first else "",
+        claim_text(row) if first else "",
         f"**{row['verdict']}**" if first else row["part_verdict"],
         (f"{row['part']}: {effect}" if several else effect),
         power,

@@ -12,7 +12,12 @@ from pipeline.settings.errors import ConfigError, parse
 from pipeline.settings.types import Fraction, Section
 from pipeline.settings.yaml_file import load_yaml
 
-Metric = Annotated[str, Field(description="a column of the results' tables, such as vision_average")]
+Metric = Annotated[
+    str,
+    Field(
+        description="vision | text: by the measures of configs/measures.yaml; or a measure, such as cider; or a task"
+    ),
+]
 Arm = Annotated[
     # Any: keys may be of the recipe, of the preset, or say what is looked at. pipeline/study/claims.py checks them.
     dict[str, Any],
@@ -32,7 +37,10 @@ class Contrast(Section):
     direction: Literal["greater", "no_worse"] = Field(
         default="greater", description="greater: above zero; no_worse: above minus the margin"
     )
-    margin: Fraction | None = Field(default=None, description="for no_worse: what would be worse, in the metric's unit")
+    margin: Fraction | None = Field(
+        default=None,
+        description="for no_worse: what would be worse, in points of accuracy; 0.02 is 2 points or their like",
+    )
 
 
 class Optimum(Section):
@@ -129,6 +137,11 @@ class Claim(Section):
         if self.trend:
             return [self.trend.contrast]
         return [self.contrast] if self.contrast else self.all_of or []
+
+    @property
+    def metrics(self) -> list[str]:
+        """What its parts are about, in order."""
+        return [contrast.metric for contrast in self.contrasts] + ([self.agreement.metric] if self.agreement else [])
 
     @property
     def arms(self) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from pipeline.settings.checkpoints import Checkpoints, check_checkpoints, with_p
 from pipeline.settings.claims import Claim, PublishedFigure, load_claims, load_published
 from pipeline.settings.errors import ConfigError, parse
 from pipeline.settings.experiments import PRESET, check_experiments, given, with_changes
+from pipeline.settings.measures import Measures, load_measures
 from pipeline.settings.overrides import COMMAND_LINE, overlap, read_overrides, with_overrides
 from pipeline.settings.params import Params
 from pipeline.settings.scale import Scale, check_scale
@@ -33,6 +34,7 @@ class Settings(Section):
     data: DataSource
     encoders: dict[str, Encoder]
     tasks: Tasks
+    measures: Measures
     claims: dict[str, Claim]
     published: list[PublishedFigure]
 
@@ -84,6 +86,7 @@ def check_settings(root: Path, written: dict, file: str) -> Settings:
         data=data,
         encoders=encoders,
         tasks=tasks,
+        measures=load_measures(root),
         claims=load_claims(root, names),
         published=load_published(root, names),
     )

@@ -46,7 +46,7 @@ from pipeline.statistics.estimates import Estimate, holm, spread_interval, t_est
 Verdict = Literal["supported", "inconclusive", "refuted", "not testable", "not_run"]
 Direction = Literal["greater", "no_worse", "within"]
 Kind = Literal["contrast", "trend", "agreement", "all_of", "optimum"]
-Family = Literal["primary", "control"]
+Family = Literal["primary", "control", "beside"]  # beside: the same claims by another measure
 
 ALPHA = 0.05
 # Half a point. A difference that is surely smaller than this refutes a claim, even if it is surely above zero.

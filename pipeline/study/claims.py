@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from pipeline.reporting.measures import CONDITIONS, MEASURES, VISION, measure_of
+from pipeline.reporting.measures import CONDITIONS, HELDOUT, MEASURES, VISION, measure_of
 from pipeline.settings.claims import KINDS, Claim, PublishedFigure
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.experiments import PRESET
+from pipeline.settings.measures import FILE as MEASURES_FILE
+from pipeline.settings.measures import JUDGED, POINTS
 from pipeline.study.comparisons import FACTORS, FILE, factors_of, lint
 
 if TYPE_CHECKING:
@@ -23,42 +25,86 @@ STATES = ("model", "blind", "cooldown")
 
 
 def resolve(study: Study) -> list[dict]:
-    """Every claim with its arms as cells: what the phase of the claims gets. Raises ConfigError for a confound."""
-    return [{"name": name, **resolve_claim(study, name, claim)} for name, claim in study.settings.claims.items()]
+    """Every claim with its arms as cells: what the phase of the claims gets. Raises ConfigError for a confound.
+
+    A claim of vision or of text comes twice, by the primary measure and by the one beside it.
+    """
+    check_measures(study)
+    found = []
+    for name, claim in study.settings.claims.items():
+        found.append({"name": name, "beside": "", **resolve_claim(study, name, claim, "primary")})
+        if not {*JUDGED}.isdisjoint(claim.metrics):
+            beside = resolve_claim(study, name, claim, "beside") | {"family": "beside"}
+            found.append({"name": f"{name} beside", "beside": name, **beside})
+    return found
 
 
-def resolve_claim(study: Study, name: str, claim: Claim) -> dict:
-    """A claim with the names and conditions of its arms' cells. Raises ConfigError."""
+def check_measures(study: Study) -> None:
+    """Raises ConfigError where configs/measures.yaml names what is not measured, or does not say what 2 points are like."""
+    measures = study.settings.measures
+    allowed = {
+        "vision": [name for name in METRICS if MEASURES[name].averages == "vision"],
+        "text": [name for name in METRICS if MEASURES[name].averages == "text" or MEASURES[name].file == HELDOUT],
+    }
+    for key in JUDGED:
+        for role, name in getattr(measures, key):
+            if name not in allowed[key]:
+                raise ConfigError(MEASURES_FILE, f"{key}.{role}", name, ", ".join(allowed[key]))
+    in_other_units = [name for name in METRICS if MEASURES[name].unit != "points"]
+    for name in measures.two_points:
+        if name not in in_other_units:
+            raise ConfigError(MEASURES_FILE, f"two_points.{name}", measures.two_points[name], ", ".join(in_other_units))
+    for name in in_other_units:
+        if name not in measures.two_points:
+            raise ConfigError(MEASURES_FILE, f"two_points.{name}", "nothing", "a number above 0")
+
+
+def resolve_claim(study: Study, name: str, claim: Claim, role: Literal["primary", "beside"]) -> dict:
+    """A claim with the names and conditions of its arms' cells, by the measures of a role. Raises ConfigError."""
     factors = factors_of(study.settings.scale)
     unknown = [factor for factor in claim.may_differ if factor not in factors]
     if unknown:
         allowed = f"{', '.join(FACTORS)}, or a key of the preset ({PRESET}SECTION.KEY)"
         raise ConfigError(FILE, f"{name}.may_differ", unknown[0], allowed)
-    if claim.optimum and measure_of(claim.optimum.metric).lower_is_better:
-        raise ConfigError(FILE, f"{name}.optimum.metric", claim.optimum.metric, "a measure of which more is better")
     resolved = claim.model_dump(exclude={*KINDS, "may_differ"})
     contrasts = []
     for contrast in claim.contrasts:
+        metric = study.settings.measures.chosen(contrast.metric, role)
         arms = [arm_of(study, name, arm) for arm in (*contrast.plus, *contrast.minus)]
-        check_metric(study, name, contrast.metric, arms)
+        check_metric(study, name, metric, arms)
         lint(study, name, claim, arms)
         named: list[dict] = [{"cell": study.cell_name(cell), "condition": condition} for cell, condition in arms]
-        plus = len(contrast.plus)
         if claim.trend:
             # In the order of the arms; an arm's sign is in which list it is.
             weights = [weight for sign in (1, -1) for w in claim.trend.weights if (weight := w * sign) > 0]
             named = [{**one, "weight": weight} for one, weight in zip(named, weights, strict=True)]
-        contrasts.append(contrast.model_dump() | {"plus": named[:plus], "minus": named[plus:]})
-        contrasts[-1] |= {"over": claim.trend.over} if claim.trend else {}
+        sides = [named[: len(contrast.plus)], named[len(contrast.plus) :]]
+        # "Better vision" and "better text" are claimed: of bits, fewer are better.
+        if contrast.metric in JUDGED and measure_of(metric).lower_is_better:
+            sides.reverse()
+        two_points = like_two_points(study, metric)
+        margin = contrast.margin and contrast.margin / POINTS * two_points
+        told = {"metric": metric, "plus": sides[0], "minus": sides[1], "margin": margin, "two_points": two_points}
+        contrasts.append(contrast.model_dump() | told | ({"over": claim.trend.over} if claim.trend else {}))
+        if claim.optimum and measure_of(metric).lower_is_better:
+            raise ConfigError(FILE, f"{name}.optimum.metric", metric, "a measure of which more is better")
     resolved |= {"kind": claim.kind, "contrasts": contrasts}
     if claim.agreement:
+        metric = study.settings.measures.chosen(claim.agreement.metric, role)
         pairs = [[arm_of(study, name, arm) for arm in pair] for pair in claim.agreement.pairs]
         for pair in pairs:
-            check_metric(study, name, claim.agreement.metric, pair)
+            check_metric(study, name, metric, pair)
             lint(study, name, claim, pair)
         names = [[study.cell_name(cell) for cell, _ in pair] for pair in pairs]
-        resolved["agreement"] = claim.agreement.model_dump(exclude={"cells"}) | {"pairs": names}
+        margin = claim.agreement.margin / POINTS * like_two_points(study, metric)
+        told = {"metric": metric, "pairs": names, "margin": margin}
+        resolved["agreement"] = claim.agreement.model_dump(exclude={"cells"}) | told
     return resolved
+
+
+def like_two_points(study: Study, metric: str) -> float:
+    """What 2 points of accuracy are like, in the unit that a measure is kept in."""
+    return study.settings.measures.two_points.get(metric, POINTS)
 
 
 def published_cell(study: Study, row: PublishedFigure) -> Cell:
@@ -90,7 +136,8 @@ def check_metric(study: Study, name: str, metric: str, arms: list[tuple[Cell, st
     """Raises ConfigError for an unknown metric, and for one that is not measured of an arm."""
     tasks = study.settings.tasks
     if metric not in (*METRICS, *tasks.vision, *tasks.text):
-        raise ConfigError(FILE, f"{name}: metric", metric, ", ".join((*METRICS, *tasks.vision, *tasks.text)))
+        known = (*JUDGED, *METRICS, *tasks.vision, *tasks.text)
+        raise ConfigError(FILE, f"{name}: metric", metric, ", ".join(known))
     measure = measure_of(metric, {"text": tasks.text})
     vision = measure.file == VISION
     for cell, condition in arms:

@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from pipeline.data.job_settings import Scenes
 from pipeline.data.scenes.chance import chance
-from pipeline.data.scenes.glyphs import ARTISTS, GLYPH, WORDS
+from pipeline.data.scenes.glyphs import ARTISTS, GLYPH, KIND, WORDS
 
 HELD_OUT_PAIRS = 0.2  # share of concept pairs
 EVALUATION_ARRANGEMENTS = 0.1  # share of arrangements, for validation and again for test
@@ -74,6 +74,15 @@ class Vocabulary:
         """Concept -> the artist whose drawing of it occurs in evaluation only."""
         names = sorted(self.main, key=lambda n: chance("drawing", n))[: min(HELD_OUT_DRAWINGS, len(self.main) // 2)]
         return {name: ARTISTS[chance("artist", name) < 0.5] for name in names}
+
+    @cached_property
+    def held_out_kinds(self) -> frozenset[str]:
+        """Concepts of which no instruction asks what kind of thing they are: every third of a kind."""
+        of_kind: dict[str, list[str]] = {}
+        for name in self.main:
+            if name in KIND:
+                of_kind.setdefault(KIND[name], []).append(name)
+        return frozenset(name for names in of_kind.values() for name in names[2::3])
 
     @cached_property
     def weights(self) -> dict[str, float]:

@@ -17,6 +17,7 @@ from pipeline.data.scenes.questions import (
     Asked,
     box_questions,
     count_questions,
+    kind_questions,
     name_questions,
     presence_text,
     reading_questions,
@@ -88,8 +89,10 @@ def evaluation_scenes(settings: MadeEvaluation, split: str) -> list[tuple[str, S
 
 
 def question_split(asked: Asked, scene: Scene, vocabulary: Vocabulary) -> str:
-    """What is new about a question: "held_out_artist", "held_out_pair" or "seen"."""
+    """What is new about a question: "held_out_kind", "held_out_artist", "held_out_pair" or "seen"."""
     hidden = vocabulary.held_out_drawings
+    if asked.kind == "kind" and any(thing.name in vocabulary.held_out_kinds for thing in asked.about):
+        return "held_out_kind"
     if any(hidden.get(thing.name) == thing.artist for thing in asked.about):
         return "held_out_artist"
     return "held_out_pair" if scene.composition.has_held_out_pair else "seen"
@@ -162,6 +165,7 @@ def evaluation_items(settings: MadeEvaluation, split: str, made: list[tuple[str,
             _relation_options,
         ),
         "reading": _one_each(plain, vocabulary, picker("reading"), reading_questions),
+        "kinds": _one_each(plain, vocabulary, picker("kinds"), lambda scene: kind_questions(scene, vocabulary.main)),
         "boxes": _one_each(plain, vocabulary, picker("boxes"), box_questions, lambda asked: asked.text),
         "clutter": _one_each(
             groups["cluttered"],

@@ -24,6 +24,15 @@ CONCEPTS = (
 WORDS = (
     "open", "go", "sale", "hi", "zoo", "milk", "taxi", "ok", "gym", "stop", "up", "jazz", "hot", "wifi", "bus", "lunch",
 )  # fmt: skip
+# What kind of thing a concept is; of those that are missing one could argue. Text knows that, whatever images show.
+KINDS = {
+    "animal": "dog cat elephant penguin turtle frog butterfly pig octopus lion crab snail bee sheep duck",
+    "food": "apple pizza banana donut carrot cheese lemon",
+    "plant": "tree flower cactus",
+    "vehicle": "car rocket bike boat",
+    "tool": "key umbrella book guitar camera bell hammer scissors anchor",
+}
+KIND = {name: kind for kind, names in KINDS.items() for name in names.split()}
 ARTISTS = ("twemoji", "openmoji")
 SIGNS = ("light sign", "dark sign")
 GLYPH = {entry[0]: entry[1] for entry in CONCEPTS}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from pipeline.data.formats.boxes import box_text
 from pipeline.data.scenes.captions import POSITIONS, one_thing
-from pipeline.data.scenes.glyphs import PLURAL
+from pipeline.data.scenes.glyphs import KIND, PLURAL
 from pipeline.data.scenes.render import Scene, Thing
 
 YES, NO = "yes", "no"
@@ -35,6 +36,15 @@ def presence_text(name: str) -> str:
 def name_questions(scene: Scene) -> list[Asked]:
     """What stands where, one question an object of a plain scene."""
     return [Asked(POSITIONS[t.cell], f"What is at the {POSITIONS[t.cell]}?", t.name, (t,)) for t in scene.objects]
+
+
+def kind_questions(scene: Scene, names: Container[str]) -> list[Asked]:
+    """What kind of thing stands where, one question an object of a plain scene with one of these names."""
+    return [
+        Asked("kind", f"What kind of thing is at the {POSITIONS[t.cell]}?", KIND[t.name], (t,))
+        for t in scene.objects
+        if t.name in KIND and t.name in names
+    ]
 
 
 def count_questions(scene: Scene) -> list[Asked]:

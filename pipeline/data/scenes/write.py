@@ -9,6 +9,7 @@
     presence       POPE      random.json, popular.json, adversarial.json (JSON lines)
     relations      GQA       questions.json (counting and relations)
     reading        TextVQA   questions.json
+    kinds          VQAv2     questions.json, annotations.json (what kind of thing something is)
     boxes          RefCOCO   instances.json, refs.json (the refer records, as JSON)
     clutter        OCID-Ref  expressions.json
     novel_names    VQAv2     questions.json, annotations.json (names that no instruction mentions)
@@ -16,7 +17,8 @@
 
 The same settings give the same bytes. Every evaluation question has an extra field `split`: "held_out_artist" if a thing
 that it is about is drawn as in no training scene, else "held_out_pair" if the scene holds a pair that no training scene
-holds, else "seen". (In refs.json it stands in the sentence: a refer record has a `split` of its own.)
+holds, else "seen"; of kinds first "held_out_kind", if no instruction says of what kind such a thing is. (In refs.json it
+stands in the sentence: a refer record has a `split` of its own.)
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ from pipeline.data.scenes.questions import (
     box_prompt,
     box_questions,
     count_questions,
+    kind_questions,
     name_questions,
     presence_text,
     reading_questions,
@@ -190,7 +193,7 @@ def conversation(settings: MadeInstructions, index: int) -> tuple[Scene, list[tu
     scene = render.dress(rng, composition, settings.canvas)
     presence = _presence_turns(settings, index, composition, min(PRESENCE_TURNS, settings.turns // 2))
     turns = [("presence", text, answer) for text, answer in presence]
-    turns += _other_turns(rng, scene, settings.turns - len(turns))
+    turns += _other_turns(rng, scene, settings.turns - len(turns), compose.vocabulary_of(settings))
     rng.shuffle(turns)
     return scene, turns
 
@@ -204,7 +207,9 @@ def _count_turn(rng: random.Random, scene: Scene) -> list[Asked]:
     return [first] if rng.random() < COUNT_SHARE[int(first.answer) - 1] else []
 
 
-def _other_turns(rng: random.Random, scene: Scene, room: int) -> list[tuple[str, str, str]]:
+def _other_turns(
+    rng: random.Random, scene: Scene, room: int, vocabulary: compose.Vocabulary
+) -> list[tuple[str, str, str]]:
     """Up to `room` turns, from each family in turn until all are used up."""
     families: dict[str, list[Asked]] = {"boxes": box_questions(scene)}
     if scene.layout == "plain":
@@ -212,6 +217,7 @@ def _other_turns(rng: random.Random, scene: Scene, room: int) -> list[tuple[str,
         families["relations"] = relation_questions(scene)
         families["reading"] = reading_questions(scene)
         families["counting"] = _count_turn(rng, scene)
+        families["kinds"] = kind_questions(scene, {*vocabulary.main} - vocabulary.held_out_kinds)
         del families["boxes"][int(rng.random() < PLAIN_BOX_SHARE) :]
     else:
         rng.shuffle(families["boxes"])
@@ -266,6 +272,7 @@ def _write_evaluation(folder: Path, settings: MadeEvaluation) -> dict:
             write_pope(folder / split / "presence" / f"{kind}.json", items[f"presence/{kind}"])
         write_gqa(folder / split / "relations", items["relations"])
         write_textvqa(folder / split / "reading", items["reading"], split)
+        write_vqav2(folder / split / "kinds", items["kinds"], split)
         write_refcoco(folder / split / "boxes", items["boxes"], split)
         write_ocid(folder / split / "clutter", items["clutter"])
         if items["novel_names"]:

@@ -51,16 +51,20 @@ def all_claims(results: Results) -> list[dict]:
         first = parts[0]
         published = number_in(first, "published")
         covers = {(row["seeds"], row["interval_covers"]) for row in parts if row["interval_covers"]}
-        found.append(
-            {
-                **{key: first[key] for key in ("family", "verdict", "says", "source", "reason", "note")},
-                "name": name,
-                "kind": word(first["verdict"]),
-                "published": f"{published:+g} {first['published_unit']}" if math.isfinite(published) else "",
-                "facts": "; ".join(f"seeds: {seeds}, the interval covers {what}" for seeds, what in sorted(covers)),
-                "parts": parts_of(results, parts),
-            }
-        )
+        entry = {
+            **{key: first[key] for key in ("family", "verdict", "says", "source", "reason", "note")},
+            "name": name,
+            "kind": word(first["verdict"]),
+            "published": f"{published:+g} {first['published_unit']}" if math.isfinite(published) else "",
+            "facts": "; ".join(f"seeds: {seeds}, the interval covers {what}" for seeds, what in sorted(covers)),
+            "parts": parts_of(results, parts),
+            "metric": title_of(first["metric"]),
+        }
+        # The same claim by another measure follows it, and stands beside it.
+        if first.get("beside"):
+            found[-1]["beside"] = entry
+        else:
+            found.append(entry)
     return found
 
 
