@@ -53,6 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     trace.add_argument("--column", required=True)
     report = commands.add_parser("report", help="make report.html of results that were kept with their own params.yaml")
     report.add_argument("--results", type=Path, required=True, help="a folder such as results/small")
+    judge = commands.add_parser("judge", help="make the verdicts of kept results again from the scores of their runs")
+    judge.add_argument("--results", type=Path, required=True, help="as for report")
+    judge.add_argument("--write", action="store_true", help="put them in the place of those that were kept")
+    keep = commands.add_parser("keep", help="keep the finished study's results, with its settings and its runs' scores")
+    keep.add_argument("folder", type=Path, help="a folder such as results/small")
     export = commands.add_parser("export", help="write a trained model in a layout that transformers loads")
     export.add_argument("target", help="the id or the folder of an artifact of pretrain, cooldown or finetune")
     export.add_argument("--to", type=Path, required=True, help="a new folder")
@@ -118,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         return 0
 
-    if arguments.command in ("trace", "report"):
+    if arguments.command in ("trace", "report", "judge"):
         return show(arguments)
 
     from pipeline.common.files import one_line
@@ -183,6 +188,10 @@ def main(argv: list[str] | None = None) -> int:
             costs = Plan(ledger, arguments.target, words, open_ledger(Path(".")) if words else None)
             print(costs)
             costs.check(arguments.budget)
+        elif arguments.command == "keep":
+            from pipeline.commands.kept_results import keep as keep_results
+
+            print(f"kept in {arguments.folder}: {', '.join(keep_results(ledger, arguments.folder))}")
         elif arguments.command == "keep-failed":
             from pipeline.commands.keep_failed import keep_failed
 
@@ -200,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """Print what a number comes from, or make the report of kept results. Returns the exit code."""
+    """Print what a number comes from, or make the report or the verdicts of kept results. Returns the exit code."""
     from pipeline.settings.errors import ConfigError
 
     try:
@@ -209,6 +218,12 @@ def show(arguments: argparse.Namespace) -> int:
 
             for line in trace(Path("."), arguments.target, arguments.row, arguments.column):
                 print(line)
+        elif arguments.command == "judge":
+            from pipeline.commands.kept_results import judge
+
+            found = list(judge(Path("."), arguments.results, arguments.write))
+            print("\n".join(found))
+            return int(not arguments.write and any(not line.endswith(": the same") for line in found))
         else:
             from pipeline.commands.kept_results import report
 

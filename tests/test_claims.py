@@ -85,7 +85,8 @@ def arm(cell, condition="normal"):
 
 def difference(plus="recipe", minus="other", metric="vision_average", direction="greater", margin=None):
     plus, minus = ([arm(a) if isinstance(a, str) else a for a in arms] for arms in (listed(plus), listed(minus)))
-    return {"metric": metric, "plus": plus, "minus": minus, "direction": direction, "margin": margin}
+    told = {"direction": direction, "margin": margin, "two_points": 0.02}
+    return {"metric": metric, "plus": plus, "minus": minus, **told}
 
 
 def listed(value):
@@ -94,7 +95,7 @@ def listed(value):
 
 def claim(*contrasts, kind="contrast", name="the_claim", family="primary", **more):
     about = {"says": "One is better.", "source": "a test", "published": None, "note": ""}
-    return {"name": name, "family": family, "kind": kind, "contrasts": list(contrasts), **about, **more}
+    return {"name": name, "beside": "", "family": family, "kind": kind, "contrasts": list(contrasts), **about, **more}
 
 
 @pytest.mark.parametrize(

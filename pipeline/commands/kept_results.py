@@ -1,22 +1,31 @@
 """Results that are kept beside the study's own, with the params.yaml that they were made by: results/small.
 
 Their artifacts are elsewhere. Their report is made from their tables and figures, and from what today's code makes of their
-settings; the images of the examples are those of the contact sheet.
+settings; the images of the examples are those of the contact sheet. The scores of their runs are kept too, so that their
+verdicts can be judged again.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.common.files import one_line, read_json, write_text
-from pipeline.reporting.job_settings import ReportSettings
+from pipeline.common.files import file_hash, one_line, read_json, stable_json, write_text
+from pipeline.reporting import kept_scores
+from pipeline.reporting.job_settings import ReportSettings, TableSettings
 from pipeline.reporting.page.report import render
 from pipeline.reporting.page.results import Results
+from pipeline.reporting.table_rows import Rows
+from pipeline.reporting.tables import find_maker
 from pipeline.settings.load import load_settings
+from pipeline.store.ledger import Ledger
 from pipeline.study.study import Study
 from pipeline.study.tables import report_settings
 
-PARAMS = "params.yaml"
+PARAMS, RESULTS, MADE_FROM = "params.yaml", "results", "made_from"
+JUDGED = ("claims", "signal")  # the tables that are made from scores alone
 
 
 def is_kept(folder: Path) -> bool:
@@ -38,12 +47,75 @@ def settings_of(root: Path, folder: Path) -> ReportSettings:
     return told.model_copy(update={"tables": tables})
 
 
-def report(root: Path, folder: Path) -> Path:
-    """Write report.html into a folder of kept results. Raises ValueError for a folder or a file that is not there."""
-    # Results are of a study only together with the settings that they were made with.
+def keep(ledger: Ledger, folder: Path) -> list[str]:
+    """Keep the finished study's results, its params.yaml and its runs' scores in `folder`, a folder of results/.
+
+    Returns what was kept, in words. Raises ValueError for another place and for a result that is not there.
+    """
+    root, study = ledger.root, ledger.study
+    if (root / folder).resolve().parent != (root / RESULTS).resolve():
+        raise ValueError(f"{one_line(folder)}: no place for results, allowed: a folder such as {RESULTS}/small")
+    lists = [f"{MADE_FROM}/{name}.json" for name in study.tables]
+    missing = [name for name in lists if not (root / RESULTS / name).exists()]
+    missing += [job.folder for job in study.tables["claims"].parents.values() if not (root / job.folder).exists()]
+    if missing:
+        raise ValueError(f"{missing[0]}: no such file; the study must be finished (`snakemake study`)")
+    files = [*lists, *(name for one in lists for name in read_json(root / RESULTS / one)["files"])]
+    for name in files:
+        (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / RESULTS / name, root / folder / name)
+    write_text(root / folder / PARAMS, (root / PARAMS).read_text(encoding="utf-8"))
+    claims = study.tables["claims"]
+    assert isinstance(claims.settings, TableSettings)
+    rows = Rows(claims.settings, {role: root / job.folder for role, job in claims.parents.items()})
+    kept_scores.keep(rows, root / folder)
+    written = report(root, folder)
+    return [f"{len(files)} files of {RESULTS}/", f"the scores of {len(rows.told.rows)} evaluations", f"{written.name}"]
+
+
+def judge(root: Path, folder: Path, write: bool) -> Iterator[str]:
+    """Make the verdicts of kept results again from their scores, by today's code; what differs, file by file.
+
+    write: put what was made in the place of what was kept. Raises ValueError for a folder without scores.
+    """
+    check_kept(root, folder)
+    if not (root / folder / kept_scores.SCORES).is_dir():
+        raise ValueError(f"{folder / kept_scores.SCORES}: no such folder: the scores of these runs were not kept")
+    study = study_of(root, root / folder)
+    for name in JUDGED:
+        told = study.tables[name].settings
+        assert isinstance(told, TableSettings)
+        with tempfile.TemporaryDirectory() as place:
+            rows = kept_scores.unpack(told, root / folder, Path(place) / "runs")
+            find_maker(name)(rows, Path(place) / name)
+            for file in sorted((Path(place) / name).iterdir()):
+                kept = root / folder / file.name
+                if kept.exists() and kept.read_bytes() == file.read_bytes():
+                    yield f"{folder / file.name}: the same"
+                    continue
+                yield f"{folder / file.name}: {'other than what was kept' if kept.exists() else 'was not kept'}"
+                if write:
+                    write_text(kept, file.read_text(encoding="utf-8"))
+                    note_hash(root / folder / MADE_FROM / f"{name}.json", kept)
+
+
+def note_hash(manifest: Path, file: Path) -> None:
+    """Write the hash of a file that was made again into the list of its table's files."""
+    listed = read_json(manifest)
+    listed["files"][file.name] = {"bytes": file.stat().st_size, "sha256": file_hash(file)}
+    write_text(manifest, stable_json(listed))
+
+
+def check_kept(root: Path, folder: Path) -> None:
+    """Raises ValueError unless a folder has results with the settings that they were made with."""
     if not is_kept(root / folder) or root.resolve() not in (root / folder).resolve().parents:
         allowed = "a folder such as results/small, with its own params.yaml; the study's report is `snakemake report`"
         raise ValueError(f"--results: found {one_line(folder)}, allowed: {allowed}")
+
+
+def report(root: Path, folder: Path) -> Path:
+    """Write report.html into a folder of kept results. Raises ValueError for a folder or a file that is not there."""
+    check_kept(root, folder)
 
     def place(name: str) -> Path:
         if not (root / folder / name).is_file():

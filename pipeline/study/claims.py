@@ -97,8 +97,8 @@ def resolve_claim(study: Study, name: str, claim: Claim, role: Literal["primary"
             lint(study, name, claim, pair)
         names = [[study.cell_name(cell) for cell, _ in pair] for pair in pairs]
         margin = claim.agreement.margin / POINTS * like_two_points(study, metric)
-        told = {"metric": metric, "pairs": names, "margin": margin}
-        resolved["agreement"] = claim.agreement.model_dump(exclude={"cells"}) | told
+        told = {"metric": metric, "margin": margin}
+        resolved["agreement"] = claim.agreement.model_dump(exclude={"cells"}) | told | {"pairs": names}
     return resolved
 
 

@@ -45,7 +45,7 @@ def headline(results: Results) -> str:
 def all_claims(results: Results) -> list[dict]:
     """The claims with their parts, in the order of the table."""
     rows = read_records(results.place("claims.csv"))
-    found = []
+    found: list[dict] = []
     for name, group in groupby(rows, key=lambda row: row["claim"]):
         parts = list(group)
         first = parts[0]
