@@ -15,7 +15,7 @@ import yaml
 from pipeline.common.files import stable_json
 from pipeline.execution.run import publish
 from pipeline.reporting.table_list import TABLES, Tables
-from pipeline.settings import claims, load, yaml_file
+from pipeline.settings import claims, load, measures, yaml_file
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.load import load_settings
 from pipeline.settings.yaml_file import load_yaml
@@ -28,6 +28,7 @@ from pipeline.study.study import Study
 SOURCE = Path(__file__).parent.parent
 SCALE = "configs/scale/small.yaml"
 SIZES = {
+    "repeats": {"primary": 1, "other": 1},
     "model": {"vocabulary": 512, "layers": 2, "heads": 2, "width": 32, "sequence": 64},
     "larger": {"layers": 3, "heads": 2, "width": 48},
     "text": {"tokens": 51200, "batch": 8, "peak_lr": 0.01, "floor_lr": 0.0001, "warmup_steps": 5},  # 100 steps
@@ -163,7 +164,7 @@ def project(tmp_path, monkeypatch) -> Project:
 
 def new_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setattr(ledger, "code_fingerprint", shared_fingerprint)
-    for module in (load, claims, yaml_file):
+    for module in (load, claims, measures, yaml_file):
         monkeypatch.setattr(module, "load_yaml", load_yaml_once)
     monkeypatch.setattr(study, "TABLES", Tables(table1=TABLES["table1"]))  # one table, of one experiment
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no test's files need to survive a power cut

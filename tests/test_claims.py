@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from typed import table_settings
 
-from pipeline.reporting import claims
+from pipeline.reporting import claims, kept_scores
 from pipeline.reporting.table_rows import Rows
 from pipeline.settings.claims import Trend
 
@@ -408,3 +408,34 @@ def test_no_verdict_is_stronger_than_its_interval(results):
     assert (table.loc[table["verdict"] == "refuted", "high"] < 0.5).all()
     assert (table.loc[table["verdict"] == "supported", "p_holm"] <= 0.05).all()
     assert ((table["low"] < table["effect"]) & (table["effect"] < table["high"])).all()
+
+
+def test_kept_scores_give_the_same_verdicts(results, tmp_path):
+    results.add("recipe", 0.64)
+    results.add("other", 0.6)
+    asked = [
+        claim(difference(metric=metric), name=metric) for metric in ("vision_average", "looking_bits", "bits_per_byte")
+    ]
+    results.judge(*asked)
+    settings = table_settings(make="claims", tasks=TASKS, claims=asked, rows=results.rows)
+    rows = Rows(settings, results.inputs)
+    rows.__dict__["prior"] = pd.DataFrame(
+        [{"task": t, "id": f"{n}", "score": 0.1, "prior": "blind"} for t in TASKS["vision"] for n in range(IMAGES)]
+    )
+    kept_scores.keep(rows, tmp_path / "kept")
+    kept_scores.keep(rows, tmp_path / "kept")  # in the place of what is there
+    claims.make(kept_scores.unpack(settings, tmp_path / "kept", tmp_path / "runs"), tmp_path / "again")
+    for file in ("claims.csv", "claims.md"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
+
+
+def test_kept_scores_of_another_study_are_refused(results, tmp_path):
+    results.add("recipe", 0.64, seeds=1)
+    settings = table_settings(make="claims", tasks=TASKS, claims=[], rows=results.rows)
+    rows = Rows(settings, results.inputs)
+    rows.__dict__["prior"] = pd.DataFrame({"task": [], "id": [], "score": [], "prior": []})
+    kept_scores.keep(rows, tmp_path / "kept")
+    results.rows[0]["seed"] = 9
+    other = table_settings(make="claims", tasks=TASKS, claims=[], rows=results.rows)
+    with pytest.raises(ValueError, match="no scores of recipe seed=9"):
+        kept_scores.unpack(other, tmp_path / "kept", tmp_path / "runs")

@@ -47,7 +47,47 @@ def test_the_claims_of_the_default_study_have_no_confound(project):
     for file in ("params.yaml", "configs/scale/tiny.yaml"):
         project.write(file, (SOURCE / file).read_text())
     resolved = claims.resolve(project.study())
-    assert [claim["name"] for claim in resolved] == list(project.read(CLAIMS))
+    assert [claim["name"] for claim in resolved if not claim["beside"]] == list(project.read(CLAIMS))
+
+
+def test_a_claim_of_text_is_judged_twice_and_of_bits_fewer_are_better(project):
+    contrast = {"metric": "text", "plus": [{}], "minus": [{"branch_percent": 50}], "direction": "no_worse"}
+    claim(project, may_differ=["branch_percent", "learning_rate"], contrast=contrast | {"margin": 0.02})
+    primary, beside = claims.resolve(project.study())
+    assert (primary["beside"], beside["beside"], beside["family"]) == ("", primary["name"], "beside")
+    (bits,), (points,) = primary["contrasts"], beside["contrasts"]
+    assert (bits["metric"], points["metric"]) == ("bits_per_byte", "text_stable")
+    assert [arm["cell"] for arm in (*points["plus"], *points["minus"])] == ["recipe", "branch_percent=50"]
+    assert [arm["cell"] for arm in (*bits["plus"], *bits["minus"])] == ["branch_percent=50", "recipe"]
+    # Two points are a margin of 0.05 bits a byte, as configs/measures.yaml says.
+    assert (bits["margin"], bits["two_points"]) == pytest.approx((0.05, 0.05))
+    assert (points["margin"], points["two_points"]) == pytest.approx((0.02, 0.02))
+
+
+def test_a_trend_of_text_turns_its_weights_with_its_arms(project):
+    trend = {"metric": "text", "over": "branch_percent", "values": [50, 80, 100]}
+    claim(project, may_differ=["branch_percent", "learning_rate", "moments"], contrast=None, trend=trend)
+    primary, beside = (found["contrasts"][0] for found in claims.resolve(project.study()))
+    assert primary["plus"] == beside["minus"] and primary["minus"] == beside["plus"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("vision.primary", "text_stable", "vision.primary: found 'text_stable', allowed: vision_average, looking_bits"),
+        ("text.beside", "cider", "text.beside: found 'cider', allowed: text_stable, choice_bits, bits_per_byte"),
+        ("two_points.vision_average", 0.1, "two_points.vision_average: found 0.1, allowed: looking_bits"),
+        ("two_points.cider", 0, "two_points.cider: found 0, allowed"),
+    ],
+)
+def test_measures_that_cannot_decide_are_refused(project, key, value, line):
+    project.set("configs/measures.yaml", key, value)
+    assert f"configs/measures.yaml: {line}" in str(refused(project))
+
+
+def test_a_measure_must_say_what_two_points_are_like(project):
+    project.remove("configs/measures.yaml", "two_points.cider")
+    assert str(refused(project)).startswith("configs/measures.yaml: two_points.cider: found 'nothing'")
 
 
 def test_a_claim_names_its_cells(project):
