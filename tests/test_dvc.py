@@ -36,6 +36,7 @@ FILES = {
     "configs/encoder": "encoders",
     "configs/tasks/${tasks}.yaml": "tasks",
     "configs/claims.yaml": "claims",
+    "configs/measures.yaml": "measures",
     "configs/published.csv": "published",
     "configs/failed.json": "failed",  # no settings, but part of cards too
 }

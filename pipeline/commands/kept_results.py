@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.common.files import file_hash, one_line, read_json, stable_json, write_text
-from pipeline.reporting import kept_scores
+from pipeline.reporting import decisions, kept_scores
 from pipeline.reporting.job_settings import ReportSettings, TableSettings
 from pipeline.reporting.page.report import render
 from pipeline.reporting.page.results import Results
+from pipeline.reporting.table_list import both
 from pipeline.reporting.table_rows import Rows
 from pipeline.reporting.tables import find_maker
 from pipeline.settings.load import load_settings
@@ -26,6 +27,7 @@ from pipeline.study.tables import report_settings
 
 PARAMS, RESULTS, MADE_FROM = "params.yaml", "results", "made_from"
 JUDGED = ("claims", "signal")  # the tables that are made from scores alone
+DECISIONS = "decisions"
 
 
 def is_kept(folder: Path) -> bool:
@@ -76,27 +78,31 @@ def keep(ledger: Ledger, folder: Path) -> list[str]:
 def judge(root: Path, folder: Path, write: bool) -> Iterator[str]:
     """Make the verdicts of kept results again from their scores, by today's code; what differs, file by file.
 
+    Beside them stands how often the study's own results rank models as these do.
+
     write: put what was made in the place of what was kept. Raises ValueError for a folder without scores.
     """
     check_kept(root, folder)
     if not (root / folder / kept_scores.SCORES).is_dir():
         raise ValueError(f"{folder / kept_scores.SCORES}: no such folder: the scores of these runs were not kept")
     study = study_of(root, root / folder)
-    for name in JUDGED:
-        told = study.tables[name].settings
-        assert isinstance(told, TableSettings)
-        with tempfile.TemporaryDirectory() as place:
-            rows = kept_scores.unpack(told, root / folder, Path(place) / "runs")
+    with tempfile.TemporaryDirectory() as place:
+        for name in JUDGED:
+            told = study.tables[name].settings
+            assert isinstance(told, TableSettings)
+            rows = kept_scores.unpack(told, root / folder, Path(place) / f"runs of {name}")
             find_maker(name)(rows, Path(place) / name)
-            for file in sorted((Path(place) / name).iterdir()):
-                kept = root / folder / file.name
-                if kept.exists() and kept.read_bytes() == file.read_bytes():
-                    yield f"{folder / file.name}: the same"
-                    continue
-                yield f"{folder / file.name}: {'other than what was kept' if kept.exists() else 'was not kept'}"
-                if write:
-                    write_text(kept, file.read_text(encoding="utf-8"))
-                    note_hash(root / folder / MADE_FROM / f"{name}.json", kept)
+        decisions.make(root / folder, root / RESULTS, (folder.name, "the default"), Path(place) / DECISIONS)
+        for file in sorted((Path(place) / name / file) for name in (*JUDGED, DECISIONS) for file in both(name)):
+            kept = root / folder / file.name
+            if kept.exists() and kept.read_bytes() == file.read_bytes():
+                yield f"{folder / file.name}: the same"
+                continue
+            yield f"{folder / file.name}: {'other than what was kept' if kept.exists() else 'was not kept'}"
+            if write:
+                write_text(kept, file.read_text(encoding="utf-8"))
+                if file.parent.name in JUDGED:
+                    note_hash(root / folder / MADE_FROM / f"{file.parent.name}.json", kept)
 
 
 def note_hash(manifest: Path, file: Path) -> None:

@@ -41,6 +41,7 @@ from pipeline.statistics.verdicts import (
 )
 
 Arm = tuple[str, str]  # a cell and a condition
+COUNTED = ("images", "labels")  # of what a phase reads, what tells most of how much it can learn
 
 
 @dataclass(frozen=True)
@@ -259,9 +260,11 @@ def make(rows: Rows, out: Path) -> None:
     judgements = judge([tested_claim(claim, found) for claim, found in zip(claims, effects, strict=True)])
     table = pd.DataFrame(
         [
-            line(claim, number, effect, judgement, failed_runs(results, claim)) | {"may_be_best": "; ".join(best)}
+            line(claim, number, effect, judgement, failed_runs(results, claim))
+            | {"may_be_best": "; ".join(best), "counts": "; ".join(counts[number : number + 1])}
             for claim, found, judgement in zip(claims, effects, judgements, strict=True)
             for best in [may_be_best(results, claim) if claim["kind"] == "optimum" else []]
+            for counts in [[counted(results, contrast) for contrast in claim["contrasts"]]]
             for number, effect in enumerate(found)
         ]
     )
@@ -315,6 +318,24 @@ def part_name(contrast: dict) -> str:
         return " + ".join(a["cell"] + (f" ({a['condition']})" if a["condition"] != "normal" else "") for a in some)
 
     return f"{contrast['metric'].replace('_', ' ')}: {arms(contrast['plus'])} less {arms(contrast['minus'])}"
+
+
+def counted(results: RunScores, contrast: dict) -> str:
+    """What jobs counted otherwise for one arm than for another: updates, images and labels that follow from settings.
+
+    In the order of the arms, of their first runs.
+    """
+    arms = [arm["cell"] for arm in (*contrast["plus"], *contrast["minus"]) if arm["cell"] in results.cells]
+    runs = [next(iter(results.cells[cell].runs.values()), "") for cell in arms]
+    found = []
+    for phase, name in (("cooldown", "cooldown"), ("finetune", "fine-tuning")):
+        told = [results.rows.measured(f"{phase}/{run}") for run in runs]
+        counts = {"updates": [one.get("steps", 0) for one in told]}
+        counts |= {kind: [one.get("tokens", {}).get(kind, 0) for one in told] for kind in COUNTED}
+        # By less than a hundredth they differ where a count is what a number of tokens came out as.
+        differ = {kind: values for kind, values in counts.items() if values and max(values) > 1.01 * min(values)}
+        found += [f"{kind} of the {name} {' | '.join(f'{n:,}' for n in values)}" for kind, values in differ.items()]
+    return "; ".join(found)
 
 
 def failed_runs(results: RunScores, claim: dict) -> str:
@@ -395,6 +416,12 @@ def with_first(table: pd.DataFrame) -> Iterator[tuple[pd.Series, bool]]:
         seen.add(row["claim"])
 
 
+def why_of(row: pd.Series, best: str) -> str:
+    """The reason, what may be best, what differs by count, and the claim's own note."""
+    counts = f" Counted: {row['counts']}." if row["counts"] else ""
+    return plain(row["reason"]) + best + counts + (f" {row['note']}" if row["note"] else "")
+
+
 def claim_text(row: pd.Series) -> str:
     """A claim's name and sentence; of one beside another, what it is judged by."""
     return f"the same by {measure_of(row['metric']).title}" if row["beside"] else f"**{row['claim']}** {row['says']}"
@@ -425,5 +452,5 @@ def cells_of(row: pd.Series, first: bool) -> list[str]:
         power,
         seeds,
         paper,
-        (plain(row["reason"]) + best + (f" {row['note']}" if row["note"] else "")) if first else "",
+        why_of(row, best) if first else "",
     ]

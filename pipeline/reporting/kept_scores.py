@@ -1,6 +1,7 @@
 """Scores of all runs of a study in a few small files, so that its verdicts can be judged again without its artifacts.
 
-    scores/runs.csv        a row a run: its cell, its seed, and why it failed, if it did
+    scores/runs.csv        a row a run: its cell and its seed, and why it failed, if it did
+    scores/measured.json   what the jobs behind each run counted
     scores/prior.csv.xz    the language prior's score of every question
     scores/FILE.csv.xz     of each file of an evaluation: a row a question, and a column a run
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.common.files import atomic_folder, stable_json
+from pipeline.common.files import atomic_folder, read_json, stable_json
 from pipeline.reporting.job_settings import TableSettings
 from pipeline.reporting.measures import ANSWERS, CAPTIONS, HELDOUT, TEXT, VISION
 from pipeline.reporting.table_rows import Rows
@@ -23,16 +24,19 @@ SCORES = "scores"
 VALUES = {VISION: "score", TEXT: "score", CAPTIONS: "score", HELDOUT: "nats", ANSWERS: "nats"}
 # What a model said, or what only a reader of its answers wants.
 LEFT_OUT = ["answer", "prediction", "reference", "valid"]
-RUNS, PRIOR = "runs.csv", "prior.csv"
+RUNS, PRIOR, MEASURED = "runs.csv", "prior.csv", "measured.json"
+TRAINING = ("cooldown", "finetune")
 
 
 def keep(rows: Rows, folder: Path) -> None:
     """Write the scores of a study's runs into `folder`/scores, in the place of what is there."""
     runs: list[dict] = []
+    counts: dict[str, dict] = {}
     columns: dict[str, dict[str, pd.Series]] = {file: {} for file in VALUES}
     for row in rows.told.rows:
         label, evaluated = label_of(row), rows.folder(row["run"])
         runs.append({"run": label, "failed": rows.failure(f"scores/{row['run']}") or ""})
+        counts[label] = {phase: rows.measured(f"{phase}/{row['run']}") for phase in TRAINING}
         for file, value in VALUES.items():
             if (evaluated / file).exists():
                 # As texts: a number that is read and written again may be another one.
@@ -41,6 +45,7 @@ def keep(rows: Rows, folder: Path) -> None:
                 columns[file][label] = table.set_index(named)[value]
     with atomic_folder(folder / SCORES, folder / f".{SCORES}.partial") as place:
         write(pd.DataFrame(runs), place / RUNS)
+        (place / MEASURED).write_text(stable_json(counts), encoding="utf-8")
         for file, found in columns.items():
             if found:
                 write(pd.concat(found, axis=1, sort=False).reset_index().fillna(""), place / file)
@@ -51,6 +56,7 @@ def keep(rows: Rows, folder: Path) -> None:
 def unpack(told: TableSettings, folder: Path, out: Path) -> Rows:
     """What `keep` wrote, as evaluations below `out`, which must not exist. Raises ValueError for a run that is not there."""
     kept = read(folder / SCORES / RUNS).set_index("run")["failed"]
+    counts = read_json(folder / SCORES / MEASURED)
     inputs: dict[str, Path] = {}
     for row in told.rows:
         if label_of(row) not in kept:
@@ -58,7 +64,12 @@ def unpack(told: TableSettings, folder: Path, out: Path) -> Rows:
         place = inputs[f"scores/{row['run']}"] = out / row["run"]
         place.mkdir(parents=True)
         if failed := kept[label_of(row)]:
-            (place / "measured.json").write_text(stable_json({"failed": failed}))
+            (place / MEASURED).write_text(stable_json({"failed": failed}), encoding="utf-8")
+        for phase, measured in counts[label_of(row)].items():
+            if measured:
+                trained = inputs[f"{phase}/{row['run']}"] = out / phase / row["run"]
+                trained.mkdir(parents=True)
+                (trained / MEASURED).write_text(stable_json(measured), encoding="utf-8")
     for file, value in VALUES.items():
         if not packed(folder / SCORES / file).exists():
             continue

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.common.files import read_json, write_text
+from pipeline.common.files import write_text
 from pipeline.reporting.experiment_tables import title
 from pipeline.reporting.table_list import TABLES
 from pipeline.reporting.table_rows import Rows, markdown_table, write_table
@@ -69,11 +69,11 @@ def realised(rows: Rows) -> dict[str, float]:
     """The proportions of the recipe's model, from what each of its phases measured."""
     phases = ("pretrain", "cooldown", "finetune")
     run = next((run for cell in rows.cells(evaluated="model") for run in cell.runs.values()), "")
-    text, cooldown, tuning = (measured(rows, f"{phase}/{run}") for phase in phases)
+    text, cooldown, tuning = (rows.measured(f"{phase}/{run}") for phase in phases)
     recipe, states = rows.told.recipe, rows.told.text
     same = [name for name in states if all(states[name][key] == recipe[key] for key in ("size", "text_budget"))]
     end = max(same, key=lambda name: states[name]["percent"], default="")
-    whole = measured(rows, f"pretrain/{end}") or text  # the text run to its end, not to the branch
+    whole = rows.measured(f"pretrain/{end}") or text  # the text run to its end, not to the branch
     tokens = whole.get("tokens", {}).get("positions")
     images, tuned = cooldown.get("tokens", {}), tuning.get("tokens", {})
     told = (images.get("image") or 0) + (images.get("image_text") or 0)
@@ -86,19 +86,12 @@ def realised(rows: Rows) -> dict[str, float]:
         "fine-tuning rate : first rate of the cooldown": ratio(
             tuning.get("learning_rates", {}).get("peak"), cooldown.get("learning_rates", {}).get("first")
         ),
-        "passes over the captions": ratio(images.get("images"), measured(rows, "shards/captions").get("pieces")),
-        "passes over the instructions": ratio(tuned.get("images"), measured(rows, "shards/instructions").get("pieces")),
+        "passes over the captions": ratio(images.get("images"), rows.measured("shards/captions").get("pieces")),
+        "passes over the instructions": ratio(tuned.get("images"), rows.measured("shards/instructions").get("pieces")),
         "updates of the text run": ratio(whole.get("steps"), 1),
         "updates of the cooldown": ratio(cooldown.get("steps"), 1),
         "updates of fine-tuning": ratio(tuning.get("steps"), 1),
     }
-
-
-def measured(rows: Rows, role: str) -> dict:
-    """What the job in a role measured; nothing if there is none, or it failed."""
-    if role not in rows.inputs or rows.failure(role):
-        return {}
-    return read_json(rows.inputs[role] / "measured.json")
 
 
 def ratio(above: float | None, below: float | None) -> float:

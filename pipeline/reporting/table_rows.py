@@ -113,6 +113,12 @@ class Rows:
         measured = self.inputs.get(role, Path()) / "measured.json"
         return read_json(measured).get("failed") if measured.exists() else None
 
+    def measured(self, role: str) -> dict:
+        """What the job in a role measured; nothing if there is none, or it failed."""
+        if role not in self.inputs or self.failure(role):
+            return {}
+        return read_json(self.inputs[role] / "measured.json")
+
     def folder(self, run: str) -> Path:
         return self.inputs[f"scores/{run}"]
 

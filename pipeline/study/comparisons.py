@@ -50,6 +50,7 @@ FACTORS = {
     "text_budget": ("pretrain.optimisation.tokens", "pretrain.stop", "cooldown.branch_step"),
     "text_seed": ("pretrain.seed", "*.main_seed"),
     "finetune_seed": ("finetune.seed",),
+    "condition": ("condition",),  # of the image, under which questions are asked
     "blind": (
         *("finetune.blind", "features/*", "evaluate.conditions", "evaluate.captioning*", "evaluate.text*"),
         *("evaluate.evaluation.text_items", "evaluate.evaluation.heldout_documents"),
@@ -100,10 +101,13 @@ def lint(study: Study, name: str, claim: Claim, arms: list[tuple[Cell, str]]) ->
     # Without images a cooldown lacks all that comes with them. A claim should not have to name each such key.
     if "image_fraction" in claim.may_differ and any(cell.recipe.image_fraction == 0 for cell, _ in arms):
         allowed += NO_IMAGES
+    # At 0% there is no text run whose moments could be kept.
+    if "branch_percent" in claim.may_differ and any(cell.recipe.branch_percent == 0 for cell, _ in arms):
+        allowed += FACTORS["moments"]
     # Only seeds that all arms have are compared; arms of a smaller study may share none.
     seeds = [study.seeds_run.get(arm, set()) for arm, _ in arms]
     for seed in sorted(set.intersection(*seeds)):
-        first, *others = (facts(study.all_runs[arm, seed]) for arm, _ in arms)
+        first, *others = (facts(study.all_runs[arm, seed]) | {"condition": condition} for arm, condition in arms)
         for other in others:
             for key, values in differences(first, other).items():
                 if not any(fnmatch(key, pattern) for pattern in allowed):
