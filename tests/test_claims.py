@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from typed import table_settings
 
-from pipeline.reporting import claims, kept_scores
+from pipeline.commands import kept_scores
+from pipeline.reporting import claims
 from pipeline.reporting.table_rows import Rows
 from pipeline.settings.claims import Trend
 

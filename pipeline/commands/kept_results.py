@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.commands import decisions, kept_scores
 from pipeline.common.files import file_hash, one_line, read_json, stable_json, write_text
-from pipeline.reporting import decisions, kept_scores
 from pipeline.reporting.job_settings import ReportSettings, TableSettings
 from pipeline.reporting.page.report import render
 from pipeline.reporting.page.results import Results
