@@ -63,9 +63,9 @@ class Results:
             row["text_seed"] = text_seeds[seed - first] if text_seeds else 124
             self.rows.append(row)
 
-    def judge(self, *asked, prior=0.1) -> pd.DataFrame:
+    def judge(self, *asked, prior=0.1, found=()) -> pd.DataFrame:
         """claims.csv, with a line a part. prior: what answering without looking scores."""
-        settings = table_settings(make="claims", tasks=TASKS, claims=list(asked), rows=self.rows)
+        settings = table_settings(make="claims", tasks=TASKS, claims=list(asked), rows=self.rows, found=list(found))
         rows = Rows(settings, self.inputs)
         guesses = [{"task": t, "id": f"{n}", "score": prior} for t in TASKS["vision"] for n in range(IMAGES)]
         rows.__dict__["prior"] = pd.DataFrame(guesses).assign(prior="blind")
@@ -409,6 +409,15 @@ def test_no_verdict_is_stronger_than_its_interval(results):
     assert (table.loc[table["verdict"] == "refuted", "high"] < 0.5).all()
     assert (table.loc[table["verdict"] == "supported", "p_holm"] <= 0.05).all()
     assert ((table["low"] < table["effect"]) & (table["effect"] < table["high"])).all()
+
+
+def test_what_another_study_found_stands_beside_a_claim(results):
+    results.add("recipe", 0.64, seeds=1)
+    results.add("other", 0.6, seeds=1)
+    found = [{"study": "small", "claim": "the_claim", "verdict": "supported", "effect": "4 (3 to 5) points"}]
+    (row,) = results.judge(claim(difference()), found=found).to_dict("records")
+    assert row["found_elsewhere"] == "small: supported, 4 (3 to 5) points"
+    assert "small: supported, 4 (3 to 5) points |" in results.text and "(small/claims.md)" in results.text
 
 
 def test_kept_scores_give_the_same_verdicts(results, tmp_path):

@@ -38,6 +38,7 @@ FILES = {
     "configs/claims.yaml": "claims",
     "configs/measures.yaml": "measures",
     "configs/published.csv": "published",
+    "configs/found.csv": "found",
     "configs/failed.json": "failed",  # no settings, but part of cards too
 }
 NAMES = {"params.preset": "scale", "params.data": "data", "params.tasks": "tasks"}  # what each stands for

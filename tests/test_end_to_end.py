@@ -118,6 +118,7 @@ def new_project(folder: Path) -> Path:
     params = (folder / "params.yaml").read_text()
     params = re.sub(r"preset: \w+", "preset: micro", params)
     params = re.sub(r"branch_percent: 80", "branch_percent: 50", params)
+    params = re.sub(r"image_fraction: 0.5 ", "image_fraction: 0.1 ", params)
     params = re.sub(r"\[[^\]]*\]", "[]", params)
     params = params.replace("branch_percent: []", "branch_percent: [0, 50]", 1)  # the timing experiment alone
     (folder / "params.yaml").write_text(params)
@@ -249,6 +250,18 @@ def test_an_s3_remote_takes_its_credentials_from_the_environment(study, tmp_path
     assert is_clean(folders[1])
     for file in (p for folder in folders for p in (folder / ".dvc").rglob("*") if p.is_file()):
         assert b"of-the-test" not in file.read_bytes(), file
+
+
+def test_kept_results_are_judged_again_to_the_same_bytes(copy):
+    folder = "results/kept"
+    assert "the scores of" in run(copy, "python", "-m", "pipeline", "keep", folder)
+    assert "scores/vision.csv.xz" in folder_hashes(copy / folder)
+    said = run(copy, "python", "-m", "pipeline", "judge", "--results", folder, "--write")
+    for file in ("claims.csv", "claims.md", "signal.csv", "signal.md"):
+        assert f"{folder}/{file}: the same" in said
+    assert f"{folder}/decisions.csv: was not kept" in said
+    said = run(copy, "python", "-m", "pipeline", "judge", "--results", folder)
+    assert said.count(": the same") == len(said.splitlines()) == 6
 
 
 # --- what changes, and nothing else ---

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.commands import decisions, kept_scores
-from pipeline.common.files import file_hash, one_line, read_json, stable_json, write_text
+from pipeline.common.files import csv_cell, file_hash, one_line, read_json, read_records, stable_json, write_text
 from pipeline.reporting.job_settings import ReportSettings, TableSettings
 from pipeline.reporting.page.report import render
 from pipeline.reporting.page.results import Results
 from pipeline.reporting.table_list import both
 from pipeline.reporting.table_rows import Rows
 from pipeline.reporting.tables import find_maker
+from pipeline.settings.claims import load_found
 from pipeline.settings.load import load_settings
 from pipeline.store.ledger import Ledger
 from pipeline.study.study import Study
@@ -28,6 +30,8 @@ from pipeline.study.tables import report_settings
 PARAMS, RESULTS, MADE_FROM = "params.yaml", "results", "made_from"
 JUDGED = ("claims", "signal")  # the tables that are made from scores alone
 DECISIONS = "decisions"
+FOUND = "configs/found.csv"
+EFFECT = ("effect", "low", "high")
 
 
 def is_kept(folder: Path) -> bool:
@@ -71,8 +75,22 @@ def keep(ledger: Ledger, folder: Path) -> list[str]:
     assert isinstance(claims.settings, TableSettings)
     rows = Rows(claims.settings, {role: root / job.folder for role, job in claims.parents.items()})
     kept_scores.keep(rows, root / folder)
+    write_found(root, study.settings.params.preset)
     written = report(root, folder)
     return [f"{len(files)} files of {RESULTS}/", f"the scores of {len(rows.told.rows)} evaluations", f"{written.name}"]
+
+
+def write_found(root: Path, study: str) -> None:
+    """Write what the study in results/ found into configs/found.csv, for the claims of other studies."""
+    rows = [row for row in read_records(root / RESULTS / "claims.csv") if not row["beside"]]
+    parts = Counter(row["claim"] for row in rows)
+    kept = [(row.study, row.claim, row.verdict, row.effect) for row in load_found(root) if row.study != study]
+    for row in {row["claim"]: row for row in rows}.values():
+        known = parts[row["claim"]] == 1 and row["effect"]
+        effect = "{:.3g} ({:.3g} to {:.3g})".format(*(float(row[key]) for key in EFFECT)) if known else ""
+        kept.append((study, row["claim"], row["verdict"], f"{effect} {row['unit']}" if effect else ""))
+    lines = [",".join(map(csv_cell, row)) for row in [("study", "claim", "verdict", "effect"), *kept]]
+    write_text(root / FOUND, "\n".join([*lines, ""]))
 
 
 def judge(root: Path, folder: Path, write: bool) -> Iterator[str]:

@@ -262,6 +262,7 @@ def make(rows: Rows, out: Path) -> None:
         [
             line(claim, number, effect, judgement, failed_runs(results, claim))
             | {"may_be_best": "; ".join(best), "counts": "; ".join(counts[number : number + 1])}
+            | {"found_elsewhere": "; ".join(found_of(rows.settings.found, claim["name"]))}
             for claim, found, judgement in zip(claims, effects, judgements, strict=True)
             for best in [may_be_best(results, claim) if claim["kind"] == "optimum" else []]
             for counts in [[counted(results, contrast) for contrast in claim["contrasts"]]]
@@ -318,6 +319,12 @@ def part_name(contrast: dict) -> str:
         return " + ".join(a["cell"] + (f" ({a['condition']})" if a["condition"] != "normal" else "") for a in some)
 
     return f"{contrast['metric'].replace('_', ' ')}: {arms(contrast['plus'])} less {arms(contrast['minus'])}"
+
+
+def found_of(found: list[dict[str, str]], name: str) -> list[str]:
+    """What other studies found of a claim."""
+    about = [row for row in found if row["claim"] == name]
+    return [f"{row['study']}: {', '.join(filter(None, (row['verdict'], row['effect'])))}" for row in about]
 
 
 def counted(results: RunScores, contrast: dict) -> str:
@@ -397,6 +404,8 @@ def markdown(rows: Rows, table: pd.DataFrame) -> str:
         "Power: the chance to find an effect of the size given in brackets, the paper's or 2 points. Seeds: how many all the",
         "models have that a line compares, and how many 80% power would need. Where their text runs differ, text runs count.",
     ]
+    for study in sorted({row["study"] for row in rows.settings.found}):
+        lines += ["", f"**[`{study}`]({study}/claims.md) has more seeds.** What it found stands in the last column."]
     if not len(table):
         return "\n".join([*lines, "", "configs/claims.yaml has no claim.", ""])
     own = table["family"].where(table["beside"] == "", table["beside"].map(dict(zip(table["claim"], table["family"]))))
@@ -404,7 +413,12 @@ def markdown(rows: Rows, table: pd.DataFrame) -> str:
         lines += ["", f"## {heading}", ""]
         part = table[own == family]
         header = ["claim", "verdict", "effect (95% interval)", "power", "seeds", "paper", "why"]
-        lines += markdown_table(header, [cells_of(row, first) for row, first in with_first(part)])
+        cells = [cells_of(row, first) for row, first in with_first(part)]
+        if rows.settings.found:
+            header.append("found elsewhere")
+            for line, (row, first) in zip(cells, with_first(part), strict=True):
+                line.append(row["found_elsewhere"] if first else "")
+        lines += markdown_table(header, cells)
     return "\n".join([*lines, ""])
 
 

@@ -27,11 +27,13 @@ class ResultSettings(Section):
 class TableSettings(ResultSettings):
     """A table. `published`: the paper's figures.
 
-    The other keys are of one table alone: claims, an experiment of its own, and the drawings.
+    The other keys are of one table alone: claims (with what another study found of them), an experiment of its own, and the
+    drawings.
     """
 
     published: list[dict[str, Any]]
     claims: list[dict[str, Any]] = Field(default=[])
+    found: list[dict[str, str]] = Field(default=[])
     experiment: dict[str, Any] = Field(default={})
     main: dict[str, Any] = Field(default={})
     branches: dict[str, dict[str, Any]] = Field(default={})

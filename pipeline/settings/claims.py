@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pipeline.common.files import read_records
 from pipeline.settings.errors import ConfigError, parse
 from pipeline.settings.types import Fraction, Section
 from pipeline.settings.yaml_file import load_yaml
@@ -163,6 +164,15 @@ class PublishedFigure(Section):
     note: str
 
 
+class Found(Section):
+    """What another study of these claims found, of one claim: `python -m pipeline keep` writes it."""
+
+    study: str = Field(description="the study's preset")
+    claim: str
+    verdict: str
+    effect: str = Field(description="with its interval and unit; nothing of a claim of several parts")
+
+
 def renamed(value: Any, names: dict[str, str]) -> Any:
     """A claim, or part of one, with other names for the tasks that it is about."""
     if isinstance(value, list):
@@ -195,6 +205,18 @@ def load_claims(root: Path, names: dict[str, str]) -> dict[str, Claim]:
         if trend and len(set(trend.values)) < len(trend.values):
             raise ConfigError(file, f"{name}.trend.values", trend.values, "each value once")
     return claims
+
+
+def load_found(root: Path) -> list[Found]:
+    """configs/found.csv: the verdicts of results that were kept; none without the file."""
+    file = "configs/found.csv"
+    if not (root / file).exists():
+        return []
+    try:
+        rows = read_records(root / file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(file, "(file)", str(error), "a readable CSV table") from None
+    return [parse(Found, row, file) for row in rows]
 
 
 def load_published(root: Path, names: dict[str, str]) -> list[PublishedFigure]:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.settings.checkpoints import Checkpoints, check_checkpoints, with_published_run
-from pipeline.settings.claims import Claim, PublishedFigure, load_claims, load_published
+from pipeline.settings.claims import Claim, Found, PublishedFigure, load_claims, load_found, load_published
 from pipeline.settings.errors import ConfigError, parse
 from pipeline.settings.experiments import PRESET, check_experiments, given, with_changes
 from pipeline.settings.measures import Measures, load_measures
@@ -37,6 +37,7 @@ class Settings(Section):
     measures: Measures
     claims: dict[str, Claim]
     published: list[PublishedFigure]
+    found: list[Found]
 
 
 def load_settings(root: Path, file: str = "params.yaml", words: Sequence[str] = ()) -> Settings:
@@ -89,6 +90,7 @@ def check_settings(root: Path, written: dict, file: str) -> Settings:
         measures=load_measures(root),
         claims=load_claims(root, names),
         published=load_published(root, names),
+        found=load_found(root),
     )
 
 

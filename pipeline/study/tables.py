@@ -55,6 +55,8 @@ def table_job(study: Study, name: str) -> Job:
         settings |= schedules(study)
     if table.told == "claims":
         settings["claims"] = claims.resolve(study)
+        others = [row for row in study.settings.found if row.study != study.settings.params.preset]
+        settings["found"] = [row.model_dump() for row in others]
     # Only there: otherwise an experiment of one's own would change the cards of the paper's tables.
     if name in study.own:
         settings["experiment"] = told_of(study, name)
