@@ -59,6 +59,8 @@ def all_claims(results: Results) -> list[dict]:
             "facts": "; ".join(f"seeds: {seeds}, the interval covers {what}" for seeds, what in sorted(covers)),
             "parts": parts_of(results, parts),
             "metric": title_of(first["metric"]),
+            "elsewhere": first.get("found_elsewhere", ""),
+            "beside": None,
         }
         # The same claim by another measure follows it, and stands beside it.
         if first.get("beside"):
