@@ -8,7 +8,7 @@ import pytest
 from typed import table_settings
 
 from pipeline.commands import kept_scores
-from pipeline.reporting import claims
+from pipeline.reporting import claims, claims_text
 from pipeline.reporting.table_rows import Rows
 from pipeline.settings.claims import Trend
 
@@ -357,7 +357,7 @@ def test_the_rules_above_the_table_are_those_of_the_verdicts(results):
     }
     (small,) = judged["below the trivial"]
     assert small["high"] < 0.5
-    assert all(f"- {rule}" in results.text for rule in claims.RULES)
+    assert all(f"- {rule}" in results.text for rule in claims_text.RULES)
 
 
 def test_bits_per_byte_are_shown_as_they_are(results):

@@ -81,6 +81,8 @@ VALUES = {
     "scale.larger.heads": [1, 2],
     "scale.larger.width": [192, 96],
     "scale.hardware.microbatch": [2, 1],
+    "measures.vision.*": ["answer_bits", "looking_bits"],
+    "measures.text.*": ["choice_bits", "text_stable"],
     "data.source": [CORPORA],
     "data.licences.*": ["one", "another"],
     "tasks.vision.*.prompt": ["{question}!", "{question}"],

@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.common.files import write_text
-from pipeline.reporting.claims import RULES
+from pipeline.reporting.claims_text import RULES
 from pipeline.reporting.job_settings import ReportSettings
 from pipeline.reporting.page.examples import all_examples, contact_sheet
 from pipeline.reporting.page.figures import all_figures, loss_figure, schedule_figure
