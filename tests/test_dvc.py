@@ -81,7 +81,7 @@ VALUES = {
     "scale.larger.heads": [1, 2],
     "scale.larger.width": [192, 96],
     "scale.hardware.microbatch": [2, 1],
-    "measures.vision.*": ["answer_bits", "looking_bits"],
+    "measures.vision.*": ["looking_bits", "vision_average"],
     "measures.text.*": ["choice_bits", "text_stable"],
     "data.source": [CORPORA],
     "data.licences.*": ["one", "another"],

@@ -238,8 +238,8 @@ def test_a_wrong_row_is_one_line_with_the_rows_there_are(root, capsys):
     assert err.startswith(f"{TABLE1}: --row: found 'branch_percent=85': no row has that; allowed: a row's number, ")
     assert "7 (model=vlm, cell=recipe, branch_percent=80)" in err
     err = said(capsys, TABLE1, "--row", "branch_percent=80", "--column", "reading")
-    assert "2 rows have that" in err and "2 (model=text only, branch_percent=80); 7 (" in err
-    assert said(capsys, TABLE1, "--row", "99", "--column", "reading").endswith("found 99, allowed: 1 to 11\n")
+    assert "2 rows have that" in err and "3 (model=text only, branch_percent=80); 7 (" in err
+    assert said(capsys, TABLE1, "--row", "99", "--column", "reading").endswith("found 99, allowed: 1 to 8\n")
 
 
 def test_a_wrong_column_is_one_line_with_the_columns_there_are(root, capsys):

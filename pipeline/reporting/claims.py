@@ -58,17 +58,15 @@ class RunScores:
         self.cells = {cell.name: cell for cell in rows.cells()}
         self.items = cache(self.read_items)
         self.asked = cache(self.was_asked)
+        self.is_above = cache(self.beats_prior)
         self.text_seeds = {row["run"]: row.get("text_seed") for row in rows.told.rows}
 
     def seeds(self, arm: Arm) -> set[int]:
         return set(self.cells[arm[0]].runs) if arm[0] in self.cells else set()
 
     def was_asked(self, arm: Arm, seed: int, metric: str) -> bool:
-        """Whether a run was asked for what a metric is the mean of: not every suite wants captions."""
-        file = self.rows.folder(self.cells[arm[0]].runs[seed]) / measure_of(metric, self.rows.tasks).file
-        if file.name != ANSWERS:
-            return file.exists()
-        return file.exists() and {*scores.read_table(file)["task"]}.issuperset(tasks_of(metric, self.rows.tasks))
+        folder = self.rows.folder(self.cells[arm[0]].runs[seed])
+        return scores.was_asked(folder, measure_of(metric, self.rows.tasks), self.rows.tasks)
 
     def read_items(self, arm: Arm, seed: int, metric: str) -> pd.DataFrame:
         """What a metric is the mean of: group (task), id, cluster and value of every item, sorted."""
@@ -91,7 +89,7 @@ class RunScores:
             return [[seed] for seed in seeds], False
         return [[seed for seed in seeds if runs[seed] == run] for run in dict.fromkeys(runs.values())], True
 
-    def beats_prior(self, arm: Arm, seeds: list[int], metric: str) -> bool:
+    def beats_prior(self, arm: Arm, seeds: tuple[int, ...], metric: str) -> bool:
         """Whether an arm is surely above answering without looking (vision) or chance (text stable score)."""
         folders = [self.rows.folder(self.cells[arm[0]].runs[seed]) for seed in seeds]
         if is_vision(metric, self.rows.tasks):
@@ -139,7 +137,7 @@ def measure(results: RunScores, contrast: dict, interest: float) -> Effect:
     groups, clusters = frame["group"].tolist(), frame["cluster"].tolist()
     items = estimates.mean_of_means(differences.mean(0), groups, clusters)
     # Two models that both guess differ by nothing that a claim could be about.
-    at_floor = not any(results.beats_prior(arm, seeds, metric) for arm in weights)
+    at_floor = not any(results.is_above(arm, tuple(seeds), metric) for arm in weights)
     runs = min(len(results.seeds(arm)) for arm in weights)
     if len(replicates) < 2:
         # An effect to look at; `judge` calls it not testable, because other seeds may say otherwise.
@@ -218,7 +216,7 @@ def measure_spread(results: RunScores, agreement: dict) -> Effect:
         found.append(estimates.mean_of_means(differences[0], frame["group"].tolist(), frame["cluster"].tolist()))
     spread = math.sqrt(np.mean([one.estimate**2 for one in found]))
     error = math.sqrt(np.mean([one.se**2 for one in found]))
-    at_floor = not any(results.beats_prior(arm, [seed], metric) for pair, seed in runs for arm in pair)
+    at_floor = not any(results.is_above(arm, (seed,), metric) for pair, seed in runs for arm in pair)
     evidence = Evidence.of_spread(spread, len(found), 2, 2 * len(found), at_floor, error)
     return Effect(evidence, covers="these values and examples", item_se=error)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,18 @@ def read_scores(folders: list[Path], file: str) -> pd.DataFrame:
         scores.append(frame["score"] if "score" in frame else frame["nats"])
     first["score"] = pd.concat(scores, axis=1).mean(axis=1)
     return first.reset_index()
+
+
+def was_asked(folder: Path, measure: Measure, tasks: Mapping[str, Mapping]) -> bool:
+    """Whether an evaluation was asked for what a measure is the mean of: not every suite wants captions, nor every state images."""
+    file = folder / measure.file
+    return file.exists() and (measure.file != ANSWERS or tasks_in(file).issuperset(averaged(measure, tasks)))
+
+
+@cache
+def tasks_in(file: Path) -> frozenset[str]:
+    """The tasks of an evaluation's file. Read once: an artifact's files do not change."""
+    return frozenset(read_table(file)["task"])
 
 
 def mean(rows: pd.DataFrame) -> Estimate:

@@ -20,7 +20,7 @@ import pandas as pd
 from pipeline.common.files import write_text
 from pipeline.reporting import scores
 from pipeline.reporting.experiment_tables import title
-from pipeline.reporting.measures import MEASURES, Measure, averaged
+from pipeline.reporting.measures import MEASURES, Measure
 from pipeline.reporting.table_list import TABLES
 from pipeline.reporting.table_rows import Cell, Rows, markdown_table, write_table
 from pipeline.statistics.estimates import range_of_equals, spread_interval
@@ -48,12 +48,7 @@ def lines_of(rows: Rows, experiment: str) -> Iterator[dict]:
 
 def measured(rows: Rows, cell: Cell, measure: Measure) -> bool:
     """Whether all runs of a cell were asked for a measure."""
-    wanted = averaged(measure, rows.tasks)
-    for run in cell.runs.values():
-        file = rows.folder(run) / measure.file
-        if not file.exists() or (wanted and not {*scores.read_table(file)["task"]}.issuperset(wanted)):
-            return False
-    return True
+    return all(scores.was_asked(rows.folder(run), measure, rows.tasks) for run in cell.runs.values())
 
 
 def ratios(rows: Rows, cells: list[Cell], name: str, about: dict) -> Iterator[dict]:

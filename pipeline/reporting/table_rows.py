@@ -35,7 +35,6 @@ from pipeline.reporting.measures import (
     TEXT,
     VISION,
     WITHOUT_IMAGE,
-    averaged,
     form_of,
 )
 from pipeline.reporting.measures import stable as stable
@@ -254,14 +253,9 @@ class Rows:
         for name, measure in MEASURES.items():
             if measure.file not in files:
                 continue
-            # A file that is not optional and not there is a damaged evaluation: reading it raises the error.
-            if measure.optional and not all((folder / measure.file).exists() for folder in folders):
+            # What is not optional and not there is a damaged evaluation: reading it raises the error.
+            if measure.optional and not all(scores.was_asked(folder, measure, self.tasks) for folder in folders):
                 continue
-            # A state is asked for the right answers of what it can know: of images only if it has seen some.
-            if measure.file == ANSWERS:
-                told = set(self.scored(folders, ANSWERS)[0]["task"])
-                if not told.issuperset(averaged(measure, self.tasks)):
-                    continue
             if measure.less == "prior":
                 columns |= {"language_prior": self.prior_average()}
             columns |= interval(name, self.estimate_of(folders, name))
