@@ -14,6 +14,7 @@ from conftest import SOURCE
 
 from pipeline.engines.dvc_file import dvc_file
 from pipeline.reporting.table_list import TABLES
+from pipeline.settings.claims import Found
 from pipeline.settings.errors import parse, section_at
 from pipeline.settings.load import Settings, check_encoders, load_settings
 from pipeline.settings.scale import check_scale
@@ -81,8 +82,6 @@ VALUES = {
     "scale.larger.heads": [1, 2],
     "scale.larger.width": [192, 96],
     "scale.hardware.microbatch": [2, 1],
-    "measures.vision.*": ["looking_bits", "vision_average"],
-    "measures.text.*": ["choice_bits", "text_stable"],
     "data.source": [CORPORA],
     "data.licences.*": ["one", "another"],
     "tasks.vision.*.prompt": ["{question}!", "{question}"],
@@ -267,7 +266,9 @@ def changes() -> dict[str, set[str]]:
     repeats = {"primary": 2, "other": 2, "text": 4}
     several = replaced(more, ["scale", "repeats"], today.scale.repeats.model_copy(update=repeats))
     before_several = cards(several)
-    settings = today.model_dump(exclude={"checkpoints", "claims", "published"})  # no checkpoints in the default study
+    settings = today.model_dump(
+        exclude={"checkpoints", "claims", "measures", "found", "published"}
+    )  # no checkpoints in the default study
     for experiment in settings["params"]["experiments"].values():
         del experiment["says"]  # the paper's have none
     # Encoders are in DVC by the file: a few settings of one that any stage may need stand for all.
@@ -280,8 +281,11 @@ def changes() -> dict[str, set[str]]:
         after = cards(changed)
         found[".".join(map(str, path))] = {stage for stage in STAGES if after[stage] != before[stage]}
     claim = next(iter(today.claims))
-    for path in (["claims", claim, "says"], ["published", 0, "note"]):  # what they say is the report's alone
-        after = cards(replaced(today, path, OTHER))
+    elsewhere = Found(study=OTHER, claim=claim, verdict="supported", effect="")
+    files = {("claims", claim, "says"): OTHER, ("published", 0, "note"): OTHER}  # what they say is the report's alone
+    files |= {("measures", "vision", "primary"): "looking_bits", ("found",): [elsewhere]}
+    for path, value in files.items():
+        after = cards(replaced(today, path, value))
         found[path[0]] = {stage for stage in STAGES if after[stage] != before_all[stage]}
     for name, section in NAMES.items():  # another file may have another value of every setting
         found[name] |= set().union(*(found[key] for key in found if covers(section, key)))
