@@ -15,7 +15,7 @@ from pipeline.common.files import stable_json, write_text
 from pipeline.reporting import claims
 from pipeline.reporting.experiment_tables import title
 from pipeline.reporting.figures import timing_figure
-from pipeline.reporting.measures import BEFORE_TUNING, MEASURES, PREFIX, WITHOUT_IMAGE
+from pipeline.reporting.measures import ANSWERS, BEFORE_TUNING, HELDOUT, MEASURES, PREFIX, TEXT, VISION, WITHOUT_IMAGE
 from pipeline.reporting.table_list import heading_of
 from pipeline.reporting.table_rows import (
     Cell,
@@ -119,9 +119,10 @@ def timing_points(models: pd.DataFrame) -> pd.DataFrame:
 def timing_runs(rows: Rows, cells: list[Cell]) -> pd.DataFrame:
     """What is plotted, a row a run."""
     found = [
-        {"branch_percent": cell.settings["branch_percent"], "seed": seed} | rows.row(cell.of(seed))
+        {"branch_percent": cell.settings["branch_percent"], "seed": seed, "cell": cell.name}
+        | rows.measures([rows.folder(run)], VISION, TEXT, HELDOUT, ANSWERS)
         for cell in cells
-        for seed in cell.seeds
+        for seed, run in sorted(cell.runs.items())
     ]
     return pd.DataFrame(found).reindex(columns=["branch_percent", "seed", "cell", *HEADLINE])
 
