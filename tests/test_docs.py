@@ -505,3 +505,14 @@ def test_the_data_cards_sizes_are_the_presets():
     licences = yaml.safe_load((SOURCE / "configs/data/scenes.yaml").read_text(encoding="utf-8"))["licences"]
     for licence in licences:
         assert licence["name"].split(" (")[0].split(" ")[0] in card
+
+
+@pytest.mark.parametrize(("preset", "place"), [("small", 4), ("tiny", 5)])
+def test_the_proportions_of_results_md_are_those_that_were_counted(preset, place):
+    folder = SOURCE / "results" / ("small" if preset == "small" else "")
+    page = (SOURCE / "docs/results.md").read_text(encoding="utf-8").partition("## Proportions")[2]
+    told = {cells[1]: cells for line in page.splitlines() if len(cells := [cell.strip() for cell in line.split("|")]) == 7}
+    for line in (folder / "proportions.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) == 5 and cells[1] and "---" not in cells[1]:
+            assert (told[cells[1]][2], told[cells[1]][place]) == (cells[2], cells[3])
