@@ -511,7 +511,9 @@ def test_the_data_cards_sizes_are_the_presets():
 def test_the_proportions_of_results_md_are_those_that_were_counted(preset, place):
     folder = SOURCE / "results" / ("small" if preset == "small" else "")
     page = (SOURCE / "docs/results.md").read_text(encoding="utf-8").partition("## Proportions")[2]
-    told = {cells[1]: cells for line in page.splitlines() if len(cells := [cell.strip() for cell in line.split("|")]) == 7}
+    told = {
+        cells[1]: cells for line in page.splitlines() if len(cells := [cell.strip() for cell in line.split("|")]) == 7
+    }
     for line in (folder / "proportions.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) == 5 and cells[1] and "---" not in cells[1]:
