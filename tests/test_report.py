@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from conftest import SOURCE
 from hypothesis import Phase, given
 from hypothesis import settings as settings_of
@@ -19,7 +20,7 @@ from test_reporting import ANYTHING
 
 from pipeline.__main__ import main
 from pipeline.commands import kept_results
-from pipeline.common.files import stable_json
+from pipeline.common.files import read_records, stable_json
 from pipeline.reporting.job_settings import ReportSettings
 from pipeline.reporting.lineage import Lineage
 from pipeline.reporting.page import charts, forms, report
@@ -29,7 +30,9 @@ from pipeline.reporting.page.results import Results
 from pipeline.reporting.page.tables import all_grids
 from pipeline.reporting.table_list import TABLES
 from pipeline.reporting.table_rows import Rows
+from pipeline.settings.load import load_settings
 from pipeline.study.study import Study
+from pipeline.study.tables import report_settings
 
 SMALL = SOURCE / "results/small"
 
@@ -63,6 +66,18 @@ def study() -> Study:
 @pytest.fixture(scope="module")
 def settings() -> ReportSettings:
     return kept_results.settings_of(SOURCE, SMALL)
+
+
+@pytest.fixture(scope="module")
+def default() -> ReportSettings:
+    """Of the default study, all of whose experiments have been run."""
+    return report_settings(Study(load_settings(SOURCE)))
+
+
+@pytest.fixture
+def default_copy(tmp_path) -> Path:
+    shutil.copytree(SOURCE / "results", tmp_path / "default", ignore=shutil.ignore_patterns("small"))
+    return tmp_path / "default"
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +136,7 @@ def test_the_page_loads_nothing(page, text):
 
 
 def test_verdicts_come_first_and_all_of_them(page, text):
-    claims = {row["claim"]: row for row in read("claims.csv")}
+    claims = {row["claim"]: row for row in read("claims.csv") if not row["beside"]}
     assert {f"claim-{name}" for name in claims} <= set(page.ids)
     for verdict, count in Counter(row["verdict"].replace("_", " ") for row in claims.values()).items():
         assert f">{count} {verdict}</button>" in text
@@ -142,22 +157,23 @@ def test_every_experiment_is_drawn_or_said_not_to_be_run(settings, copy):
     found = {figure.name: figure for figure in all_figures(Results(settings, copy.joinpath))}
     sweeps = {name for name, table in TABLES.items() if table.maker == "experiment_tables.figure"}
     assert len(sweeps) == 5
-    assert set(found) == {"timing", *sweeps, "captions", "encoder", "rewarm", "text_only", "moments"}
-    assert {name for name, figure in found.items() if not figure.panels} == {
-        *("instruction_share", "text_budget", "captions", "encoder", "moments")
-    }
+    own = set(settings.experiments)
+    assert set(found) == {"timing", *sweeps, *own, "captions", "encoder", "rewarm", "text_only", "moments"}
+    experiments = yaml.safe_load((SMALL / "params.yaml").read_text(encoding="utf-8"))["experiments"]
+    run = {name for name, experiment in experiments.items() if all(experiment["vary"].values())}
+    assert {name for name, figure in found.items() if figure.panels} == run & set(found)
     assert all(figure.note == "Not run." for figure in found.values() if not figure.panels)
     assert str(found["timing"].panels[0][1]).count('<circle class="mark') == 6
 
 
-def test_rows_that_differ_in_a_second_setting_are_lines_of_their_own(settings, copy):
+def test_rows_that_differ_in_a_second_setting_are_lines_of_their_own(default, default_copy):
     """from_scratch at two branch points: a line each, and a legend that tells them apart."""
-    rows = read("figures/from_scratch.csv")
-    with open(copy / "figures/from_scratch.csv", "w", newline="") as out:
+    rows = read_records(default_copy / "figures/from_scratch.csv")
+    with open(default_copy / "figures/from_scratch.csv", "w", newline="") as out:
         writer = csv.DictWriter(out, rows[0])
         writer.writeheader()
         writer.writerows([*rows, *(row | {"branch_percent": "20"} for row in rows)])
-    found = {figure.name: figure for figure in all_figures(Results(settings, copy.joinpath))}
+    found = {figure.name: figure for figure in all_figures(Results(default, default_copy.joinpath))}
     drawing = str(found["from_scratch"].panels[0][1])
     lines = re.findall('<polyline class="curve (s[0-9])" points="([^"]*)"', drawing)
     assert [name for name, _ in lines] == ["s0", "s1"]
@@ -172,14 +188,14 @@ def test_rows_that_differ_in_a_second_setting_are_lines_of_their_own(settings, c
     assert not any(figure.legend for name, figure in found.items() if name != "from_scratch")
 
 
-def test_what_blind_models_answer_stands_among_the_controls(settings, copy):
+def test_what_blind_models_answer_stands_among_the_controls(default, default_copy):
     def measured(row):
         return row | (
             {"reading": "0.125", "reading_low": "0.085", "reading_high": "0.165"} if row["control"] == "blind" else {}
         )
 
-    change(copy / "controls.csv", measured)
-    grid = next(grid for grid in all_grids(Results(settings, copy.joinpath)) if grid.name == "controls")
+    change(default_copy / "controls.csv", measured)
+    grid = next(grid for grid in all_grids(Results(default, default_copy.joinpath)) if grid.name == "controls")
     column = list(grid.header).index("reading")
     shown = {row[1].text: row[column] for row in grid.rows if row[0].text == "blind"}
     assert {(value.text, value.more) for value in shown.values()} == {("12.5", "8.5 to 16.5")}
@@ -370,10 +386,12 @@ def test_a_loss_curve_is_about_all_models_that_it_averages(lineage):
 
 
 def test_every_row_of_every_table_with_a_model_of_the_study_leads_to_it(lineage, settings):
-    """But for those of schedules, which no run makes, and of the paper's figures that nothing answers to."""
+    """But for those of schedules, which no run makes, of signal, which is of many, and of the paper's figures that nothing answers to."""
     lost = []
     for files in settings.tables.values():
-        for file in (file for file in files if file.endswith(".csv") and "schedules" not in file):
+        for file in (
+            file for file in files if file.endswith(".csv") and Path(file).stem not in ("schedules", "signal")
+        ):
             for row in read(file):
                 if row.get("status") == "not_run" or row.get("verdict") == "not_run":
                     continue
