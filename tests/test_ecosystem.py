@@ -33,7 +33,9 @@ def test_hooks_accept_what_is_here():
     """All files are below the limit on large ones; YAML that is not configuration for a template is readable."""
     (large,) = (hook for hook in HOOKS if hook["id"] == "check-added-large-files")
     limit = 1024 * int(re.search(r"--maxkb=(\d+)", large["entry"])[1])
-    assert [name for name in LISTED if (SOURCE / name).is_file() and (SOURCE / name).stat().st_size > limit] == []
+    bound = [name for name in LISTED if (SOURCE / name).is_file() and not re.search(large["exclude"], name)]
+    assert len(bound) > 0.9 * len(LISTED)
+    assert [name for name in bound if (SOURCE / name).stat().st_size > limit] == []
     (snakefmt,) = (hook for hook in HOOKS if hook["id"] == "snakefmt")
     assert [name for name in LISTED if re.search(snakefmt["files"], name)] == ["Snakefile"]
     for name in LISTED:
