@@ -256,7 +256,7 @@ def test_conversations_have_all_families_and_up_to_the_turns_asked_for(instructi
     families = Counter(family for _, turns in instructions for family, _, _ in turns)
     asked = {"presence", "short_answer", "counting", "relations", "reading", "kinds", "boxes"}
     assert set(families) == asked
-    assert min(families.values()) > 0.03 * sum(families.values())
+    assert min(families.values()) > 0.04 * sum(families.values())
     assert max(len(turns) for _, turns in instructions) == 6
     assert sum(len(turns) for _, turns in instructions) > 3.5 * MANY
     for turns, concepts in ((1, 24), (2, 24), (6, 4)):
