@@ -219,11 +219,11 @@ def show(arguments: argparse.Namespace) -> int:
             for line in trace(Path("."), arguments.target, arguments.row, arguments.column):
                 print(line)
         elif arguments.command == "judge":
-            from pipeline.commands.kept_results import judge
+            from pipeline.commands.kept_results import SAME, judge
 
             found = list(judge(Path("."), arguments.results, arguments.write))
-            print("\n".join(found))
-            return int(not arguments.write and any(not line.endswith(": the same") for line in found))
+            print("\n".join(f"{file}: {what}" for file, what in found))
+            return int(not arguments.write and any(what != SAME for _, what in found))
         else:
             from pipeline.commands.kept_results import report
 

@@ -434,7 +434,8 @@ def test_kept_scores_give_the_same_verdicts(results, tmp_path):
     )
     kept_scores.keep(rows, tmp_path / "kept")
     kept_scores.keep(rows, tmp_path / "kept")  # in the place of what is there
-    claims.make(kept_scores.unpack(settings, tmp_path / "kept", tmp_path / "runs"), tmp_path / "again")
+    inputs = kept_scores.unpack(settings.rows, tmp_path / "kept", tmp_path / "runs")
+    claims.make(kept_scores.rows_of(settings, tmp_path / "kept", inputs), tmp_path / "again")
     for file in ("claims.csv", "claims.md"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
 
@@ -448,4 +449,4 @@ def test_kept_scores_of_another_study_are_refused(results, tmp_path):
     results.rows[0]["seed"] = 9
     other = table_settings(make="claims", tasks=TASKS, claims=[], rows=results.rows)
     with pytest.raises(ValueError, match="no scores of recipe seed=9"):
-        kept_scores.unpack(other, tmp_path / "kept", tmp_path / "runs")
+        kept_scores.unpack(other.rows, tmp_path / "kept", tmp_path / "runs")

@@ -14,7 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.commands import decisions, kept_scores
-from pipeline.common.files import csv_cell, file_hash, one_line, read_json, read_records, stable_json, write_text
+from pipeline.common.files import (
+    atomic_folder,
+    csv_cell,
+    file_hash,
+    one_line,
+    read_json,
+    read_records,
+    stable_json,
+    write_text,
+)
 from pipeline.reporting.job_settings import ReportSettings, TableSettings
 from pipeline.reporting.page.report import render
 from pipeline.reporting.page.results import Results
@@ -27,10 +36,11 @@ from pipeline.store.ledger import Ledger
 from pipeline.study.study import Study
 from pipeline.study.tables import report_settings
 
-PARAMS, RESULTS, MADE_FROM = "params.yaml", "results", "made_from"
+PARAMS, RESULTS, MADE_FROM, NOTES = "params.yaml", "results", "made_from", "README.md"
 JUDGED = ("claims", "signal")  # the tables that are made from scores alone
 DECISIONS = "decisions"
 FOUND = "configs/found.csv"
+SAME = "the same"
 EFFECT = ("effect", "low", "high")
 
 
@@ -53,6 +63,12 @@ def settings_of(root: Path, folder: Path) -> ReportSettings:
     return told.model_copy(update={"tables": tables})
 
 
+def table_settings(study: Study, name: str) -> TableSettings:
+    settings = study.tables[name].settings
+    assert isinstance(settings, TableSettings), "the report has other settings"
+    return settings
+
+
 def keep(ledger: Ledger, folder: Path) -> list[str]:
     """Keep the finished study's results, its params.yaml and its runs' scores in `folder`, a folder of results/.
 
@@ -67,14 +83,16 @@ def keep(ledger: Ledger, folder: Path) -> list[str]:
     if missing:
         raise ValueError(f"{missing[0]}: no such file; the study must be finished (`snakemake study`)")
     files = [*lists, *(name for one in lists for name in read_json(root / RESULTS / one)["files"])]
-    for name in files:
-        (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / RESULTS / name, root / folder / name)
-    write_text(root / folder / PARAMS, (root / PARAMS).read_text(encoding="utf-8"))
-    claims = study.tables["claims"]
-    assert isinstance(claims.settings, TableSettings)
-    rows = Rows(claims.settings, {role: root / job.folder for role, job in claims.parents.items()})
-    kept_scores.keep(rows, root / folder)
+    sources = {name: root / RESULTS / name for name in files} | {PARAMS: root / PARAMS}
+    # What is said of them there is a person's, and stays.
+    sources |= {NOTES: root / folder / NOTES} if (root / folder / NOTES).exists() else {}
+    scored = {role: root / job.folder for role, job in study.tables["claims"].parents.items()}
+    rows = Rows(table_settings(study, "claims"), scored)
+    with atomic_folder(root / folder, root / RESULTS / f".{folder.name}.partial") as place:
+        for name, source in sources.items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, place / name)
+        kept_scores.keep(rows, place)
     write_found(root, study.settings.params.preset)
     written = report(root, folder)
     return [f"{len(files)} files of {RESULTS}/", f"the scores of {len(rows.told.rows)} evaluations", f"{written.name}"]
@@ -93,8 +111,8 @@ def write_found(root: Path, study: str) -> None:
     write_text(root / FOUND, "\n".join([*lines, ""]))
 
 
-def judge(root: Path, folder: Path, write: bool) -> Iterator[str]:
-    """Make the verdicts of kept results again from their scores, by today's code; what differs, file by file.
+def judge(root: Path, folder: Path, write: bool) -> Iterator[tuple[Path, str]]:
+    """Make the verdicts of kept results again from their scores, by today's code: every file, and whether it is the SAME.
 
     Beside them stands how often the study's own results rank models as these do.
 
@@ -104,19 +122,19 @@ def judge(root: Path, folder: Path, write: bool) -> Iterator[str]:
     if not (root / folder / kept_scores.SCORES).is_dir():
         raise ValueError(f"{folder / kept_scores.SCORES}: no such folder: the scores of these runs were not kept")
     study = study_of(root, root / folder)
+    tables = {name: table_settings(study, name) for name in JUDGED}
+    runs = {row["run"]: row for told in tables.values() for row in told.rows}
     with tempfile.TemporaryDirectory() as place:
-        for name in JUDGED:
-            told = study.tables[name].settings
-            assert isinstance(told, TableSettings)
-            rows = kept_scores.unpack(told, root / folder, Path(place) / f"runs of {name}")
-            find_maker(name)(rows, Path(place) / name)
+        inputs = kept_scores.unpack(runs.values(), root / folder, Path(place) / "runs")
+        for name, told in tables.items():
+            find_maker(name)(kept_scores.rows_of(told, root / folder, inputs), Path(place) / name)
         decisions.make(root / folder, root / RESULTS, (folder.name, "the default"), Path(place) / DECISIONS)
         for file in sorted((Path(place) / name / file) for name in (*JUDGED, DECISIONS) for file in both(name)):
             kept = root / folder / file.name
             if kept.exists() and kept.read_bytes() == file.read_bytes():
-                yield f"{folder / file.name}: the same"
+                yield folder / file.name, SAME
                 continue
-            yield f"{folder / file.name}: {'other than what was kept' if kept.exists() else 'was not kept'}"
+            yield folder / file.name, "other than what was kept" if kept.exists() else "was not kept"
             if write:
                 write_text(kept, file.read_text(encoding="utf-8"))
                 if file.parent.name in JUDGED:
@@ -147,7 +165,7 @@ def report(root: Path, folder: Path) -> Path:
         return root / folder / name
 
     told = settings_of(root, root / folder)
-    readme = root / folder / "README.md"
+    readme = root / folder / NOTES
     notes = readme.read_text(encoding="utf-8") if readme.exists() else ""
     made = root / folder / "report.html"
     write_text(made, render(Results(told, place, notes=notes)))

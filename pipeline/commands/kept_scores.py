@@ -11,6 +11,7 @@ What models said is left out; scores stand as they were written, digit by digit.
 from __future__ import annotations
 
 import lzma
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -53,12 +54,16 @@ def keep(rows: Rows, folder: Path) -> None:
             write(rows.prior, place / PRIOR)
 
 
-def unpack(told: TableSettings, folder: Path, out: Path) -> Rows:
-    """What `keep` wrote, as evaluations below `out`, which must not exist. Raises ValueError for a run that is not there."""
+def unpack(runs: Iterable[dict], folder: Path, out: Path) -> dict[str, Path]:
+    """What `keep` wrote of some runs (rows of `Rows.told.rows`), as folders below `out`, by their roles.
+
+    `out` must not exist. Raises ValueError for a run that is not there.
+    """
+    runs = list(runs)
     kept = read(folder / SCORES / RUNS).set_index("run")["failed"]
     counts = read_json(folder / SCORES / MEASURED)
     inputs: dict[str, Path] = {}
-    for row in told.rows:
+    for row in runs:
         if label_of(row) not in kept:
             raise ValueError(f"{folder / SCORES}: no scores of {label_of(row)}")
         place = inputs[f"scores/{row['run']}"] = out / row["run"]
@@ -75,10 +80,15 @@ def unpack(told: TableSettings, folder: Path, out: Path) -> Rows:
             continue
         table = read(folder / SCORES / file)
         about = table[[name for name in table.columns if name not in kept.index]]
-        for row in told.rows:
+        for row in runs:
             if label_of(row) in table.columns:
                 own = table[label_of(row)]
                 about.assign(**{value: own})[own != ""].to_csv(out / row["run"] / file, index=False)
+    return inputs
+
+
+def rows_of(told: TableSettings, folder: Path, inputs: dict[str, Path]) -> Rows:
+    """What a table's job knows of runs that `unpack` has unpacked."""
     rows = Rows(told, inputs)
     if packed(folder / SCORES / PRIOR).exists():
         prior = read(folder / SCORES / PRIOR)

@@ -23,10 +23,12 @@ from pipeline.reporting import scores
 from pipeline.reporting.claims_text import markdown, unit_of
 from pipeline.reporting.measures import ANSWERS, VISION, measure_of, tasks_of
 from pipeline.reporting.table_rows import Rows, write_table
+from pipeline.settings.measures import TWO_POINTS
 from pipeline.statistics import estimates
 from pipeline.statistics.verdicts import (
     MIN_SEEDS,
     NOT_RUN,
+    TRIVIAL,
     Evidence,
     Judgement,
     Part,
@@ -166,16 +168,15 @@ def may_be_best(results: RunScores, claim: dict) -> list[str]:
 
     @cache
     def evidence(one: int, other: int) -> Evidence:
-        return measure(
-            results, {"metric": metric, "plus": [arms[one]], "minus": [arms[other]]}, contrasts[0]["two_points"]
-        ).evidence
+        contrast = {"metric": metric, "plus": [arms[one]], "minus": [arms[other]]}
+        return measure(results, contrast, contrasts[0]["two_points"]).evidence
 
     # Less the first: of cells that share their seeds the order is that of their means.
     first = [evidence(n, 0) for n in range(1, len(arms))]
     means = [0.0, *(one.estimate for one in first)]
     if not np.isfinite(means).all() or any(one.seeds < MIN_SEEDS or one.at_floor for one in first):
         return []
-    return [arms[n]["cell"] for n in estimates.best_of(means, lambda one, other: evidence(one, other).p)]
+    return [arms[n]["cell"] for n in estimates.best_of(means, lambda *pair: evidence(max(pair), min(pair)).p)]
 
 
 def item_differences(
@@ -267,7 +268,7 @@ def tested_claim(claim: dict, effects: list[Effect]) -> Tested:
                 effect.evidence,
                 contrast["direction"],
                 contrast["margin"] or 0.0,
-                contrast["two_points"] / 4,
+                contrast["two_points"] * TRIVIAL / TWO_POINTS,
                 unit=unit_of(contrast["metric"]),
                 name=part_name(contrast),
             )
@@ -296,19 +297,25 @@ def found_of(found: list[dict[str, str]], name: str) -> list[str]:
 def counted(results: RunScores, contrast: dict) -> str:
     """What jobs counted otherwise for one arm than for another: updates, images and labels that follow from settings.
 
-    In the order of the arms, of their first runs.
+    In the order of the arms; of an arm's runs, which may differ in what their seeds draw, the mean.
     """
     arms = [arm["cell"] for arm in (*contrast["plus"], *contrast["minus"]) if arm["cell"] in results.cells]
-    runs = [next(iter(results.cells[cell].runs.values()), "") for cell in arms]
     found = []
     for phase, name in (("cooldown", "cooldown"), ("finetune", "fine-tuning")):
-        told = [results.rows.measured(f"{phase}/{run}") for run in runs]
-        counts = {"updates": [one.get("steps", 0) for one in told]}
-        counts |= {kind: [one.get("tokens", {}).get(kind, 0) for one in told] for kind in COUNTED}
+        told = [[results.rows.measured(f"{phase}/{run}") for run in results.cells[cell].runs.values()] for cell in arms]
+        counts = {"updates": [mean_of(one.get("steps", 0) for one in runs) for runs in told]}
+        for kind in COUNTED:
+            counts[kind] = [mean_of(one.get("tokens", {}).get(kind, 0) for one in runs) for runs in told]
         # By less than a hundredth they differ where a count is what a number of tokens came out as.
         differ = {kind: values for kind, values in counts.items() if values and max(values) > 1.01 * min(values)}
-        found += [f"{kind} of the {name} {' | '.join(f'{n:,}' for n in values)}" for kind, values in differ.items()]
+        found += [f"{kind} of the {name} {' | '.join(f'{n:,.0f}' for n in values)}" for kind, values in differ.items()]
     return "; ".join(found)
+
+
+def mean_of(counts: Iterable[int]) -> float:
+    """Nothing, of no runs."""
+    found = list(counts)
+    return sum(found) / len(found) if found else 0.0
 
 
 def failed_runs(results: RunScores, claim: dict) -> str:

@@ -27,7 +27,8 @@ from pipeline.reporting.table_rows import (
     score_text,
     write_table,
 )
-from pipeline.statistics.verdicts import TRIVIAL, Part, Tested, judge
+from pipeline.settings.measures import TWO_POINTS
+from pipeline.statistics.verdicts import Part, Tested, judge
 
 HEADLINE = (
     "vision_stable",
@@ -135,7 +136,7 @@ def contrast_title(rows: Rows, cells: list[Cell]) -> str:
         return ""
     arms = [[{"cell": cell.name, "condition": "normal"}] for cell in (recommended, end)]
     contrast = {"metric": "vision_average", "plus": arms[0], "minus": arms[1]}
-    found = claims.measure(claims.RunScores(rows), contrast, 4 * TRIVIAL)
+    found = claims.measure(claims.RunScores(rows), contrast, TWO_POINTS)
     if not found.covers:
         return ""
     (judged,) = judge([Tested("contrast", "primary", [Part(found.evidence)])])

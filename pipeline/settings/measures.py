@@ -13,7 +13,7 @@ from pipeline.settings.yaml_file import load_yaml
 
 FILE = "configs/measures.yaml"
 JUDGED = ("vision", "text")  # what a claim may be of in place of a measure
-POINTS = 0.02  # two points of accuracy, as a fraction
+TWO_POINTS = 0.02  # of accuracy, as a fraction
 
 
 class Judged(Section):

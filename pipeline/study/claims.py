@@ -11,7 +11,7 @@ from pipeline.settings.claims import KINDS, Claim, PublishedFigure
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.experiments import PRESET
 from pipeline.settings.measures import FILE as MEASURES_FILE
-from pipeline.settings.measures import JUDGED, POINTS
+from pipeline.settings.measures import JUDGED, TWO_POINTS
 from pipeline.study.comparisons import FACTORS, FILE, factors_of, lint
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ METRICS = tuple(
     name for name, measure in MEASURES.items() if measure.in_claims
 )  # besides these, every task is a metric
 STATES = ("model", "blind", "cooldown")
+Arm = tuple["Cell", str]  # a cell and a condition
 
 
 def resolve(study: Study) -> list[dict]:
@@ -32,9 +33,10 @@ def resolve(study: Study) -> list[dict]:
     check_measures(study)
     found = []
     for name, claim in study.settings.claims.items():
-        found.append({"name": name, "beside": "", **resolve_claim(study, name, claim, "primary")})
+        arms = arms_of_claim(study, name, claim)
+        found.append({"name": name, "beside": "", **resolve_claim(study, name, claim, arms, "primary")})
         if not {*JUDGED}.isdisjoint(claim.metrics):
-            beside = resolve_claim(study, name, claim, "beside") | {"family": "beside"}
+            beside = resolve_claim(study, name, claim, arms, "beside") | {"family": "beside"}
             found.append({"name": f"{name} beside", "beside": name, **beside})
     return found
 
@@ -59,20 +61,36 @@ def check_measures(study: Study) -> None:
             raise ConfigError(MEASURES_FILE, f"two_points.{name}", "nothing", "a number above 0")
 
 
-def resolve_claim(study: Study, name: str, claim: Claim, role: Literal["primary", "beside"]) -> dict:
-    """A claim with the names and conditions of its arms' cells, by the measures of a role. Raises ConfigError."""
+def arms_of_claim(study: Study, name: str, claim: Claim) -> list[list[Arm]]:
+    """The arms of every part of a claim: of its contrasts, or of the pairs that shall agree. Raises ConfigError.
+
+    By which measure they are compared makes no difference to them.
+    """
     factors = factors_of(study.settings.scale)
     unknown = [factor for factor in claim.may_differ if factor not in factors]
     if unknown:
         allowed = f"{', '.join(FACTORS)}, or a key of the preset ({PRESET}SECTION.KEY)"
         raise ConfigError(FILE, f"{name}.may_differ", unknown[0], allowed)
+    parts = [[*contrast.plus, *contrast.minus] for contrast in claim.contrasts]
+    parts += claim.agreement.pairs if claim.agreement else []
+    found = [[arm_of(study, name, arm) for arm in part] for part in parts]
+    for arms in found:
+        lint(study, name, claim, arms)
+    return found
+
+
+def resolve_claim(
+    study: Study, name: str, claim: Claim, parts: list[list[Arm]], role: Literal["primary", "beside"]
+) -> dict:
+    """A claim with the names and conditions of its arms' cells, by the measures of a role. Raises ConfigError.
+
+    parts: what `arms_of_claim` gives.
+    """
     resolved = claim.model_dump(exclude={*KINDS, "may_differ"})
     contrasts = []
-    for contrast in claim.contrasts:
+    for contrast, arms in zip(claim.contrasts, parts):
         metric = study.settings.measures.chosen(contrast.metric, role)
-        arms = [arm_of(study, name, arm) for arm in (*contrast.plus, *contrast.minus)]
         check_metric(study, name, metric, arms)
-        lint(study, name, claim, arms)
         named: list[dict] = [{"cell": study.cell_name(cell), "condition": condition} for cell, condition in arms]
         if claim.trend:
             # In the order of the arms; an arm's sign is in which list it is.
@@ -83,7 +101,7 @@ def resolve_claim(study: Study, name: str, claim: Claim, role: Literal["primary"
         if contrast.metric in JUDGED and measure_of(metric).lower_is_better:
             sides.reverse()
         two_points = like_two_points(study, metric)
-        margin = contrast.margin and contrast.margin / POINTS * two_points
+        margin = contrast.margin and contrast.margin / TWO_POINTS * two_points
         told = {"metric": metric, "plus": sides[0], "minus": sides[1], "margin": margin, "two_points": two_points}
         contrasts.append(contrast.model_dump() | told | ({"over": claim.trend.over} if claim.trend else {}))
         if claim.optimum and measure_of(metric).lower_is_better:
@@ -91,12 +109,10 @@ def resolve_claim(study: Study, name: str, claim: Claim, role: Literal["primary"
     resolved |= {"kind": claim.kind, "contrasts": contrasts}
     if claim.agreement:
         metric = study.settings.measures.chosen(claim.agreement.metric, role)
-        pairs = [[arm_of(study, name, arm) for arm in pair] for pair in claim.agreement.pairs]
-        for pair in pairs:
+        for pair in parts:
             check_metric(study, name, metric, pair)
-            lint(study, name, claim, pair)
-        names = [[study.cell_name(cell) for cell, _ in pair] for pair in pairs]
-        margin = claim.agreement.margin / POINTS * like_two_points(study, metric)
+        names = [[study.cell_name(cell) for cell, _ in pair] for pair in parts]
+        margin = claim.agreement.margin / TWO_POINTS * like_two_points(study, metric)
         told = {"metric": metric, "margin": margin}
         resolved["agreement"] = claim.agreement.model_dump(exclude={"cells"}) | told | {"pairs": names}
     return resolved
@@ -104,7 +120,7 @@ def resolve_claim(study: Study, name: str, claim: Claim, role: Literal["primary"
 
 def like_two_points(study: Study, metric: str) -> float:
     """What 2 points of accuracy are like, in the unit that a measure is kept in."""
-    return study.settings.measures.two_points.get(metric, POINTS)
+    return study.settings.measures.two_points.get(metric, TWO_POINTS)
 
 
 def published_cell(study: Study, row: PublishedFigure) -> Cell:
@@ -116,7 +132,7 @@ def published_cell(study: Study, row: PublishedFigure) -> Cell:
     return arm_of(study, name, {key: yaml.safe_load(value) for key, value in pairs}, "configs/published.csv")[0]
 
 
-def arm_of(study: Study, name: str, arm: dict[str, Any], file: str = FILE) -> tuple[Cell, str]:
+def arm_of(study: Study, name: str, arm: dict[str, Any], file: str = FILE) -> Arm:
     """The cell and the condition that an arm of a claim names. Raises ConfigError for unknown keys and values."""
     changes = dict(arm)
     evaluated, condition = changes.pop("evaluated", "model"), changes.pop("condition", "normal")
@@ -132,7 +148,7 @@ def arm_of(study: Study, name: str, arm: dict[str, Any], file: str = FILE) -> tu
         raise ConfigError(file, f"{name}: {error.key}", error.found, error.allowed) from None
 
 
-def check_metric(study: Study, name: str, metric: str, arms: list[tuple[Cell, str]]) -> None:
+def check_metric(study: Study, name: str, metric: str, arms: list[Arm]) -> None:
     """Raises ConfigError for an unknown metric, and for one that is not measured of an arm."""
     tasks = study.settings.tasks
     if metric not in (*METRICS, *tasks.vision, *tasks.text):
