@@ -33,11 +33,14 @@ def resolve(study: Study) -> list[dict]:
     check_measures(study)
     found = []
     for name, claim in study.settings.claims.items():
-        arms = arms_of_claim(study, name, claim)
-        found.append({"name": name, "beside": "", **resolve_claim(study, name, claim, arms, "primary")})
+        parts = arms_of_claim(study, name, claim)
+        found.append({"name": name, "beside": "", **resolve_claim(study, name, claim, parts, "primary")})
         if not {*JUDGED}.isdisjoint(claim.metrics):
-            beside = resolve_claim(study, name, claim, arms, "beside") | {"family": "beside"}
+            beside = resolve_claim(study, name, claim, parts, "beside") | {"family": "beside"}
             found.append({"name": f"{name} beside", "beside": name, **beside})
+        # By which measure they are compared makes no difference to what else the arms differ in.
+        for arms in parts:
+            lint(study, name, claim, arms)
     return found
 
 
@@ -62,10 +65,7 @@ def check_measures(study: Study) -> None:
 
 
 def arms_of_claim(study: Study, name: str, claim: Claim) -> list[list[Arm]]:
-    """The arms of every part of a claim: of its contrasts, or of the pairs that shall agree. Raises ConfigError.
-
-    By which measure they are compared makes no difference to them.
-    """
+    """The arms of every part of a claim: of its contrasts, or of the pairs that shall agree. Raises ConfigError."""
     factors = factors_of(study.settings.scale)
     unknown = [factor for factor in claim.may_differ if factor not in factors]
     if unknown:
@@ -73,10 +73,7 @@ def arms_of_claim(study: Study, name: str, claim: Claim) -> list[list[Arm]]:
         raise ConfigError(FILE, f"{name}.may_differ", unknown[0], allowed)
     parts = [[*contrast.plus, *contrast.minus] for contrast in claim.contrasts]
     parts += claim.agreement.pairs if claim.agreement else []
-    found = [[arm_of(study, name, arm) for arm in part] for part in parts]
-    for arms in found:
-        lint(study, name, claim, arms)
-    return found
+    return [[arm_of(study, name, arm) for arm in part] for part in parts]
 
 
 def resolve_claim(
