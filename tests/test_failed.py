@@ -23,6 +23,7 @@ from pipeline.reporting import (
     controls,
     examples,
     experiment_tables,
+    floors,
     proportions,
     signal,
     table1,
@@ -441,10 +442,31 @@ def test_of_a_phase_that_failed_there_are_no_proportions(study, tmp_path):  # no
     assert pd.read_csv(tmp_path / "proportions.csv")["here"].isna().all()
 
 
+def test_without_a_model_or_a_blind_run_no_task_is_called_clear_of_its_floor(study, tmp_path):  # noqa: F811
+    made = study("floors", ("recipe", 7, {}, 0.6), ("recipe", 8, {}, 0.7))
+    for guess, score in (("constant", 0.3), ("majority", 0.25), ("blind", 0.55)):
+        made.__dict__[guess] = made.prior.assign(score=score, answer="yes | no")
+    floors.make(made, tmp_path)
+    table = pd.read_csv(tmp_path / "floors.csv").set_index(["task", "answers"])
+    above = table.xs("above the best of these", level="answers")
+    assert dict(above["score"]) == pytest.approx(dict.fromkeys(above.index, 0.1))
+    # Two seeds that are ten points apart: above by ten points, and not clear of zero.
+    assert (above["score_low"] < 0).all() and (above["at_floor"] == True).all()  # noqa: E712
+    assert r"30.0 (yes \| no)" in (tmp_path / "floors.md").read_text()
+    for lost in ("scores/recipe-7", "blind"):
+        made = study("floors", ("recipe", 7, {}, 0.6))
+        made.inputs["blind"] = tmp_path / "blind"
+        made = fail_runs(made, lost)
+        floors.make(made, tmp_path)
+        table = pd.read_csv(tmp_path / "floors.csv")
+        assert (table["seeds"] == 0).all() and table["at_floor"].isna().all()
+        assert f"{REASON}\n" in (tmp_path / "floors.md").read_text()
+
+
 def test_every_table_that_shows_runs_is_tried_here():
     """A new table must say what it does about a run that failed."""
     tried = {"table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "table9"}
-    tried |= {"controls", "conditions", "examples", "claims", "comparison", "signal", "proportions"}
+    tried |= {"controls", "conditions", "examples", "claims", "comparison", "signal", "proportions", "floors"}
     tried |= {"report"}  # in tests/test_report.py
     figures = {name for name, table in TABLES.items() if table.files == (f"figures/{name}.png", f"figures/{name}.csv")}
     assert set(TABLES) - figures - tried == {"drawings"}  # of the plan alone

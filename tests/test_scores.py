@@ -1,8 +1,11 @@
 """From rows to means: tasks weigh the same, pairs must be complete, and the prior is the stronger one, task by task."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from typed import vision_task
 
 from pipeline.data.records import Conversation, Question
 from pipeline.evaluation.tasks import majority_answers, shuffled_images
@@ -59,6 +62,22 @@ def test_the_prior_is_the_stronger_one_task_by_task():
     prior = scores.language_prior(rows(a=[1, 0], b=[0, 0]), rows(a=[0, 0], b=[1, 0]))
     assert dict(prior.groupby("task")["prior"].first()) == {"a": "majority", "b": "blind"}
     assert dict(prior.groupby("task")["score"].mean()) == {"a": 0.5, "b": 0.5}
+
+
+def test_the_best_constant_answer_is_the_one_that_scores_most():
+    animals = [("cat", "dog"), ("dog",), ("cow",), ("cow",), ("bird", "dog")]
+    boxes = [(0.5, 0.5, 1.0, 1.0), (0.0, 0.0, 0.5, 0.5), (0.0, 0.0, 0.5, 0.45)]
+    told = {
+        "animals": [Question(str(n), "animals", Path("a.png"), "?", one, "a") for n, one in enumerate(animals)],
+        "boxes": [Question(str(n), "boxes", Path("a.png"), "?", (), "a", box) for n, box in enumerate(boxes)],
+    }
+    asked = {"animals": vision_task(), "boxes": vision_task(scorer="box", threshold=0.5)}
+    found = scores.constant_scores(asked, lambda name, format: told[name]).groupby("task")
+    # Of "cow" more are the first right answer; "dog" is right more often.
+    assert dict(found["answer"].first()) == {"animals": "dog", "boxes": "[0.00, 0.00, 0.50, 0.45]"}
+    assert dict(found["score"].mean()) == pytest.approx({"animals": 3 / 5, "boxes": 2 / 3})
+    guesses = {"majority": rows(animals=[1] * 2 + [0] * 3), "constant": rows(animals=[0] * 2 + [1] * 3)}
+    assert {*scores.strongest(guesses)["prior"]} == {"constant"}
 
 
 def test_pairs_must_be_complete():

@@ -7,6 +7,7 @@ was trained; with several seeds an example's score is its mean over them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -16,12 +17,13 @@ import pandas as pd
 
 from pipeline.common.files import read_rows
 from pipeline.data.records import Conversation, Question
-from pipeline.evaluation.tasks import ask, asked, majority_answers, score_answer
+from pipeline.evaluation.tasks import ask, asked, majority_answers, right_answer, score_answer
 from pipeline.reporting.measures import ANSWERS, HELDOUT, TEXT, VISION, Measure, averaged, measure_of, stable, tasks_of
 from pipeline.settings.tasks import AskedVisionTask
 from pipeline.statistics.estimates import Estimate, mean_of_means, wilson
 
 KEY = ["task", "id"]
+FREQUENT = 50  # right answers of which one may be the best for all questions: boxes hardly repeat
 NUMBERS = {"score": float, "weight": float, "nats": float, "bytes": int, "valid": int, "questions": int}
 
 
@@ -120,14 +122,40 @@ def majority_scores(
     return pd.DataFrame(rows, columns=[*KEY, "score"])
 
 
+def constant_scores(
+    tasks: Mapping[str, AskedVisionTask], questions: Callable[[str, str], Iterable[Question]]
+) -> pd.DataFrame:
+    """What the same answer to every question of a task scores, chosen as the one that scores most: task, id, score, answer.
+
+    It is chosen among the task's right answers, the FREQUENT most frequent of them: who gives it has seen the questions.
+    """
+    found = []
+    for name, task in tasks.items():
+        told = asked(task, questions(name, task.format))
+        counts = Counter(right_answer(task, question) for question in told)
+        tried = sorted(counts, key=lambda answer: (-counts[answer], answer))[:FREQUENT]
+        scored = {answer: [score_answer(task, question, answer)[1] for question in told] for answer in tried}
+        best = max(tried, key=lambda answer: sum(scored[answer]))
+        about = {"task": name, "id": [question.id for question in told]}
+        found.append(pd.DataFrame(about | {"score": scored[best], "answer": best}))
+    return pd.concat(found, ignore_index=True)
+
+
 def language_prior(majority: pd.DataFrame, blind: pd.DataFrame) -> pd.DataFrame:
     """Task by task the stronger of the two answers without looking: task, id, score, prior ("majority" or "blind")."""
+    return strongest({"majority": majority, "blind": blind})
+
+
+def strongest(guesses: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Task by task the guesses that score most, of equals the first: task, id, score, prior (their name).
+
+    A model has to beat whatever needs no image. The tasks are those of the first guesses.
+    """
     chosen = []
-    for name, rows in majority.groupby("task", sort=True):
-        other = blind[blind["task"] == name]
-        # The stronger of the two, task by task: a model has to beat whatever needs no image.
-        best, label = (rows, "majority") if rows["score"].mean() >= other["score"].mean() else (other, "blind")
-        chosen.append(best[[*KEY, "score"]].assign(prior=label))
+    for task in sorted({*next(iter(guesses.values()))["task"]}):
+        of_task = {name: rows[rows["task"] == task] for name, rows in guesses.items()}
+        best = max(of_task, key=lambda name: of_task[name]["score"].mean())
+        chosen.append(of_task[best][[*KEY, "score"]].assign(prior=best))
     return pd.concat(chosen, ignore_index=True)
 
 

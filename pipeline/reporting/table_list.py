@@ -221,6 +221,14 @@ TABLES = Tables(
                 Sheet("question_types", "Scores by question type", ("kind",), across="cell"),
             ),
         ),
+        "floors": Table(
+            maker="floors.make",
+            files=both("floors"),
+            title="Is a task at its floor?",
+            recipe_states=("model",),
+            sheets=(Sheet("floors", "Is a task at its floor?", ("task",), across="answers"),),
+            rows_about={"floors": "the recipe"},
+        ),
         "drawings": Table(
             maker="drawings.make",
             files=("figures/schedules.png", "figures/schedules.csv", "figures/pipeline.svg", "figures/pipeline.png"),

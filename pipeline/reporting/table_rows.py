@@ -27,16 +27,7 @@ from pipeline.data.questions import read_task, read_turns
 from pipeline.data.records import Question
 from pipeline.reporting import scores
 from pipeline.reporting.job_settings import ResultSettings, TableSettings
-from pipeline.reporting.measures import (
-    ANSWERS,
-    CAPTIONS,
-    HELDOUT,
-    MEASURES,
-    TEXT,
-    VISION,
-    WITHOUT_IMAGE,
-    form_of,
-)
+from pipeline.reporting.measures import ANSWERS, CAPTIONS, HELDOUT, MEASURES, TEXT, VISION, WITHOUT_IMAGE, form_of
 from pipeline.reporting.measures import stable as stable
 from pipeline.reporting.table_list import key_words
 from pipeline.settings.tasks import VisionTask
@@ -159,10 +150,23 @@ class Rows:
     @cached_property
     def prior(self) -> pd.DataFrame:
         """Task by task what answering without looking scores: the stronger of majority and blind-trained."""
-        blind = scores.read_scores([self.inputs["blind"]], VISION)
+        return scores.language_prior(self.majority, self.blind)
+
+    @cached_property
+    def constant(self) -> pd.DataFrame:
+        """What the best constant answer to each task scores."""
+        return scores.constant_scores(self.vision_tasks, self.questions)
+
+    @cached_property
+    def majority(self) -> pd.DataFrame:
+        """What the most frequent training answer to every prompt scores."""
         turns = read_turns(self.inputs["instructions"], self.context)
-        majority = scores.majority_scores(self.vision_tasks, self.questions, turns)
-        return scores.language_prior(majority, blind)
+        return scores.majority_scores(self.vision_tasks, self.questions, turns)
+
+    @cached_property
+    def blind(self) -> pd.DataFrame:
+        """What the recipe scores that was fine-tuned and is asked without images."""
+        return scores.read_scores([self.inputs["blind"]], VISION)
 
     def estimate(
         self,
