@@ -8,7 +8,7 @@ import pytest
 from typed import table_settings
 
 from pipeline.commands import kept_scores
-from pipeline.reporting import claims, claims_text
+from pipeline.reporting import arms, claims, claims_text
 from pipeline.reporting.table_rows import Rows
 from pipeline.settings.claims import Trend
 
@@ -450,3 +450,43 @@ def test_kept_scores_of_another_study_are_refused(results, tmp_path):
     other = table_settings(make="claims", tasks=TASKS, claims=[], rows=results.rows)
     with pytest.raises(ValueError, match="no scores of recipe seed=9"):
         kept_scores.unpack(other.rows, tmp_path / "kept", tmp_path / "runs")
+
+
+# --- in words ---
+
+RECIPE = {
+    "branch_percent": 80.0,
+    "image_fraction": 0.5,
+    "captions": "full",
+    "rewarm_like": None,
+    "train_encoder": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("plus", "minus", "said"),
+    [
+        ("recipe", "branch_percent=100", "images at 80% minus images at 100%"),
+        (
+            "branch_percent=0 image_fraction=0.1",
+            "branch_percent=0 image_fraction=0",
+            "images in 10% of the sequences minus no images in the cooldown (both: branch at 0%)",
+        ),
+        ("train_encoder=true", "recipe", "encoder trained minus encoder frozen"),
+        (
+            "branch_percent=100 rewarm_like=60",
+            "recipe",
+            "images at 100%, warmed up to the rate at 60% minus images at 80%, the rate continued",
+        ),
+        ("evaluated=cooldown", "evaluated=blind", "before fine-tuning minus fine-tuned without images"),
+        ("scale.cooldown.tokens=9", "recipe", "cooldown tokens 9 minus cooldown tokens as it is"),
+        ("recipe (removed)", "recipe", "asked without the image minus asked with the image"),
+    ],
+)
+def test_a_contrast_in_words_names_what_its_arms_differ_in_and_what_they_share(plus, minus, said):
+    sides = [
+        [{"cell": name, "condition": condition.strip("()") or "normal"}]
+        for name, _, condition in (arm.partition(" (") if arm.endswith(")") else (arm, "", "") for arm in (plus, minus))
+    ]
+    contrast = {"metric": "vision_average", "plus": sides[0], "minus": sides[1]}
+    assert arms.contrast_words(contrast, RECIPE) == f"vision average: {said}"

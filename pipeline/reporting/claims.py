@@ -20,6 +20,7 @@ import pandas as pd
 
 from pipeline.common.files import write_text
 from pipeline.reporting import scores
+from pipeline.reporting.arms import agreement_words, contrast_words
 from pipeline.reporting.claims_text import markdown, unit_of
 from pipeline.reporting.measures import ANSWERS, VISION, measure_of, tasks_of
 from pipeline.reporting.table_rows import Rows, write_table
@@ -229,10 +230,11 @@ def make(rows: Rows, out: Path) -> None:
     results, claims = RunScores(rows), rows.settings.claims
     # All effects come before the first verdict: p-values are adjusted over the whole family.
     effects = [list(effects_of(results, claim)) for claim in claims]
-    judgements = judge([tested_claim(claim, found) for claim, found in zip(claims, effects, strict=True)])
+    recipe = rows.told.recipe
+    judgements = judge([tested_claim(claim, found, recipe) for claim, found in zip(claims, effects, strict=True)])
     table = pd.DataFrame(
         [
-            line(claim, number, effect, judgement, failed_runs(results, claim))
+            line(claim, number, effect, judgement, recipe, failed_runs(results, claim))
             | {"may_be_best": "; ".join(best), "counts": "; ".join(counts[number : number + 1])}
             | {"found_elsewhere": "; ".join(found_of(rows.settings.found, claim["name"]))}
             for claim, found, judgement in zip(claims, effects, judgements, strict=True)
@@ -259,7 +261,7 @@ def interest(claim: dict, contrast: dict) -> float:
     return points / 2 * contrast["two_points"]
 
 
-def tested_claim(claim: dict, effects: list[Effect]) -> Tested:
+def tested_claim(claim: dict, effects: list[Effect], recipe: dict) -> Tested:
     if claim["kind"] == "agreement":
         parts = [Part(effects[0].evidence, "within", claim["agreement"]["margin"])]
     else:
@@ -270,7 +272,7 @@ def tested_claim(claim: dict, effects: list[Effect]) -> Tested:
                 contrast["margin"] or 0.0,
                 contrast["two_points"] * TRIVIAL / TWO_POINTS,
                 unit=unit_of(contrast["metric"]),
-                name=part_name(contrast),
+                name=contrast_words(contrast, recipe),
             )
             for contrast, effect in zip(claim["contrasts"], effects, strict=True)
         ]
@@ -328,7 +330,7 @@ def failed_runs(results: RunScores, claim: dict) -> str:
     return f" Failed: {'; '.join(failed)}." if failed else ""
 
 
-def line(claim: dict, number: int, effect: Effect, judgement: Judgement, failed: str = "") -> dict:
+def line(claim: dict, number: int, effect: Effect, judgement: Judgement, recipe: dict, failed: str = "") -> dict:
     """A part of a claim: its effect in its unit, and the verdict of the part and of the whole claim."""
     agreement: Any = claim.get("agreement")
     contrast = claim["contrasts"][number] if not agreement else None
@@ -343,6 +345,7 @@ def line(claim: dict, number: int, effect: Effect, judgement: Judgement, failed:
         "part": part_name(contrast)
         if contrast
         else f"{metric}: {agreement['over']} {agreement['values'][0]} and {agreement['values'][1]}",
+        "compares": contrast_words(contrast, recipe) if contrast else agreement_words(agreement),
         "part_verdict": judgement.parts[number].verdict,
         "metric": metric,
         "unit": unit.name,

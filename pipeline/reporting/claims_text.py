@@ -106,7 +106,7 @@ def cells_of(row: pd.Series, first: bool) -> list[str]:
     return [
         claim_text(row) if first else "",
         f"**{row['verdict']}**" if first else row["part_verdict"],
-        (f"{row['part']}: {effect}" if several else effect),
+        (f"{row['compares']}: {effect}" if several else effect),
         power,
         seeds,
         paper,

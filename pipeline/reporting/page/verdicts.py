@@ -8,6 +8,7 @@ from itertools import groupby
 from markupsafe import Markup, escape
 
 from pipeline.common.files import read_records
+from pipeline.reporting.arms import say
 from pipeline.reporting.page import charts
 from pipeline.reporting.page.forms import (
     Row,
@@ -103,10 +104,6 @@ def compares(results: Results, row: Row, number: int) -> Markup:
     if claim is None:
         return Markup(escape(row["part"]))
 
-    def arms(some: list[dict]) -> Markup:
-        asked = [f" ({arm['condition']})" if arm["condition"] != "normal" else "" for arm in some]
-        return Markup(" + ").join(model_link(results, arm["cell"]) + more for arm, more in zip(some, asked))
-
     if agreement := claim.get("agreement"):
         over = key_words(agreement["over"])
         said = Markup("{}: {} {} and {} of ").format(title_of(agreement["metric"]), over, *agreement["values"])
@@ -115,12 +112,16 @@ def compares(results: Results, row: Row, number: int) -> Markup:
     if over := contrast.get("over"):
         cells = Markup(", ").join(model_link(results, arm["cell"]) for arm in (*contrast["minus"], *contrast["plus"]))
         return Markup("{}: rise over {}, of {}").format(title_of(contrast["metric"]), key_words(over), cells)
-    sides = arms(contrast["plus"]), arms(contrast["minus"])
-    return Markup("{}: {} less {}").format(title_of(contrast["metric"]), *sides)
+    asked = [*contrast["plus"], *contrast["minus"]]
+    compared = say(asked, results.settings.recipe)
+    links = [model_link(results, arm["cell"], words) for arm, words in zip(asked, compared.arms)]
+    plus, minus = links[: len(contrast["plus"])], links[len(contrast["plus"]) :]
+    sides = Markup("; plus ").join(plus), Markup("; minus ").join(minus)
+    return Markup("{}: {} minus {}{}").format(title_of(contrast["metric"]), *sides, compared.shared)
 
 
-def model_link(results: Results, cell: str) -> Markup:
-    """A cell's name, with a link if it was run."""
+def model_link(results: Results, cell: str, words: str = "") -> Markup:
+    """A cell in words, or by its name, with a link if it was run."""
     if cell not in results.lineage.subjects:
-        return Markup(escape(cell))
-    return Markup('<a href="#{}">{}</a>').format(anchor("cell", cell), cell)
+        return Markup(escape(words or cell))
+    return Markup('<a href="#{}">{}</a>').format(anchor("cell", cell), words or cell)
