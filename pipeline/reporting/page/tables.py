@@ -18,7 +18,9 @@ from pipeline.reporting.table_list import TABLES, Sheet, both, key_words, number
 
 def all_grids(results: Results) -> list[Grid]:
     """The tables, for reading, in the order of their list; experiments of one's own come after the paper's."""
-    found = [grid_of(results, name, sheet) for name, table in TABLES.items() for sheet in table.shown(name)]
+    made = results.settings.tables  # kept results may be older than a table
+    sheets = [(name, sheet) for name, table in TABLES.items() for sheet in table.shown(name)]
+    found = [grid_of(results, name, sheet) for name, sheet in sheets if f"{sheet.name}.csv" in made.get(name, ())]
     own = [Sheet(f"experiments/{name}", told["says"], tuple(told["vary"])) for name, told in results.own.items()]
     return found + [score_grid(results, sheet) for sheet in own]
 
