@@ -2,8 +2,8 @@
 
 The recommended model is the recipe's, with the first seed. A picture goes the way of the evaluation's: the same square,
 the frozen encoder of the installed packages (or the model's own trained one), and half precision in between where the
-study keeps features. A question stands in a prompt as those of the evaluation's tasks do. An answer is the
-likeliest token after the other. Boxes in both are in shares of the picture.
+study keeps features. A question stands in a prompt as those of the evaluation's tasks do. An answer is the likeliest
+token after the other. Boxes in both are in shares of the picture.
 
 The weights are those on the disk, if their bytes are those that the job left. If they were made from another card than
 today's, a line says so. What "unlike" means stands in pipeline/evaluation/likeness.py.
@@ -128,14 +128,18 @@ def find_evaluation(study: Study, prefix: str | None) -> Job:
     names = names or [name for name in models if name.startswith(prefix)]
     if len(names) != 1:
         found = f"the beginning of {len(names)} models" if names else "the beginning of none"
-        raise ValueError(
-            f"--model: found {one_line(prefix)!r}, {found}; allowed: that of one: {listed(names or [*models])}"
-        )
-    trained = models[names[0]].parents["checkpoint"].settings
-    if isinstance(trained, Finetune) and trained.blind:
+        allowed = f"that of one: {listed(names or [name for name, job in models.items() if not is_blind(job)])}"
+        raise ValueError(f"--model: found {one_line(repr(prefix))}, {found}; allowed: {allowed}")
+    if is_blind(models[names[0]]):
         allowed = "a model that has seen images"
         raise ValueError(f"--model: found {names[0]}, which was fine-tuned blind, without images; allowed: {allowed}")
     return models[names[0]]
+
+
+def is_blind(scores: Job) -> bool:
+    """Whether an evaluation is of a model that was fine-tuned without images."""
+    trained = scores.parents["checkpoint"].settings
+    return isinstance(trained, Finetune) and trained.blind
 
 
 def listed(names: list[str]) -> str:
@@ -151,7 +155,7 @@ def check_finished(ledger: Ledger, model: Job) -> None:
         failed = noted(ledger, model)
         found = f"failed when it was last begun ({one_line(failed)})" if failed else "is not made yet"
         command = f"`snakemake --cores all {target(ledger.study, model)}` makes it"
-        raise ValueError(f"{model.id}: {found}; allowed: a finished model; {command}, `dvc pull finetune` brings it")
+        raise ValueError(f"{model.id}: {found}; allowed: a finished model; {command}, or `dvc pull finetune` brings it")
     made = Made(folder)
     if "failed" in made.card:
         reason = one_line(made.card["failed"])
