@@ -375,6 +375,8 @@ def test_places_that_are_refused(shop, tmp_path, monkeypatch, capsys):
     empty.mkdir()
     allowed = "a folder with a file whose name ends in .bmp, .gif, .jpeg, .jpg, .png, .webp"
     assert complaint(shop, empty) == f"PICTURE: found {empty}, a folder without a picture; allowed: {allowed}"
+    long = tmp_path / ("x" * 300)
+    assert complaint(shop, long) == f"PICTURE: {long} cannot be read: File name too long"
     monkeypatch.setattr(workflow, "open_ledger", lambda *_: shop.ledger)
     assert main(["ask", str(missing), QUESTION]) == 2
     found = f"PICTURE: found {missing}, which is no file and no folder; allowed: a JPEG, PNG, WebP, GIF or BMP image\n"

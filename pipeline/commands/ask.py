@@ -98,21 +98,21 @@ def check_question(question: str) -> None:
 
 def find_pictures(place: Path) -> tuple[list[Path], list[str]]:
     """The file, or a folder's pictures; and the names of what else is in the folder. Both sorted. Raises ValueError."""
-    if not place.is_dir():
-        if not place.is_file():
-            raise ValueError(
-                f"PICTURE: found {one_line(place)}, which is no file and no folder; allowed: a {ALLOWED} image"
-            )
-        return [place], []
     try:
-        found = sorted(place.iterdir())
+        found = sorted(place.iterdir()) if place.is_dir() else [place] if place.is_file() else []
     except OSError as error:
         raise ValueError(f"PICTURE: {one_line(place)} cannot be read: {error.strerror}") from None
-    files = [file for file in found if file.suffix.lower() in SUFFIXES and file.is_file()]
-    if not files:
+    if found == [place]:
+        return found, []
+    if not place.is_dir():
+        allowed = f"a {ALLOWED} image"
+        raise ValueError(f"PICTURE: found {one_line(place)}, which is no file and no folder; allowed: {allowed}")
+    pictures = {file: file.suffix.lower() in SUFFIXES and file.is_file() for file in found}
+    if not any(pictures.values()):
         allowed = f"a folder with a file whose name ends in {', '.join(SUFFIXES)}"
         raise ValueError(f"PICTURE: found {one_line(place)}, a folder without a picture; allowed: {allowed}")
-    return files, [f"{file.name}/" if file.is_dir() else file.name for file in found if file not in {*files}]
+    others = [f"{file.name}/" if file.is_dir() else file.name for file in found if not pictures[file]]
+    return [file for file in found if pictures[file]], others
 
 
 def find_evaluation(study: Study, prefix: str | None) -> Job:
