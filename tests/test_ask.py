@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from test_export import Workshop
 
 from pipeline.__main__ import main
+from pipeline.commands import ask as command
 from pipeline.commands.ask import Unread, ask, find_evaluation, find_likeness, on_this_machine, reply
 from pipeline.common.files import one_line, stable_json
 from pipeline.data.packing import prompt_tokens
@@ -146,6 +147,16 @@ def test_the_answers_are_the_evaluations(shop, picture, question):
     assert first == f"model: {shop.job.id}"
     assert said(lines) == wanted
     assert wanted[0] != wanted[1]
+
+
+def test_features_are_rounded_as_those_that_are_kept(shop, picture, monkeypatch):
+    seen = []
+    monkeypatch.setattr(command, "reply", lambda _, file, question, look: seen.append(look and look([file])))
+    list(ask(shop.ledger, picture, QUESTION))
+    with torch.inference_mode():
+        whole = build_encoder(shop.encoder)(decode_image(picture, shop.encoder.square)[None])
+    assert torch.equal(seen[0], whole.half().float()) and not torch.equal(seen[0], whole)
+    assert seen[1:] == [None]
 
 
 def test_pictures_that_look_the_same_are_answered_the_same(shop, tmp_path):
