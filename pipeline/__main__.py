@@ -61,6 +61,12 @@ def main(argv: list[str] | None = None) -> int:
     export = commands.add_parser("export", help="write a trained model in a layout that transformers loads")
     export.add_argument("target", help="the id or the folder of an artifact of pretrain, cooldown or finetune")
     export.add_argument("--to", type=Path, required=True, help="a new folder")
+    ask = commands.add_parser("ask", help="ask a trained model about a picture, or about all pictures of a folder")
+    ask.add_argument("picture", type=Path, help="a JPEG, PNG, WebP, GIF or BMP file, or a folder of such files")
+    ask.add_argument("question", help="in quotes")
+    ask.add_argument(
+        "--model", metavar="ID", help="a fine-tuned model, by the beginning of its id (the recommended one)"
+    )
     verify = commands.add_parser("verify", help="carry out finished jobs once more and compare their bits")
     verify.add_argument("--sample", type=int, required=True, help="how many, drawn at random")
     verify.add_argument("--seed", type=int, help="of the draw; without it another one every time")
@@ -156,6 +162,17 @@ def main(argv: list[str] | None = None) -> int:
             live.watch(ledger.study, ledger.root)
         else:
             print("\n".join(live.status(ledger.study, ledger.root)))
+        return 0
+    if arguments.command == "ask":
+        from pipeline.commands.ask import Unread
+        from pipeline.commands.ask import ask as ask_model
+
+        try:
+            for line in ask_model(ledger, arguments.picture, arguments.question, arguments.model):
+                print(line, flush=True)
+        except (Unread, ValueError) as error:
+            print(error, file=sys.stderr)
+            return 1 if isinstance(error, Unread) else 2
         return 0
     if arguments.command in ("verify", "accept"):
         from pipeline.commands.accept import accept as accept_code
