@@ -822,14 +822,17 @@ CASES = [
 
 HEAD = """# Bad input
 
-What is fed, and what one gets: the last line on the screen, without the machine's folders and the hashes in names, and how
-it ends. Written by `PYTHONPATH=. python tests/bad_input.py` from what happens in the tests ([`tests/bad_input.py`](../tests/bad_input.py));
-a test compares it. {counts}.
+What happens with bad input. Each row has an input, the last line on the screen (without the machine's folders and the hashes
+in names), and how the command ends. `PYTHONPATH=. python tests/bad_input.py` writes this page from what happens in the tests
+([`tests/bad_input.py`](../tests/bad_input.py)), and a test compares it. {counts}.
 
-*Exit 1* is a job's, *exit 2* a command's before anything runs. Nothing is left half-written: a job that fails leaves no artifact,
-and the same command goes on when the input is mended. Tracebacks are in the job's log, never on the screen. *Quarantined*
-is a record of a corpus that is left out, counted, and listed with its reason in `artifacts/shards/*/quarantine.jsonl`; more
-of them than `bad_records` stop the job. *Read* is what looks bad and is not.
+- *exit 0*: the command was asked what is wrong, and says it.
+- *exit 1*: a job has failed. It leaves no artifact and nothing half-written, and the same command goes on when the input is
+  mended. Tracebacks are in the job's log, never on the screen.
+- *exit 2*: a command has refused the input before anything runs.
+- *quarantined*: a record of a corpus is left out, counted, and listed with its reason in
+  `artifacts/shards/*/quarantine.jsonl`. If there are more of them than `bad_records`, the job stops.
+- *read*: the input looks bad, but is not, and is read.
 """
 
 
