@@ -1,4 +1,4 @@
-"""Command line of the study: what it costs, how far it is, why something is stale, models for others; what Snakemake and DVC call."""
+"""Commands of the study: what it will cost, how far it is, why a result is stale, what a model says; and those that Snakemake and DVC call."""
 
 from __future__ import annotations
 
@@ -22,66 +22,93 @@ def device_hours(text: str) -> float:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="carry out one job; Snakemake calls this")
+    run = commands.add_parser("run", help="run one job (Snakemake calls this)")
     run.add_argument("job", type=Path, help="a file below .study/jobs/")
-    run.add_argument("--log", type=Path, help="file for the job's output; progress still goes to the screen")
+    run.add_argument("--log", type=Path, help="write the job's output to this file; progress still goes to the screen")
     rank = commands.add_parser(
-        "rank", help="carry out one rank's part of a job; `run` calls this, by Composer's launcher"
+        "rank", help="run one process (rank) of a job (`run` calls this, through Composer's launcher)"
     )
     rank.add_argument("job", type=Path, help="as for run")
-    rank.add_argument("out", type=Path, help="the folder of the artifact to be")
+    rank.add_argument("out", type=Path, help="the folder in which the artifact is made")
     rank.add_argument("--log", type=Path, help="as for run")
     server = commands.add_parser(
-        "serve", help="carry out jobs for `run` without their start-up time; Snakemake calls this"
+        "serve", help="stay in memory and run the jobs of `run` without their start-up time (Snakemake calls this)"
     )
-    server.add_argument("socket", type=int, help="file descriptor of the socket that it listens to")
-    plan = commands.add_parser("plan", help="say what a target will cost before anything runs")
-    plan.add_argument("target", nargs="?", default="study", help="study, a table, a file of results/, an artifact's id")
+    server.add_argument("socket", type=int, help="file descriptor of the socket to listen to")
+    plan = commands.add_parser("plan", help="show what a target will cost, before anything runs")
     plan.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="a preview with other values of keys of params.yaml"
+        "target",
+        nargs="?",
+        default="study",
+        help="study (the default), a table, a file of results/, or an artifact's id",
     )
     plan.add_argument(
-        "--budget", type=device_hours, help="device-hours; more than that to do is an error (exit code 3)"
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="plan with other values for keys of params.yaml; the file is not changed",
     )
-    why = commands.add_parser("why", help="say in one line why a file or an artifact is stale, or that it is not")
+    plan.add_argument(
+        "--budget",
+        type=device_hours,
+        help="device-hours that are allowed; if the target costs more, the exit code is 3",
+    )
+    why = commands.add_parser(
+        "why", help="say in one line why a file or an artifact is stale (must be made again), or that it is not"
+    )
     why.add_argument("target", help="a file of results/, a folder of artifacts/, or an artifact's id")
-    status = commands.add_parser("status", help="say what runs now, how far it is, and what is still to do")
-    status.add_argument("--watch", action="store_true", help="in a terminal: keep it up to date until Ctrl-C")
-    trace = commands.add_parser("trace", help="say what a number in results/ comes from, down to commit and machine")
-    trace.add_argument("target", help="a CSV of results/")
-    trace.add_argument("--row", required=True, help="its number (the first is 1), or COLUMN=VALUE[,COLUMN=VALUE]")
-    trace.add_argument("--column", required=True)
-    report = commands.add_parser("report", help="make report.html of results that were kept with their own params.yaml")
+    status = commands.add_parser("status", help="show what runs now, how far it is, and what is still to do")
+    status.add_argument("--watch", action="store_true", help="in a terminal: show it continuously, until Ctrl-C")
+    trace = commands.add_parser(
+        "trace", help="show what a number in results/ was made from, back to commit and machine"
+    )
+    trace.add_argument("target", help="a CSV file of results/")
+    trace.add_argument(
+        "--row", required=True, help="the number of the row (the first is 1), or COLUMN=VALUE[,COLUMN=VALUE]"
+    )
+    trace.add_argument("--column", required=True, help="the name of the column")
+    report = commands.add_parser(
+        "report", help="make report.html from results that `keep` has kept, with their own params.yaml"
+    )
     report.add_argument("--results", type=Path, required=True, help="a folder such as results/small")
-    judge = commands.add_parser("judge", help="make the verdicts of kept results again from the scores of their runs")
+    judge = commands.add_parser(
+        "judge", help="make the verdicts of kept results again, with today's code, from the scores of their runs"
+    )
     judge.add_argument("--results", type=Path, required=True, help="as for report")
-    judge.add_argument("--write", action="store_true", help="put them in the place of those that were kept")
-    keep = commands.add_parser("keep", help="keep the finished study's results, with its settings and its runs' scores")
+    judge.add_argument("--write", action="store_true", help="replace the kept verdicts")
+    keep = commands.add_parser(
+        "keep", help="copy the results of the finished study to a folder, with its settings and the scores of its runs"
+    )
     keep.add_argument("folder", type=Path, help="a folder such as results/small")
-    export = commands.add_parser("export", help="write a trained model in a layout that transformers loads")
-    export.add_argument("target", help="the id or the folder of an artifact of pretrain, cooldown or finetune")
+    export = commands.add_parser("export", help="write a trained model as a folder that transformers can load")
+    export.add_argument("target", help="the id or the folder of a model: an artifact of pretrain, cooldown or finetune")
     export.add_argument("--to", type=Path, required=True, help="a new folder")
-    ask = commands.add_parser("ask", help="ask a trained model about a picture, or about all pictures of a folder")
+    ask = commands.add_parser("ask", help="ask a fine-tuned model about a picture, or about all pictures of a folder")
     ask.add_argument("picture", type=Path, help="a JPEG, PNG, WebP, GIF or BMP file, or a folder of such files")
-    ask.add_argument("question", help="in quotes")
+    ask.add_argument("question", help="the question, in quotes")
     ask.add_argument(
-        "--model", metavar="ID", help="a fine-tuned model, by the beginning of its id (the recommended one)"
+        "--model", metavar="ID", help="the beginning of a fine-tuned model's id; without it the recommended model"
     )
-    verify = commands.add_parser("verify", help="carry out finished jobs once more and compare their bits")
-    verify.add_argument("--sample", type=int, required=True, help="how many, drawn at random")
-    verify.add_argument("--seed", type=int, help="of the draw; without it another one every time")
-    commands.add_parser("dvc", help="write into dvc.yaml what follows from the code: stages, deps, outs")
+    verify = commands.add_parser("verify", help="run finished jobs once more and compare their bytes")
+    verify.add_argument("--sample", type=int, required=True, help="how many jobs, drawn at random")
+    verify.add_argument("--seed", type=int, help="seed of the draw; without it every draw is another one")
+    commands.add_parser("dvc", help="write stages, deps and outs into dvc.yaml, as they follow from the code")
     accept = commands.add_parser(
-        "accept", help="give finished jobs the card of today's code, if a sample of them comes out with the same bytes"
+        "accept",
+        help="after a refactoring: make finished jobs current again, if a sample of them comes out with the same bytes",
     )
-    accept.add_argument("phases", nargs="+", metavar="PHASE", help="parents first, whatever the order here")
+    accept.add_argument(
+        "phases", nargs="+", metavar="PHASE", help="phases of the study, in any order: parents are accepted first"
+    )
     accept.add_argument("--sample", type=int, required=True, help="how many jobs of each phase, drawn at random")
-    accept.add_argument("--seed", type=int, help="of the draw; without it another one every time")
+    accept.add_argument("--seed", type=int, help="seed of the draw; without it every draw is another one")
     commands.add_parser("schema", help="write the JSON schema of params.yaml, for editors (configs/params.schema.json)")
-    commands.add_parser("keep-failed", help="let runs that have failed be rows of the tables (configs/failed.json)")
+    commands.add_parser(
+        "keep-failed", help="let the tables show runs that have failed as failed (noted in configs/failed.json)"
+    )
     aside = commands.add_parser(
         "set-aside",
-        help="move artifacts that left the study to .study/aside/, so that DVC does not store them; DVC calls this",
+        help="move artifacts that are no longer in the study to .study/aside/, so that DVC does not store them (DVC calls this)",
     )
     aside.add_argument("stage", help="a stage of dvc.yaml")
     arguments = parser.parse_args(argv)
