@@ -824,7 +824,8 @@ HEAD = """# Bad input
 
 What happens with bad input. Each row has an input, the last line on the screen (without the machine's folders and the hashes
 in names), and how the command ends. `PYTHONPATH=. python tests/bad_input.py` writes this page from what happens in the tests
-([`tests/bad_input.py`](../tests/bad_input.py)), and a test compares it. {counts}.
+([`tests/bad_input.py`](../tests/bad_input.py)), and a test compares it.
+{counts}.
 
 - *exit 0*: the command was asked what is wrong, and says it.
 - *exit 1*: a job has failed. It leaves no artifact and nothing half-written, and the same command goes on when the input is
