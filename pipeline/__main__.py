@@ -220,6 +220,7 @@ def main(argv: list[str] | None = None) -> int:
             print(error, file=sys.stderr)
             return 2
         return 0
+    from pipeline.commands.fit import TooLarge
     from pipeline.commands.plan import OverBudget, Plan
     from pipeline.store.foreign_files import check_foreign
     from pipeline.store.staleness import why as explain
@@ -243,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"kept as failed: {failed}: {reason}")
         else:
             print(explain(ledger, arguments.target))
-    except OverBudget as error:
+    except (OverBudget, TooLarge) as error:
         print(error, file=sys.stderr)
         return 3
     except ValueError as error:

@@ -7,10 +7,11 @@ import pytest
 from conftest import SOURCE
 from test_docs import check
 
+from pipeline.commands.fit import Trained
 from pipeline.commands.plan import Plan
 from pipeline.model.sizes import DecoderShape
 from pipeline.settings.load import load_scale, load_settings
-from pipeline.settings.scale import Scale, check_scale
+from pipeline.settings.scale import Hardware, Scale, check_scale
 from pipeline.settings.yaml_file import load_yaml
 from pipeline.store.ledger import Ledger
 from pipeline.study.study import Study
@@ -67,6 +68,23 @@ def test_three_thousand_text_tokens_a_parameter_and_twenty_in_the_cooldown(name)
 def test_the_larger_size_of_1b_is_7b():
     larger, model = preset("1b").larger, preset("7b").model
     assert (larger.layers, larger.heads, larger.width) == (model.layers, model.heads, model.width)
+
+
+def trained(scale: Scale, size: str, hardware: Hardware) -> Trained:
+    """A training job of a preset, with the projector of the paper's encoder."""
+    own = {key: getattr(scale.larger, key) for key in ("layers", "heads", "width")} if size == "larger" else {}
+    model = scale.model.model_copy(update=own)
+    return Trained(None, model, shape(model).parameters(1152, 2), hardware, size)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if preset(name).hardware.device == "gpu"])
+def test_both_sizes_fit_their_devices_and_the_larger_one_would_not_on_the_others_terms(name):
+    scale = preset(name)
+    assert trained(scale, "base", scale.hardware).fits()
+    assert scale.hardware.device_memory_gb == 80
+    if scale.larger:
+        assert trained(scale, "larger", scale.hardware_of("larger")).fits()
+        assert not trained(scale, "larger", scale.hardware).fits()
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from pipeline.commands.costs import (
     THROUGHPUT,
     TRAINING,
     Cost,
-    memory,
     projector,
     total,
 )
+from pipeline.commands.fit import Trained, hardware_of
 from pipeline.common.files import one_line, read_json
 from pipeline.data.job_settings import ShardSettings
 from pipeline.evaluation.job_settings import Evaluate, EvaluatedModel
@@ -241,20 +241,13 @@ class Plan:
 
     # --- the whole ---
 
-    @property
-    def devices(self) -> int:
-        """Devices of a training job."""
-        return self.scale.hardware.nodes * self.scale.hardware.devices
-
     @cached_property
     def longest_chain(self) -> tuple[float, list[Job]]:
         """Seconds of the longest chain of jobs to do, each training job on all of its devices, and the chain."""
         best: dict[tuple[str, str], tuple[float, list[Job]]] = {}
         for job in self.to_do:
             before = max((best[j.key] for j in self.ledger.inputs(job) if j.key in best), key=first, default=(0.0, []))
-            # Only training is spread over several devices: see `asked_for` in pipeline/execution/ranks.py.
-            devices = self.devices if job.phase in TRAINING else 1
-            best[job.key] = (before[0] + self.costs[job.key].seconds / devices, [*before[1], job])
+            best[job.key] = (before[0] + self.costs[job.key].seconds / devices(job), [*before[1], job])
         return max(best.values(), key=first, default=(0.0, []))
 
     @cached_property
@@ -269,19 +262,25 @@ class Plan:
         """Device-seconds of all training, every ancestor once."""
         return self.spent(job for job in self.jobs if job.phase in TRAINING).seconds
 
-    def memory(self) -> int:
-        """Bytes on one device at most: weights, gradients and moments, a microbatch's activations, its logits."""
-        hardware = self.scale.hardware
-        shares = self.devices if hardware.sharding == "fsdp" else 1
-        again = hardware.checkpoint_activations
-        jobs = [job for job in self.jobs if job.phase in TRAINING]
-        return max(
-            (memory(size_of(job), hardware.microbatch, self.parameters(job), shares, again) for job in jobs),
-            default=0,
-        )
+    @cached_property
+    def trained(self) -> list[Trained]:
+        """What the training jobs hold on a device, the largest first."""
+        jobs = [job for job in self.jobs if isinstance(job.settings, Training)]
+        found = [Trained(job, size_of(job), self.parameters(job), hardware_of(job), self.section(job)) for job in jobs]
+        return sorted(found, key=lambda trained: trained.bytes, reverse=True)
+
+    def section(self, job: Job) -> str:
+        """Where the preset has the hardware of a training job."""
+        size, larger = size_of(job), self.scale.larger
+        of_larger = larger and (size.layers, size.heads, size.width) == (larger.layers, larger.heads, larger.width)
+        return "larger.hardware" if of_larger else "hardware"
 
     def check(self, budget: float | None) -> None:
-        """Raises OverBudget if what is to do takes more device-hours than `budget`."""
+        """Raises TooLarge if a job to do fits no device, and OverBudget if all of them take more device-hours than `budget`."""
+        to_do = {job.key for job in self.to_do}
+        for trained in self.trained:
+            if trained.job.key in to_do:
+                trained.check()
         hours = self.spent(self.to_do).seconds / 3600
         if budget is not None and hours > budget:
             raise OverBudget(
@@ -330,16 +329,15 @@ class Plan:
         seconds, chain = self.longest_chain
         if chain:
             trained = " -> ".join(f"{job.phase} {job.id}" for job in chain if job.phase in TRAINING)
-            where = f" with {self.devices} devices a training job" if self.devices > 1 else ""
+            most = max(map(devices, chain))
+            where = f" with {most} devices a training job" if most > 1 else ""
             lines.append(f"longest chain  {hours(seconds)}{where}: {trained}")
         if self.alone:
             lines.append(
                 f"sharing        training takes {hours(self.shared)}; every model from nothing by itself {hours(self.alone)}"
                 f" ({self.alone / max(self.shared, 1e-9):.1f} times as much)"
             )
-        lines.append(
-            f"memory         about {self.memory() / 1e9:,.1f} GB on a device, with {self.scale.hardware.microbatch} sequences a forward pass"
-        )
+        lines += [f"memory         {most}" for most in self.trained[:1]]
         lines.append(
             f"disk           about {self.spent(self.jobs).disk / 1e9:,.1f} GB for training states, shards and features"
         )
@@ -369,6 +367,11 @@ def encoder_of(job: Job) -> Encoder | None:
 def shard_settings(job: Job) -> ShardSettings:
     assert isinstance(job.settings, ShardSettings)
     return job.settings
+
+
+def devices(job: Job) -> int:
+    """Devices that share a job. Only training is spread over several: see `asked_for` in pipeline/execution/ranks.py."""
+    return hardware_of(job).nodes * hardware_of(job).devices if isinstance(job.settings, Training) else 1
 
 
 def first(pair: tuple[float, list[Job]]) -> float:

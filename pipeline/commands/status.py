@@ -7,8 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.commands.costs import TRAINING
-from pipeline.commands.plan import Plan
+from pipeline.commands.plan import Plan, devices
 from pipeline.common.files import read_json
 from pipeline.execution.progress import amount, duration, running, speed
 from pipeline.store.ledger import Ledger
@@ -81,7 +80,7 @@ def time_left(plan: Plan, entries: list[dict]) -> float:
 
 def wall_seconds(plan: Plan, job: Job) -> float:
     """Seconds that the plan reckons for a job on all of its devices."""
-    return plan.costs[job.key].seconds / (plan.devices if job.phase in TRAINING else 1)
+    return plan.costs[job.key].seconds / devices(job)
 
 
 def pace(plan: Plan) -> float:

@@ -119,7 +119,7 @@ def compare(ledger: Ledger, job: Job, place: Path) -> list[str]:
         # From the beginning: the state that it continued is a file like those that are to be proved.
         "continues": None,
         "position": "verify",
-        "context": ledger.context | {"wandb": "disabled"},
+        "context": ledger.context_of(job) | {"wandb": "disabled"},
     }
     write_text(place / "job.json", json.dumps(description, sort_keys=True))
     command = [sys.executable, "-m", "pipeline", "run", "job.json", "--log", "job.log"]

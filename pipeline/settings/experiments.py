@@ -16,13 +16,14 @@ from pipeline.settings.scale import Scale
 # all (`evaluation`), and `repeats` and `expected` are of the study, not of a model.
 PRESET = "scale."
 SECTIONS = ("model", "larger", "text", "cooldown", "finetune", "data", "hardware")
+MAPPINGS = (f"{PRESET}model.config", f"{PRESET}larger.hardware")  # keys whose values are no single ones
 
 
 def keys_to_vary(scale: Scale) -> list[str]:
     """All keys that an experiment may vary."""
     sections = {name: getattr(scale, name) for name in SECTIONS}
     of_preset = [f"{PRESET}{name}.{key}" for name, part in sections.items() if part for key in type(part).model_fields]
-    return [*Recipe.model_fields, *(key for key in of_preset if key != f"{PRESET}model.config")]  # that is a mapping
+    return [*Recipe.model_fields, *(key for key in of_preset if key not in MAPPINGS)]
 
 
 def preset_value(scale: Scale, key: str) -> Any:

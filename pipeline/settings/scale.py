@@ -66,6 +66,7 @@ class Hardware(TrainingDevice):
         description="whether the backward pass computes the blocks' activations again in place of keeping them",
     )
     memory_mb: Count = Field(description="memory that a training job asks of the scheduler")
+    device_memory_gb: float | None = optional_key("memory of one device; the plan refuses what needs more", gt=0)
     save_steps: Count = Field(description="steps between resumable states")
     nodes: Count = Field(default=1, description="machines a training job")
     devices: Count = Field(default=1, description="GPUs, or processes on CPU, of a training job on each of them")
@@ -88,12 +89,25 @@ class Expected(Section):
     pass_tokens: Count = Field(description="positions of one pass over the instructions")
 
 
+class LargerHardware(Section):
+    """What jobs of the second model size run on, where that differs: see `Hardware`."""
+
+    microbatch: Count | None = optional_key("sequences a device's forward pass")
+    sharding: Literal["ddp", "fsdp"] | None = optional_key("what the processes of a training job share")
+    checkpoint_activations: bool | None = optional_key("whether the backward pass computes activations again")
+    memory_mb: Count | None = optional_key("memory that a training job asks of the scheduler")
+    save_steps: Count | None = optional_key("steps between resumable states")
+    nodes: Count | None = optional_key("machines a training job")
+    devices: Count | None = optional_key("GPUs, or processes on CPU, of a training job on each of them")
+
+
 class LargerSize(Section):
     """What the second model size has of its own."""
 
     layers: Count
     heads: Count
     width: int = Field(ge=8, description="d_model")
+    hardware: LargerHardware | None = optional_key("the keys of `hardware` that are others for this size")
 
 
 class Repeats(Section):
@@ -124,6 +138,11 @@ class Scale(Section):
     hardware: Hardware
     expected: Expected
 
+    def hardware_of(self, size: str) -> Hardware:
+        """What jobs of a model size run on: "base" or "larger"."""
+        own = self.larger.hardware if size == "larger" and self.larger else None
+        return self.hardware.model_copy(update=own.model_dump(exclude_none=True)) if own else self.hardware
+
 
 def check_scale(scale: Scale, file: str) -> None:
     """What no single key can tell: sizes that must fit each other."""
@@ -147,23 +166,30 @@ def check_scale(scale: Scale, file: str) -> None:
                 phase.warmup_steps,
                 f"fewer than the phase's {phase.tokens // step} steps",
             )
-    hardware = scale.hardware
-    ranks = hardware.nodes * hardware.devices
     phases: dict[str, Optimisation] = {"text": scale.text, "cooldown": scale.cooldown, "finetune": scale.finetune}
     for name, optimisation in phases.items():
         if optimisation.floor_lr > optimisation.peak_lr:
             raise ConfigError(
                 file, f"{name}.floor_lr", optimisation.floor_lr, f"at most peak_lr = {optimisation.peak_lr}"
             )
+    check_hardware(scale.hardware, phases, file, "hardware")
+    if scale.larger and scale.larger.hardware:
+        check_hardware(scale.hardware_of("larger"), phases, file, "larger.hardware")
+
+
+def check_hardware(hardware: Hardware, phases: dict[str, Optimisation], file: str, section: str) -> None:
+    """The devices of one model size and the batches must fit each other. Raises ConfigError, whose key is in `section`."""
+    ranks = hardware.nodes * hardware.devices
+    for name, optimisation in phases.items():
         # Every rank takes the same number of sequences of each batch.
         if optimisation.batch % ranks:
             allowed = (
-                f"a number that times hardware.nodes = {hardware.nodes} divides {name}.batch = {optimisation.batch}"
+                f"a number that times {section}.nodes = {hardware.nodes} divides {name}.batch = {optimisation.batch}"
             )
-            raise ConfigError(file, "hardware.devices", hardware.devices, allowed)
+            raise ConfigError(file, f"{section}.devices", hardware.devices, allowed)
         if hardware.microbatch > optimisation.batch // ranks:
             share = f"{name}.batch = {optimisation.batch}" + (f", shared by {ranks} devices" if ranks > 1 else "")
-            raise ConfigError(file, "hardware.microbatch", hardware.microbatch, f"at most {share}")
+            raise ConfigError(file, f"{section}.microbatch", hardware.microbatch, f"at most {share}")
     # A job takes one share of one GPU, or several whole GPUs (`take_gpus`).
     if ranks > 1 and hardware.jobs_a_device > 1:
-        raise ConfigError(file, "hardware.jobs_a_device", hardware.jobs_a_device, "1 for jobs of several devices")
+        raise ConfigError(file, f"{section}.jobs_a_device", hardware.jobs_a_device, "1 for jobs of several devices")

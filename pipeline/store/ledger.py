@@ -17,6 +17,7 @@ from pipeline.common.files import clamp_future_mtime, digest, stable_json, write
 from pipeline.data.job_settings import ListedCorpora
 from pipeline.settings.errors import ConfigError
 from pipeline.settings.places import find_tokenizer
+from pipeline.settings.scale import Hardware
 from pipeline.settings.sources import Corpora
 from pipeline.store import artifacts
 from pipeline.store.changed_corpora import find_changed, listed
@@ -33,6 +34,11 @@ looks for it, whether there is such an experiment or not.
 """
 LONG_AGO = 946_684_800  # 2000-01-01: older than any output, so it never asks for a rerun
 JOBS = Path(".study/jobs")
+
+
+def placed(hardware: Hardware) -> dict[str, Any]:
+    """What a training job has to know of the hardware, although it is not made from it."""
+    return hardware.model_dump(include={"save_steps", "nodes", "devices", "sharding", "checkpoint_activations"})
 
 
 class Ledger:
@@ -206,7 +212,7 @@ class Ledger:
                     "position": position.get(job.key),
                     # Snakemake takes no notice of a new date if the contents are those of the job's last run.
                     "rerun_token": made if job.key in position else None,
-                    "context": self.context | self.used_by(job),
+                    "context": self.context_of(job) | self.used_by(job),
                 },
                 sort_keys=True,
             )
@@ -233,17 +239,17 @@ class Ledger:
             return {}
         return {"experiments": [name for name, jobs in self.study.experiment_jobs.items() if job.key in jobs]}
 
+    def context_of(self, job: Job) -> dict[str, Any]:
+        """What a job may use but is not made from: a larger model may need more devices than the others."""
+        return self.context | (placed(job.hardware) if job.hardware else {})
+
     @cached_property
     def context(self) -> dict:
-        """What a job may use but is not made from."""
+        """What a job of the usual model size may use but is not made from."""
         hardware, data = self.study.settings.scale.hardware, self.study.settings.data
         context: dict[str, Any] = {
             "wandb": self.study.settings.params.wandb,
-            "save_steps": hardware.save_steps,
-            "nodes": hardware.nodes,
-            "devices": hardware.devices,
-            "sharding": hardware.sharding,
-            "checkpoint_activations": hardware.checkpoint_activations,
+            **placed(hardware),
             "jobs_a_device": hardware.jobs_a_device,
             "evaluation_processes": hardware.evaluation_processes,
             "licences": [licence.model_dump() for licence in data.every_licence],

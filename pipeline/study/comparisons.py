@@ -46,7 +46,8 @@ FACTORS = {
     "finetune_epochs": ("finetune.epochs",),
     "encoder": ("*.encoder*", "features/*", "shards/*.patches"),
     "train_encoder": ("*.train_encoder", "*.encoder.trained_rate", "features/*"),
-    "size": ("*.model.layers", "*.model.heads", "*.model.width"),
+    # A larger model may take fewer sequences a forward pass, which only rounds.
+    "size": ("*.model.layers", "*.model.heads", "*.model.width", "*.hardware.microbatch"),
     "text_budget": ("pretrain.optimisation.tokens", "pretrain.stop", "cooldown.branch_step"),
     "text_seed": ("pretrain.seed", "*.main_seed"),
     "finetune_seed": ("finetune.seed",),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pipeline.common.files import digest
+from pipeline.settings.scale import Hardware
 from pipeline.settings.types import Section
 
 
@@ -20,6 +21,8 @@ class Job:
     # An earlier state of the same run to start from. It saves time and changes no bit, so it is no part of the
     # identity.
     continues: Job | None = None
+    # What it runs on. Of that only what changes a bit is in its settings; equal jobs may run anywhere.
+    hardware: Hardware | None = field(default=None, compare=False)
 
     @cached_property
     def card_settings(self) -> dict:

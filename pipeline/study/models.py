@@ -56,8 +56,9 @@ class Models:
         settings: Section,
         parents: dict[str, Job] | None = None,
         continues: Job | None = None,
+        size: str = "base",
     ) -> Job:
-        job = Job(phase, label, settings, parents or {}, continues)
+        job = Job(phase, label, settings, parents or {}, continues, self.settings.scale.hardware_of(size))
         # The first of equal jobs stands for all, also across presets, which share this dictionary.
         return self.jobs.setdefault(job.key, job)
 
@@ -167,7 +168,7 @@ class Models:
         if size == "base":
             return model
         assert larger, "a scale without one is refused before"
-        return model.model_copy(update=larger.model_dump())
+        return model.model_copy(update=larger.model_dump(exclude={"hardware"}))
 
     def text_phase(self, budget: float) -> TextPhase:
         """The text run's optimisation, with its tokens for a multiple of the scale's budget: whole steps."""
@@ -199,13 +200,13 @@ class Models:
 
         On how many devices a job runs is left out: it can go on with more of them or fewer.
         """
-        scale = self.settings.scale
+        scale, hardware = self.settings.scale, self.settings.scale.hardware_of(recipe.size)
         optimisation = self.text_phase(recipe.text_budget) if phase == "pretrain" else getattr(scale, phase)
         return {
             "model": self.model_size(recipe.size).model_dump(),
             "optimisation": optimisation.model_dump(exclude={"rewarm_all", *unused}),
             "seed": seed,
-            "hardware": scale.hardware.model_dump(include={"device", "threads", "microbatch", "precision", "compile"}),
+            "hardware": hardware.model_dump(include={"device", "threads", "microbatch", "precision", "compile"}),
         }
 
     def text_settings(self, size: str, budget: float, seed: int) -> dict:
@@ -232,6 +233,7 @@ class Models:
             settings,
             {"text": self.shards("text")},
             continues=self.pretrain(size, budget, seed, max(earlier)) if earlier else None,
+            size=size,
         )
 
     def imported(self, step: int) -> Job:
@@ -307,7 +309,7 @@ class Models:
         if state := self.text_state(recipe):
             parents["branch"] = state
         label = f"b{recipe.branch_percent:g}-i{100 * recipe.image_fraction:g}{suffix(recipe)}-s{recipe.seed}"
-        return self.add("cooldown", label, Cooldown.model_validate(settings), parents)
+        return self.add("cooldown", label, Cooldown.model_validate(settings), parents, size=recipe.size)
 
     def finetune(self, recipe: Recipe, blind: bool = False) -> Job:
         """Fine-tuning on instructions; `blind` takes the images away: the language prior."""
@@ -331,7 +333,7 @@ class Models:
         label = f"{'blind-' if blind else ''}{start}-e{recipe.finetune_epochs}"
         # A cooldown's label ends in the seed already.
         label = label if recipe.cooldown and seed == recipe.seed else f"{label}-s{seed}"
-        return self.add("finetune", label, Finetune.model_validate(settings), parents)
+        return self.add("finetune", label, Finetune.model_validate(settings), parents, size=recipe.size)
 
     # --- evaluation ---
 
@@ -375,7 +377,8 @@ class Models:
             parents["questions"] = self.source("evaluation")
             if not blind:
                 parents |= self.cached_features("evaluation", recipe)
-        return self.add("evaluate", f"{model.phase}-{model.label}", Evaluate.model_validate(settings), parents)
+        label = f"{model.phase}-{model.label}"
+        return self.add("evaluate", label, Evaluate.model_validate(settings), parents, size=recipe.size)
 
 
 def identity(located: Located) -> dict:
