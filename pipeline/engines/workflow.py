@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from pipeline.common.files import one_line, write_text
 from pipeline.common.parent_watch import PARENT_VARIABLE, PARENTS
 from pipeline.engines.dvc import DVC_FILES, UNRECORDED, is_torn
+from pipeline.engines.resources import Share, share
 from pipeline.execution import fork_server
 from pipeline.execution.processes import (
     Presence,
@@ -214,23 +215,28 @@ class Workflow:
         """The stages that DVC sees."""
         return tuple(STAGES)
 
-    def threads(self, phase: str) -> int:
-        """CPU threads of a job on each of its nodes."""
-        hardware, source = self.settings.scale.hardware, self.settings.data.source
-        return {
-            "core": 1,
-            "readers": source.workers if isinstance(source, Corpora) else 1,
-            "training": hardware.threads * hardware.devices,
-            "evaluation": hardware.threads * (hardware.evaluation_processes or 1),
-        }[PHASES[phase].uses]
+    def threads(self, phase: str) -> Callable[[Any], int]:
+        """Snakemake's function of a phase's jobs: the CPU threads of one on each of its nodes."""
+        shares = self.shares(phase)
+        return lambda wildcards: shares[wildcards.id].threads
 
-    def resources(self, phase: str) -> dict[str, int]:
-        """What else a job takes: memory in MiB, minutes, nodes, and GPUs on all of them."""
-        hardware, about = self.settings.scale.hardware, PHASES[phase]
-        if about.uses in ("core", "readers"):
-            return {"mem_mb": about.memory_mb * self.threads(phase), "runtime": hardware.minutes}
-        gpus = hardware.nodes * hardware.devices if hardware.device == "gpu" else 0
-        return {"mem_mb": hardware.memory_mb, "runtime": hardware.minutes, "nodes": hardware.nodes, "gpu": gpus}
+    def resources(self, phase: str) -> dict[str, Callable[[Any], int]]:
+        """Such functions of what else a job takes: memory in MiB, minutes, nodes, and GPUs on all of them."""
+        shares = self.shares(phase)
+        found: dict[str, Callable[[Any], int]] = {
+            "mem_mb": lambda wildcards: shares[wildcards.id].memory_mb,
+            "runtime": lambda wildcards: shares[wildcards.id].minutes,
+        }
+        if PHASES[phase].uses in ("training", "evaluation"):
+            found["nodes"] = lambda wildcards: shares[wildcards.id].nodes
+            found["gpu"] = lambda wildcards: shares[wildcards.id].gpus
+        return found
+
+    def shares(self, phase: str) -> dict[str, Share]:
+        """What the jobs of a phase take, by id."""
+        source = self.settings.data.source
+        readers = source.workers if isinstance(source, Corpora) else 1
+        return {job.id: share(job, readers) for job in self.ledger.jobs if job.phase == phase}
 
     def job_file(self, job: Job) -> str:
         """Where the job's file is, for Snakemake."""
