@@ -4,11 +4,14 @@ import re
 import shutil
 
 import pytest
+import yaml
 from conftest import SOURCE
 from test_docs import check
 
+from pipeline.commands.costs import TRAINING
 from pipeline.commands.fit import Trained
-from pipeline.commands.plan import Plan
+from pipeline.commands.plan import Plan, devices
+from pipeline.engines.resources import share
 from pipeline.model.sizes import DecoderShape
 from pipeline.settings.load import load_scale, load_settings
 from pipeline.settings.scale import Hardware, Scale, check_scale
@@ -118,6 +121,26 @@ def test_small_models_warmed_up_at_every_branch_as_their_authors_ran_them():
             rewarm=cooldown.peak_lr if cooldown.rewarm_all else None,
         )
         assert (schedule.rate(0) < schedule.rate(999)) == warms_up
+
+
+@pytest.mark.parametrize("name", ["79m", "154m", "411m", "1b"])
+def test_a_job_has_the_time_that_the_plan_expects_or_a_day_at_a_time(tmp_path, name):
+    """Of both sizes. A job that stopped itself in time goes on, but the start and the wait in the queue cost time too."""
+    shutil.copytree(SOURCE / "configs", tmp_path / "configs")
+    (tmp_path / "pipeline").symlink_to(SOURCE / "pipeline")
+    params = load_yaml(SOURCE / "configs/studies/paper.yaml", SOURCE) | {"preset": name}
+    for experiment in params["experiments"].values():
+        experiment["vary"] = {key: [] for key in experiment["vary"]}
+    params["experiments"]["timing"]["vary"] = {"branch_percent": [0, 100]}
+    params["experiments"]["mine"] = {"says": "Sizes", "vary": {"size": ["base", "larger"]}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    plan = Plan(Ledger(Study(load_settings(tmp_path)), tmp_path))
+    asked = {(job.phase, share(job, 1).minutes) for job in plan.jobs if job.phase in TRAINING}
+    assert {phase for phase, _ in asked} == set(TRAINING) and max(minutes for _, minutes in asked) == 1440
+    for job in plan.jobs:
+        if job.phase in TRAINING:
+            expected = plan.costs[job.key].seconds / devices(job) / 60
+            assert share(job, 1).minutes >= min(1.25 * expected, 1440)
 
 
 def test_the_papers_study_can_be_planned_without_its_data_and_weights(tmp_path):

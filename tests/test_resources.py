@@ -8,7 +8,9 @@ from conftest import SCALE
 
 from pipeline.engines.resources import Share, share
 from pipeline.engines.workflow import Workflow
+from pipeline.settings.scale import PhaseMinutes
 from pipeline.study.job import Job
+from pipeline.study.phases import PHASES
 from pipeline.training.job_settings import Imported
 
 TRAINED = ("pretrain", "cooldown", "finetune")
@@ -76,3 +78,14 @@ def test_snakemake_asks_for_what_each_job_takes(on_gpus):
         assert asked.pop("mem_mb") == own.memory_mb and asked.pop("runtime") == own.minutes
         assert asked in ({}, {"nodes": own.nodes, "gpu": own.gpus})
         assert bool(asked) == (job.phase in (*TRAINED, "evaluate"))
+
+
+def test_a_phase_may_have_a_time_limit_of_its_own(on_gpus):
+    on_gpus.set(SCALE, "hardware.minutes_of", {"cooldown": 30, "shards": 2000})
+    found = {phase: {each.minutes for each in of_phase} for (phase, _), of_phase in shares(on_gpus).items()}
+    assert found.pop("cooldown") == {30} and found.pop("shards") == {2000}
+    assert all(minutes == {90} for minutes in found.values())
+
+
+def test_every_phase_of_a_cluster_can_have_one():
+    assert set(PhaseMinutes.model_fields) == set(PHASES) - {"tables"}  # those are made where Snakemake runs

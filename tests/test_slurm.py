@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from faults.holding import holding, is_stopped, is_told, wait
 from test_end_to_end import ENVIRONMENT, artifact, new_project, planned, run
 
@@ -61,21 +62,49 @@ def test_a_study_of_two_models_runs_through_slurm(project):
     assert planned(project, "results/table1.csv") == {}
 
 
-def test_a_job_that_slurm_tells_to_stop_saves_its_state_and_is_sent_again(project, tmp_path):
-    """As before its time is up (`--signal` of the profile) or when it is preempted."""
+def test_a_job_that_slurm_tells_to_stop_goes_on_more_often_than_a_failing_one_is_tried(project, tmp_path):
+    """As before its time is up (`--signal` of the profile) or when it is preempted: to Snakemake it is one try."""
+    tries = 1 + yaml.safe_load((project / "profiles/slurm/config.yaml").read_text())["retries"]
     lost = artifact(project, "finetune/b50")
     before = folder_hashes(lost)
     shutil.rmtree(lost)
     log = project / "logs/finetune" / f"{lost.name}.log"
+    environment = ENVIRONMENT | holding(tmp_path)  # sbatch passes it on
     with (tmp_path / "log").open("w") as output:
-        environment = ENVIRONMENT | holding(tmp_path)  # sbatch passes it on
         engine = subprocess.Popen(through_slurm(), cwd=project, env=environment, stdout=output, stderr=output)
-    trains = wait(lambda: next((p for p in psutil.process_iter() if is_stopped(p) and p.cwd() == str(project)), None))
+    stops = [stop(project, log, engine, Path(environment["HOLD_TOKEN"]), 0)]
+    while len(stops) < tries:
+        stops.append(stop(project, log, engine, Path(environment["HOLD_TOKEN"]), stops[-1][1]))
+    wait(lambda: standing_still(project), engine).resume()
+    assert engine.wait() == 0, (tmp_path / "log").read_text()[-3000:]
+    (job,) = {job for job, _ in stops}
+    told = run(project, "scontrol", "show", "job", job).split()
+    assert f"Restarts={tries}" in told and "JobState=COMPLETED" in told
+    assert "Trying to restart" not in (tmp_path / "log").read_text()
+    assert folder_hashes(lost) == before
+
+
+def stop(project: Path, log: Path, engine: subprocess.Popen, token: Path, before: int) -> tuple[str, int]:
+    """Have Slurm tell the one job that trains to stop, at a save. Returns its number, and the step it stopped after.
+
+    `before`: the step that it was stopped after the last time, or 0.
+    """
+    trains = wait(lambda: standing_still(project), engine)
+    assert not before or f"continuing after step {before}\n" in log.read_text()
     (job,) = run(project, "squeue", "--noheader", "--format", "%i").split()
     run(project, "scancel", "--signal=TERM", job)
     wait(lambda: is_told(trains.pid, signal.SIGTERM))
     trains.resume()
-    stopped = wait(lambda: re.search(r"stopped by SIGTERM after step (\d+)", log.read_text()))
-    assert engine.wait() == 0, (tmp_path / "log").read_text()[-3000:]
-    assert f"continuing after step {stopped[1]}\n" in log.read_text()
-    assert folder_hashes(lost) == before
+
+    def said() -> int:
+        found = re.search(r"stopped by SIGTERM after step (\d+)", log.read_text())
+        return int(found[1]) if found and int(found[1]) > before else 0
+
+    step = wait(said, engine)
+    token.touch()  # for the process that goes on
+    return job, step
+
+
+def standing_still(project: Path) -> psutil.Process | None:
+    """The project's process that has saved a state and waits to be sent on."""
+    return next((p for p in psutil.process_iter() if is_stopped(p) and p.cwd() == str(project)), None)

@@ -25,9 +25,10 @@ def share(job: Job, readers: int) -> Share:
     """What a job takes. `readers`: processes of a phase that reads a source with several."""
     assert job.hardware, "jobs of a study say what they run on"
     hardware, about = job.hardware, PHASES[job.phase]
+    minutes = getattr(hardware.minutes_of, job.phase, None) or hardware.minutes
     if about.uses in ("core", "readers"):
         cores = readers if about.uses == "readers" else 1
-        return Share(cores, about.memory_mb * cores, hardware.minutes)
+        return Share(cores, about.memory_mb * cores, minutes)
     nodes, processes = 1, 1  # of a state that others have trained: it is only converted
     if about.uses == "evaluation":
         processes = evaluation_processes(hardware)
@@ -35,7 +36,7 @@ def share(job: Job, readers: int) -> Share:
         nodes, processes = hardware.nodes, hardware.devices
     needs_gpus = hardware.device == "gpu" and (about.uses == "evaluation" or isinstance(job.settings, Training))
     gpus = nodes * min(processes, hardware.devices) if needs_gpus else 0
-    return Share(hardware.threads * processes, hardware.memory_mb, hardware.minutes, nodes, gpus)
+    return Share(hardware.threads * processes, hardware.memory_mb, minutes, nodes, gpus)
 
 
 def evaluation_processes(hardware: Hardware) -> int:

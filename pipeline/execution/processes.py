@@ -19,7 +19,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -66,6 +66,7 @@ class StopRequest:
         self.process: int | None = None
         self.title: str | None = None  # what stops; None: somebody else tells the user
         self.screen: TextIO | None = None  # None: standard error, where otherwise the log is
+        self.when_stopped: Callable[[], None] = lambda: None  # the last thing that a job does which was told to stop
 
     def listen(self) -> None:
         """From now on signals are requests to stop. Also those that came while they were blocked."""
@@ -99,6 +100,7 @@ class StopRequest:
             let_go(1, 2, *([self.screen.fileno()] if self.screen else []))
         if not self.deferred or self.interrupts > 1:
             self.say(f"stopped by {self.asked}")
+            self.when_stopped()
             os._exit(STOPPED)
 
     def close(self) -> None:

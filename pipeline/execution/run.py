@@ -42,6 +42,7 @@ from pipeline.execution.ranks import (
     start_on_all_nodes,
     train,
 )
+from pipeline.execution.requeue import back_into_the_queue
 from pipeline.store import artifacts
 from pipeline.store.failed_runs import note, note_failure
 from pipeline.study.phases import PHASES
@@ -132,6 +133,8 @@ def carry_out(description: dict, ranks: Ranks, file: Path, log: Path | None) -> 
     job, card = open_job(description, screen, ranks.node == 0), description["card"]
     STOP.title, STOP.screen = f"{card['phase']} {card['id']}", screen
     folder, published = description["folder"], description["published"]
+    if ranks.node == 0:  # it speaks for all nodes of the job
+        STOP.when_stopped = back_into_the_queue(job.resume)
     if log:
         note(log).unlink(missing_ok=True)
     job.progress.note()
@@ -153,6 +156,7 @@ def carry_out(description: dict, ranks: Ranks, file: Path, log: Path | None) -> 
             publish(Path(folder), Path(published))
     except Stopped as where:
         STOP.say(f"stopped by {STOP.asked} {where}")
+        STOP.when_stopped()
         return STOPPED
     except Exception as error:
         with suppress(OSError):  # the log may be on the disk that is full

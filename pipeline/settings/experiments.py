@@ -16,7 +16,11 @@ from pipeline.settings.scale import Scale
 # all (`evaluation`), and `repeats` and `expected` are of the study, not of a model.
 PRESET = "scale."
 SECTIONS = ("model", "larger", "text", "cooldown", "finetune", "data", "hardware")
-MAPPINGS = (f"{PRESET}model.config", f"{PRESET}larger.hardware")  # keys whose values are no single ones
+MAPPINGS = (
+    f"{PRESET}model.config",
+    f"{PRESET}larger.hardware",
+    f"{PRESET}hardware.minutes_of",
+)  # keys whose values are no single ones
 
 
 def keys_to_vary(scale: Scale) -> list[str]:

@@ -53,6 +53,19 @@ class EvaluationSize(Batches):
     heldout_documents: Count = Field(description="held-out documents for bits per byte, each cut to one sequence")
 
 
+class PhaseMinutes(Section):
+    """Time limits of single phases on a cluster, in place of `minutes`."""
+
+    sources: Count | None = optional_key("minutes")
+    tokenizer: Count | None = optional_key("minutes")
+    shards: Count | None = optional_key("minutes")
+    features: Count | None = optional_key("minutes")
+    pretrain: Count | None = optional_key("minutes")
+    cooldown: Count | None = optional_key("minutes")
+    finetune: Count | None = optional_key("minutes")
+    evaluate: Count | None = optional_key("minutes")
+
+
 class Hardware(TrainingDevice):
     """What jobs run on. Of these only some are in cards: those that change a bit of the results."""
 
@@ -76,6 +89,7 @@ class Hardware(TrainingDevice):
     minutes: Count = Field(
         default=60, description="time that a job may ask of a cluster; it resumes if that is too short"
     )
+    minutes_of: PhaseMinutes = Field(default=PhaseMinutes(), description="the same for single phases")
     evaluation_processes: Count | None = optional_key(
         "processes that share an evaluation, its bits the same; null: one for each visible GPU"
     )

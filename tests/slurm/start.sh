@@ -30,7 +30,7 @@ SlurmctldHost=$host
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket=$socket/munge.socket
+AuthInfo=socket=$socket/munge.socket,cred_expire=5 # so long a job waits that is queued again
 SlurmctldPort=$(free_port)
 SlurmdPort=$(free_port)
 StateSaveLocation=$folder/state
