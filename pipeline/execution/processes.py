@@ -52,6 +52,10 @@ class Stopped(Exception):
     """A job was told to stop and has saved what it needs to go on. Says where it stopped."""
 
 
+def nothing() -> None:
+    """What a job does last that was told to stop, where it need do nothing more."""
+
+
 class StopRequest:
     """Whether this process has been told to stop.
 
@@ -66,7 +70,7 @@ class StopRequest:
         self.process: int | None = None
         self.title: str | None = None  # what stops; None: somebody else tells the user
         self.screen: TextIO | None = None  # None: standard error, where otherwise the log is
-        self.when_stopped: Callable[[], None] = lambda: None  # the last thing that a job does which was told to stop
+        self.when_stopped: Callable[[], None] = nothing  # the last thing that a job does which was told to stop
 
     def listen(self) -> None:
         """From now on signals are requests to stop. Also those that came while they were blocked."""

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.execution.processes import nothing
+
 PATIENCE = 60  # seconds that Slurm's commands may take: the job's own time is nearly up
 
 
@@ -31,7 +33,7 @@ def back_into_the_queue(resume: Path) -> Callable[[], None]:
     A job that has saved nothing since this was called stays out of the queue: it would stop there for ever.
     """
     if not (number := os.environ.get("SLURM_JOB_ID")):
-        return lambda: None
+        return nothing
     before = looks(resume)
 
     def go_back() -> None:
