@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         examples,
         experiment,
         experiment_tables,
+        floors,
         proportions,
         signal,
         table1,
