@@ -75,7 +75,6 @@ def test_a_job_that_slurm_tells_to_stop_goes_on_more_often_than_a_failing_one_is
     stops = [stop(project, log, engine, Path(environment["HOLD_TOKEN"]), 0)]
     while len(stops) < tries:
         stops.append(stop(project, log, engine, Path(environment["HOLD_TOKEN"]), stops[-1][1]))
-    wait(lambda: standing_still(project), engine).resume()
     assert engine.wait() == 0, (tmp_path / "log").read_text()[-3000:]
     (job,) = {job for job, _ in stops}
     told = run(project, "scontrol", "show", "job", job).split()
@@ -89,6 +88,7 @@ def stop(project: Path, log: Path, engine: subprocess.Popen, token: Path, before
 
     `before`: the step that it was stopped after the last time, or 0.
     """
+    token.touch()  # Slurm waits some seconds before it starts a job again
     trains = wait(lambda: standing_still(project), engine)
     assert not before or f"continuing after step {before}\n" in log.read_text()
     (job,) = run(project, "squeue", "--noheader", "--format", "%i").split()
@@ -100,9 +100,7 @@ def stop(project: Path, log: Path, engine: subprocess.Popen, token: Path, before
         found = re.search(r"stopped by SIGTERM after step (\d+)", log.read_text())
         return int(found[1]) if found and int(found[1]) > before else 0
 
-    step = wait(said, engine)
-    token.touch()  # for the process that goes on
-    return job, step
+    return job, wait(said, engine)
 
 
 def standing_still(project: Path) -> psutil.Process | None:
